@@ -1,0 +1,225 @@
+//! One run of a channel: an append-only log of ready WebSocket frames.
+
+use crate::message::frame_length;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// What a channel without history is counted as, in bytes: its own memory and its places in the hub's maps, measured
+/// over a million channels and rounded up.
+const OVERHEAD: usize = 512;
+
+/// The smallest allocation of a log, in bytes.
+const FIRST_CAPACITY: usize = 128;
+
+/// How much history one channel keeps. The newest message is always kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The most messages.
+    pub messages: usize,
+    /// The most bytes of ready frames.
+    pub bytes: usize,
+}
+
+/// Why a viewer gets nothing more from a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The run finished and everything was delivered.
+    Finished,
+    /// The monitor stops and everything was delivered.
+    Stopping,
+    /// The job never finished and was silent for too long.
+    Expired,
+    /// The history of all channels together was too large.
+    Evicted,
+    /// The viewer was slower than the bounds of its channel allow.
+    Behind,
+}
+
+/// Where the hub keeps a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Reachable by id, takes messages; ordered by its last message or new viewer.
+    Open,
+    /// Reachable by id, complete; ordered by when it finished.
+    Finished,
+    /// Complete, no longer reachable by id, kept for viewers that still read it.
+    Draining,
+    /// Left the hub.
+    Gone,
+}
+
+/// One run of a channel. The hub appends, cursors read.
+#[derive(Debug)]
+pub struct Channel {
+    id: Box<str>,
+    run: u64,
+    log: Mutex<Log>,
+    /// Notified when the log grew or ended.
+    pub(crate) changed: Notify,
+}
+
+impl Channel {
+    pub(crate) fn new(id: &str, run: u64, now: Instant) -> Arc<Self> {
+        let log = Log {
+            bytes: Vec::new(),
+            start: 0,
+            messages: 0,
+            end: None,
+            trimmed: false,
+            viewers: 0,
+            place: Place::Gone,
+            since: now,
+            failed_at: None,
+            counted: 0,
+        };
+        Arc::new(Self { id: id.into(), run, log: Mutex::new(log), changed: Notify::new() })
+    }
+
+    /// The channel's id, as the broker and the viewers spell it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A number no other run has.
+    pub(crate) fn run(&self) -> u64 {
+        self.run
+    }
+
+    pub(crate) fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this run costs in memory, in bytes.
+    pub(crate) fn cost(&self, log: &Log) -> usize {
+        OVERHEAD + self.id.len() + log.bytes.capacity()
+    }
+}
+
+/// The frames of a run, back to back, and what the hub notes about it.
+#[derive(Debug)]
+pub(crate) struct Log {
+    bytes: Vec<u8>,
+    /// The offset of `bytes[0]` in the run; grows when old messages are dropped.
+    start: u64,
+    messages: usize,
+    /// Set once nothing more is appended.
+    pub(crate) end: Option<End>,
+    /// Whether messages of this run were dropped.
+    pub(crate) trimmed: bool,
+    pub(crate) viewers: usize,
+    pub(crate) place: Place,
+    /// The run's order in its place.
+    pub(crate) since: Instant,
+    /// When the job failed, if nothing came after.
+    pub(crate) failed_at: Option<Instant>,
+    /// What the hub has counted for this run, in bytes.
+    pub(crate) counted: usize,
+}
+
+impl Log {
+    /// The offset of the oldest byte kept.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The messages kept.
+    pub(crate) fn messages(&self) -> usize {
+        self.messages
+    }
+
+    /// The bytes from `offset` on, or `None` when some of them are no longer kept.
+    pub(crate) fn from(&self, offset: u64) -> Option<&[u8]> {
+        let skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        self.bytes.get(skip..)
+    }
+
+    /// Appends a ready frame, then drops the oldest messages if the log is over its bounds; returns how many.
+    ///
+    /// Going over drops a quarter at once, so that the cost of moving the rest is shared by many appends.
+    pub(crate) fn append(&mut self, frame: &[u8], bounds: Bounds) -> usize {
+        let length = self.bytes.len() + frame.len();
+        if length > self.bytes.capacity() {
+            let capacity = (2 * self.bytes.capacity()).max(FIRST_CAPACITY).min(bounds.bytes).max(length);
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(frame);
+        self.messages += 1;
+        if self.messages <= bounds.messages && length <= bounds.bytes {
+            return 0;
+        }
+        let (keep_messages, keep_bytes) = (bounds.messages / 4 * 3, bounds.bytes / 4 * 3);
+        let (mut cut, mut dropped) = (0, 0);
+        while self.messages - dropped > keep_messages.max(1)
+            || (length - cut > keep_bytes && self.messages - dropped > 1)
+        {
+            cut += frame_length(&self.bytes[cut..]);
+            dropped += 1;
+        }
+        self.bytes.drain(..cut);
+        self.start += cut as u64;
+        self.messages -= dropped;
+        self.trimmed |= dropped > 0;
+        dropped
+    }
+
+    /// Ends a run that is complete; its history stays, in no more memory than it needs.
+    pub(crate) fn finish(&mut self) {
+        self.end = Some(End::Finished);
+        self.bytes.shrink_to_fit();
+    }
+
+    /// Ends a run whose history goes.
+    pub(crate) fn discard(&mut self, end: End) {
+        self.end = Some(end);
+        self.start += self.bytes.len() as u64;
+        self.bytes = Vec::new();
+        self.messages = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append_all(bounds: Bounds, frames: usize) -> (Arc<Channel>, usize) {
+        let channel = Channel::new("job", 1, Instant::now());
+        let mut dropped = 0;
+        for i in 0..frames {
+            dropped += channel
+                .log()
+                .append(&[0x81, 2, b'0' + u8::try_from(i / 10).unwrap(), b'0' + u8::try_from(i % 10).unwrap()], bounds);
+        }
+        (channel, dropped)
+    }
+
+    #[test]
+    fn at_the_message_bound_nothing_is_dropped_and_one_past_it_a_quarter() {
+        let bounds = Bounds { messages: 8, bytes: 1 << 20 };
+        assert_eq!(append_all(bounds, 8).1, 0);
+        let (channel, dropped) = append_all(bounds, 9);
+        assert_eq!(dropped, 3);
+        let log = channel.log();
+        assert_eq!((log.messages(), log.start()), (6, 12));
+        assert!(log.from(11).is_none());
+        assert_eq!(log.from(12).unwrap()[2..4], *b"03");
+    }
+
+    #[test]
+    fn at_the_byte_bound_nothing_is_dropped_and_one_past_it_a_quarter() {
+        let bounds = Bounds { messages: 1 << 20, bytes: 32 };
+        assert_eq!(append_all(bounds, 8).1, 0);
+        let (channel, dropped) = append_all(bounds, 9);
+        assert_eq!(dropped, 3);
+        assert_eq!(channel.log().from(12).unwrap().len(), 24);
+        assert!(channel.log().bytes.capacity() <= 36);
+    }
+
+    #[test]
+    fn a_message_larger_than_the_bounds_is_kept_alone() {
+        let (channel, dropped) = append_all(Bounds { messages: 1, bytes: 1 }, 5);
+        assert_eq!(dropped, 4);
+        assert_eq!(channel.log().from(16).unwrap(), [0x81, 2, b'0', b'4']);
+    }
+}

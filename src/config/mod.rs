@@ -1,0 +1,339 @@
+//! The configuration: a YAML file becomes [`Settings`] that cannot be wrong, or an error that says where and what.
+//!
+//! The checks run while serde reads the file, since only then is the position of every value known.
+
+mod value;
+
+pub use value::{Address, Level, Seconds};
+
+use crate::channel::Bounds;
+use crate::limits;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use thiserror::Error;
+
+/// The largest configuration file read, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Everything that can be set. Each key has a default.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, expecting = "settings as `key: value` lines")]
+pub struct Settings {
+    /// Where viewers connect.
+    pub websocket_uri: Address,
+    /// Where brokers connect.
+    pub zeromq_uri: Address,
+    /// Whether the message `0`, `exit` stops the monitor, as it does the Python one.
+    pub accept_exit: bool,
+    /// What is logged.
+    pub logger: Logger,
+    /// How long and how much history is kept.
+    pub history: History,
+    /// Bounds on viewers.
+    pub clients: Clients,
+    /// Bounds on brokers.
+    pub zeromq: Zeromq,
+}
+
+/// The keys under `logger`. The names are those of the Python monitor.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "the keys of `logger`")]
+pub struct Logger {
+    /// The log file.
+    pub file: Option<PathBuf>,
+    /// The least severe level that is logged.
+    pub level: Level,
+    /// The size in bytes at which the file is rotated.
+    #[serde(deserialize_with = "value::whole::<_, 1024, { 1 << 40 }>")]
+    pub max_size: usize,
+    /// How many rotated files are kept.
+    #[serde(deserialize_with = "value::whole::<_, 0, 1000>")]
+    pub rotations: usize,
+}
+
+/// The keys under `history`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, expecting = "the keys of `history`")]
+pub struct History {
+    /// How long a finished job's history is kept.
+    #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
+    pub finished: Seconds,
+    /// How long a job that never finished is kept after its last message or new viewer.
+    #[serde(deserialize_with = "value::seconds::<_, 100, 31_536_000>")]
+    pub unfinished: Seconds,
+    /// How long after FAILED, and nothing more, the monitor finishes the job itself; 0: never.
+    #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
+    pub release_failed: Seconds,
+    /// The most messages kept of one job.
+    #[serde(deserialize_with = "value::whole::<_, 1, 1_000_000_000>")]
+    pub channel_messages: usize,
+    /// The most bytes kept of one job.
+    #[serde(deserialize_with = "value::whole::<_, 1024, { 1 << 40 }>")]
+    pub channel_bytes: usize,
+    /// The most bytes kept of all jobs together, bookkeeping included.
+    #[serde(deserialize_with = "value::whole::<_, 65_536, { 1 << 40 }>")]
+    pub total_bytes: usize,
+}
+
+/// The keys under `clients`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, expecting = "the keys of `clients`")]
+pub struct Clients {
+    /// The most viewers at once; by default what the limit of open files allows.
+    #[serde(deserialize_with = "value::whole::<_, 1, 10_000_000>")]
+    pub max: usize,
+    /// How long a client may take to send its request.
+    #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
+    pub handshake_timeout: Seconds,
+    /// How long it may then take to name its channel.
+    #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
+    pub subscribe_timeout: Seconds,
+    /// How often a viewer is pinged.
+    #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
+    pub ping_interval: Seconds,
+    /// How long it may take to answer.
+    #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
+    pub ping_timeout: Seconds,
+    /// How long it may take nothing of what waits for it.
+    #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
+    pub stall_timeout: Seconds,
+}
+
+/// The keys under `zeromq`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, expecting = "the keys of `zeromq`")]
+pub struct Zeromq {
+    /// The most broker links at once.
+    #[serde(deserialize_with = "value::whole::<_, 1, 10_000>")]
+    pub max_connections: usize,
+    /// How long a peer may take to shake hands.
+    #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
+    pub handshake_timeout: Seconds,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            websocket_uri: Address { host: "127.0.0.1".into(), port: 4567 },
+            zeromq_uri: Address { host: "127.0.0.1".into(), port: 7894 },
+            accept_exit: false,
+            logger: Logger::default(),
+            history: History::default(),
+            clients: Clients::default(),
+            zeromq: Zeromq::default(),
+        }
+    }
+}
+
+impl Default for Logger {
+    fn default() -> Self {
+        Self { file: None, level: Level::Info, max_size: 1024 * 1024, rotations: 3 }
+    }
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            finished: Seconds::from_secs(5 * 60),
+            unfinished: Seconds::from_secs(24 * 60 * 60),
+            release_failed: Seconds::from_secs(10),
+            channel_messages: 200_000,
+            channel_bytes: 16 * 1024 * 1024,
+            total_bytes: 256 * 1024 * 1024,
+        }
+    }
+}
+
+impl History {
+    /// How much one channel keeps.
+    #[must_use]
+    pub fn channel(&self) -> Bounds {
+        Bounds { messages: self.channel_messages, bytes: self.channel_bytes.min(self.total_bytes) }
+    }
+
+    /// How long after FAILED a channel is finished by the monitor, if ever.
+    #[must_use]
+    pub fn release_failed(&self) -> Option<Duration> {
+        Some(self.release_failed.duration()).filter(|time| !time.is_zero())
+    }
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self {
+            max: limits::default_max_clients(),
+            handshake_timeout: Seconds::from_secs(10),
+            subscribe_timeout: Seconds::from_secs(10),
+            ping_interval: Seconds::from_secs(20),
+            ping_timeout: Seconds::from_secs(20),
+            stall_timeout: Seconds::from_secs(30),
+        }
+    }
+}
+
+impl Default for Zeromq {
+    fn default() -> Self {
+        Self { max_connections: 64, handshake_timeout: Seconds::from_secs(5) }
+    }
+}
+
+/// What is wrong with a configuration file.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub struct ConfigError {
+    path: PathBuf,
+    /// Line and column, from 1.
+    place: Option<(usize, usize)>,
+    message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.path.display())?;
+        if let Some((line, column)) = self.place {
+            write!(f, "{line}:{column}:")?;
+        }
+        write!(f, " {}", self.message)
+    }
+}
+
+impl Settings {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not what [`Settings`] describes.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let bytes = read(path).map_err(|message| ConfigError { path: path.into(), place: None, message })?;
+        Self::parse(path, &bytes)
+    }
+
+    /// Reads the content of a configuration file; `path` is for the error.
+    ///
+    /// # Errors
+    /// If it is not what [`Settings`] describes.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
+        let error = |place, message| ConfigError { path: path.into(), place, message };
+        let text = str::from_utf8(bytes).map_err(|e| {
+            let good = &bytes[..e.valid_up_to()];
+            let line_start = good.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+            let column = String::from_utf8_lossy(&good[line_start..]).chars().count() + 1;
+            let line = good.split(|b| *b == b'\n').count();
+            error(Some((line, column)), "expected UTF-8, found another byte".into())
+        })?;
+        // An empty file, or one of comments only, sets nothing.
+        let settings: Result<Option<Self>, _> = serde_yaml::from_str(text);
+        settings.map(Option::unwrap_or_default).map_err(|e| {
+            let place = e.location().map(|at| (at.line(), at.column()));
+            error(place, explain(&e))
+        })
+    }
+
+    /// The settings as a configuration file that sets every key.
+    ///
+    /// # Panics
+    /// Never: every field can be written as YAML.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        serde_yaml::to_string(self).expect("settings are plain data")
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|e| format!("cannot open the configuration file: {e}"))?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot read the configuration file: {e}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("expected a configuration file of at most {MAX_FILE} bytes"));
+    }
+    Ok(bytes)
+}
+
+/// serde's message without the position, which comes first in ours, and with the nearest name for one that is unknown.
+fn explain(error: &serde_yaml::Error) -> String {
+    let mut message = error.to_string();
+    if let Some(at) = error.location() {
+        let position = format!(" at line {} column {}", at.line(), at.column());
+        message = message.replacen(&position, "", 1);
+    }
+    let Some((before, unknown)) = message.split_once("unknown ") else { return message };
+    let names: Vec<&str> = unknown.split('`').skip(1).step_by(2).collect();
+    let [found, known @ ..] = &names[..] else { return message };
+    let what = if unknown.starts_with("field") { "key" } else { "value" };
+    let nearest = known.iter().min_by_key(|name| strsim::damerau_levenshtein(name, &found.to_lowercase()));
+    let guess = nearest
+        .filter(|name| strsim::damerau_levenshtein(name, &found.to_lowercase()) <= found.len().max(name.len()) / 2)
+        .map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+    format!("{before}unknown {what} `{found}`{guess} (known: {})", known.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        Settings::parse(Path::new("c.yml"), text.as_bytes()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_python_monitors_file_works_unchanged() {
+        let text = "---\nwebsocket_uri:\n    - \"127.0.0.1\"\n    - \"4568\"\nzeromq_uri: [\"*\", 7895]\nlogger:\n    \
+                    file: \"/var/log/recodex/monitor.log\"\n    level: \"WARNING\"\n    max-size: 2048\n    rotations: 7\n...\n";
+        let settings = parse(text).unwrap();
+        assert_eq!(settings.websocket_uri, Address { host: "127.0.0.1".into(), port: 4568 });
+        assert_eq!(settings.zeromq_uri, Address { host: "*".into(), port: 7895 });
+        assert_eq!(settings.logger.file.as_deref(), Some(Path::new("/var/log/recodex/monitor.log")));
+        assert_eq!(
+            (settings.logger.level, settings.logger.max_size, settings.logger.rotations),
+            (Level::Warning, 2048, 7)
+        );
+        assert_eq!(settings.history, History::default());
+    }
+
+    #[test]
+    fn nothing_set_is_all_defaults() {
+        for text in ["", "---\n", "# only a comment\n", "{}", "logger: {}\n"] {
+            assert_eq!(parse(text), Ok(Settings::default()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_the_same() {
+        let changed =
+            parse("history: {finished: 0.3, unfinished: 7200}\nlogger: {file: /x}\naccept_exit: true\n").unwrap();
+        for settings in [Settings::default(), changed] {
+            assert_eq!(parse(&settings.to_yaml()), Ok(settings));
+        }
+    }
+
+    #[test]
+    fn errors_name_the_place_and_what_was_expected() {
+        let known = "websocket_uri, zeromq_uri, accept_exit, logger, history, clients, zeromq";
+        for (text, error) in [
+            ("websocket_url: [a, 1]\n", format!("1:1: unknown key `websocket_url`; did you mean `websocket_uri`? (known: {known})")),
+            ("logger:\n  levle: debug\n", "2:3: logger: unknown key `levle`; did you mean `level`? (known: file, level, max-size, rotations)".into()),
+            ("logger:\n  level: inof\n", "2:10: logger.level: unknown value `inof`; did you mean `info`? (known: debug, info, warning, error, critical)".into()),
+            ("xyzzy: 1\n", format!("1:1: unknown key `xyzzy` (known: {known})")),
+            ("websocket_uri: [\"127.0.0.1\", 65536]\n", "1:30: websocket_uri[1]: invalid value: integer `65536`, expected a port from 0 to 65535, as a number or in quotes".into()),
+            ("websocket_uri: [\"127.0.0.1\", \"http\"]\n", "1:30: websocket_uri[1]: invalid value: string \"http\", expected a port from 0 to 65535, as a number or in quotes".into()),
+            ("zeromq_uri: 7894\n", "1:13: zeromq_uri: invalid type: integer `7894`, expected a host and a port, such as [\"127.0.0.1\", 4567]".into()),
+            ("zeromq_uri: [a]\n", "1:13: zeromq_uri: invalid length 1, expected a host and a port, such as [\"127.0.0.1\", 4567]".into()),
+            ("zeromq_uri: [a, 1, 2]\n", "1:13: zeromq_uri: invalid length 3, expected a host and a port, such as [\"127.0.0.1\", 4567]".into()),
+            ("history:\n  finished: -1\n", "2:13: history.finished: invalid value: integer `-1`, expected a number of seconds from 0 to 604800".into()),
+            ("history:\n  unfinished: .nan\n", "2:15: history.unfinished: invalid value: floating point `NaN`, expected a number of seconds from 0.1 to 31536000".into()),
+            ("clients: {max: 0}\n", "1:16: clients.max: invalid value: integer `0`, expected a whole number from 1 to 10000000".into()),
+            ("clients: {max: many}\n", "1:16: clients.max: invalid type: string \"many\", expected a whole number from 1 to 10000000".into()),
+            ("accept_exit: sometimes\n", "1:14: accept_exit: invalid type: string \"sometimes\", expected a boolean".into()),
+            ("- 1\n", "1:1: invalid type: sequence, expected settings as `key: value` lines".into()),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), format!("c.yml:{error}"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_byte_that_is_not_utf_8_is_placed() {
+        let error = Settings::parse(Path::new("c.yml"), b"logger:\n  fil\xc3\xa9\xff: x").unwrap_err();
+        assert_eq!(error.to_string(), "c.yml:2:7: expected UTF-8, found another byte");
+    }
+}

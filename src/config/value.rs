@@ -1,0 +1,228 @@
+//! The types of configuration values, each checked against its bounds where it is read.
+
+use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use std::fmt;
+use std::time::Duration;
+
+/// A host and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// A name, an IP address, or `*` for every address.
+    pub host: String,
+    /// The port; 0 lets the system choose.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
+        write!(f, "{open}{}{close}:{}", self.host, self.port)
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.host, self.port).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HostAndPort;
+        impl<'de> Visitor<'de> for HostAndPort {
+            type Value = Address;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a host and a port, such as [\"127.0.0.1\", 4567]")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Address, A::Error> {
+                let host: String = list.next_element()?.ok_or_else(|| Error::invalid_length(0, &self))?;
+                let Port(port) = list.next_element()?.ok_or_else(|| Error::invalid_length(1, &self))?;
+                let mut length = 2;
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    length += 1;
+                }
+                if length == 2 { Ok(Address { host, port }) } else { Err(Error::invalid_length(length, &self)) }
+            }
+        }
+        deserializer.deserialize_seq(HostAndPort)
+    }
+}
+
+struct Port(u16);
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NumberOrText;
+        impl Visitor<'_> for NumberOrText {
+            type Value = Port;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port from 0 to 65535, as a number or in quotes")
+            }
+
+            fn visit_u64<E: Error>(self, port: u64) -> Result<Port, E> {
+                u16::try_from(port).map(Port).map_err(|_| E::invalid_value(Unexpected::Unsigned(port), &self))
+            }
+
+            fn visit_i64<E: Error>(self, port: i64) -> Result<Port, E> {
+                Err(E::invalid_value(Unexpected::Signed(port), &self))
+            }
+
+            fn visit_str<E: Error>(self, port: &str) -> Result<Port, E> {
+                port.trim().parse().map(Port).map_err(|_| E::invalid_value(Unexpected::Str(port), &self))
+            }
+        }
+        deserializer.deserialize_any(NumberOrText)
+    }
+}
+
+/// How severe a message must be to be logged. The names are Python's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Everything.
+    Debug,
+    /// What a running monitor does.
+    Info,
+    /// What an administrator should look at.
+    Warning,
+    /// What failed.
+    Error,
+    /// What ends the monitor; here the same as [`Level::Error`].
+    Critical,
+}
+
+impl Level {
+    const NAMES: &[&str] = &["debug", "info", "warning", "error", "critical"];
+    const ALL: [Self; 5] = [Self::Debug, Self::Info, Self::Warning, Self::Error, Self::Critical];
+
+    /// The same for the `log` crate.
+    #[must_use]
+    pub fn filter(self) -> log::LevelFilter {
+        match self {
+            Self::Debug => log::LevelFilter::Debug,
+            Self::Info => log::LevelFilter::Info,
+            Self::Warning => log::LevelFilter::Warn,
+            Self::Error | Self::Critical => log::LevelFilter::Error,
+        }
+    }
+}
+
+impl Serialize for Level {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::NAMES[*self as usize].serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Level {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl Visitor<'_> for Name {
+            type Value = Level;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "one of {}", Level::NAMES.join(", "))
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Level, E> {
+                let at = Level::NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
+                at.map(|at| Level::ALL[at]).ok_or_else(|| E::unknown_variant(name, Level::NAMES))
+            }
+        }
+        deserializer.deserialize_str(Name)
+    }
+}
+
+/// A time in the configuration: seconds, whole or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(Duration);
+
+impl Seconds {
+    /// A number of whole seconds.
+    #[must_use]
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// The same as a duration.
+    #[must_use]
+    pub const fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.subsec_nanos() {
+            0 => self.0.as_secs().serialize(serializer),
+            _ => self.0.as_secs_f64().serialize(serializer),
+        }
+    }
+}
+
+/// Reads a time between `MIN_MS` milliseconds and `MAX` seconds.
+pub(super) fn seconds<'de, D: Deserializer<'de>, const MIN_MS: u64, const MAX: u64>(
+    deserializer: D,
+) -> Result<Seconds, D::Error> {
+    struct Bounded {
+        min: Duration,
+        max: Duration,
+    }
+    impl Bounded {
+        fn check<E: Error>(&self, time: Option<Duration>, found: Unexpected<'_>) -> Result<Seconds, E> {
+            let time = time.filter(|time| (self.min..=self.max).contains(time));
+            time.map(Seconds).ok_or_else(|| E::invalid_value(found, self))
+        }
+    }
+    impl Visitor<'_> for Bounded {
+        type Value = Seconds;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a number of seconds from {} to {}", self.min.as_secs_f64(), self.max.as_secs())
+        }
+
+        fn visit_u64<E: Error>(self, seconds: u64) -> Result<Seconds, E> {
+            self.check(Some(Duration::from_secs(seconds)), Unexpected::Unsigned(seconds))
+        }
+
+        fn visit_i64<E: Error>(self, seconds: i64) -> Result<Seconds, E> {
+            self.check(None, Unexpected::Signed(seconds))
+        }
+
+        fn visit_f64<E: Error>(self, seconds: f64) -> Result<Seconds, E> {
+            self.check(Duration::try_from_secs_f64(seconds).ok(), Unexpected::Float(seconds))
+        }
+    }
+    deserializer.deserialize_any(Bounded { min: Duration::from_millis(MIN_MS), max: Duration::from_secs(MAX) })
+}
+
+/// Reads a whole number between `MIN` and `MAX`.
+pub(super) fn whole<'de, D: Deserializer<'de>, const MIN: u64, const MAX: u64>(
+    deserializer: D,
+) -> Result<usize, D::Error> {
+    struct Bounded {
+        min: u64,
+        max: u64,
+    }
+    impl Visitor<'_> for Bounded {
+        type Value = usize;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a whole number from {} to {}", self.min, self.max)
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<usize, E> {
+            let number_in = Some(number).filter(|number| (self.min..=self.max).contains(number));
+            number_in
+                .and_then(|number| usize::try_from(number).ok())
+                .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<usize, E> {
+            Err(E::invalid_value(Unexpected::Signed(number), &self))
+        }
+    }
+    deserializer.deserialize_any(Bounded { min: MIN, max: MAX })
+}

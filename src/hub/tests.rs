@@ -1,0 +1,467 @@
+#![expect(clippy::unchecked_time_subtraction, reason = "the times are constants")]
+
+use super::*;
+use crate::config::Seconds;
+use crate::cursor::{Reach, Turn};
+use proptest::prelude::*;
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A hub and a clock that a test moves.
+struct Bench {
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(limits: History) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        Self { hub: Hub::new(limits, Arc::clone(&metrics)), metrics, now: Instant::now() }
+    }
+
+    fn publish(&self, id: &str, command: &str) {
+        let kind = match command {
+            "FINISHED" => Kind::Finished,
+            "FAILED" => Kind::Failed,
+            _ => Kind::Progress,
+        };
+        self.hub.publish(self.now, id, kind, &frame(command));
+        self.check();
+    }
+
+    fn subscribe(&self, id: &str) -> Cursor {
+        let cursor = self.hub.subscribe(self.now, id);
+        self.check();
+        cursor
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.hub.expire(self.now);
+        self.check();
+    }
+
+    /// The counter equals the sum over all runs, every run is in one place, and nothing is over the bound.
+    fn check(&self) {
+        let state = self.hub.state();
+        let runs: Vec<_> =
+            [&state.open, &state.finished, &state.draining].into_iter().flat_map(Order::values).collect();
+        assert_eq!(state.used, runs.iter().map(|channel| channel.cost(&channel.log())).sum::<usize>());
+        assert!(state.used <= state.limits.total_bytes || runs.len() == 1);
+        assert_eq!(state.channels.len(), state.open.len() + state.finished.len());
+        for channel in state.failed.values() {
+            assert_eq!(channel.log().place, Place::Open);
+        }
+        if let Some(due) = state.next_due() {
+            assert!(state.alarm.is_some_and(|alarm| alarm <= due));
+        }
+    }
+}
+
+fn frame(text: &str) -> Vec<u8> {
+    let mut buffer = Vec::new();
+    let message = crate::message::Message { channel: "x", command: text, task: None, state: None };
+    message.encode(&mut buffer).to_vec()
+}
+
+/// Everything a cursor gives now, as commands, and how it ends.
+fn read(cursor: &mut Cursor) -> (Vec<String>, Turn) {
+    let mut bytes = Vec::new();
+    loop {
+        let turn = cursor.turn(Reach::All, |pending| {
+            bytes.extend_from_slice(pending);
+            Ok(pending.len())
+        });
+        match turn.unwrap() {
+            Turn::Wrote => {}
+            end => {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                let commands =
+                    text.split("\"command\": \"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+                return (commands.collect(), end);
+            }
+        }
+    }
+}
+
+fn got(commands: &[&str], end: Turn) -> (Vec<String>, Turn) {
+    (commands.iter().map(|command| (*command).to_owned()).collect(), end)
+}
+
+const CAUGHT_UP: Turn = Turn::CaughtUp;
+const FINISHED: Turn = Turn::Ended(End::Finished);
+
+#[test]
+fn a_viewer_may_come_before_during_and_after_the_run() {
+    let bench = Bench::new(History::default());
+    let mut before = bench.subscribe("job");
+    assert_eq!(read(&mut before), got(&[], CAUGHT_UP));
+    bench.publish("job", "STARTED");
+    let mut during = bench.subscribe("job");
+    assert_eq!(read(&mut during), got(&["STARTED"], CAUGHT_UP));
+    bench.publish("job", "FINISHED");
+    assert_eq!(read(&mut before), got(&["STARTED", "FINISHED"], FINISHED));
+    assert_eq!(read(&mut during), got(&["FINISHED"], FINISHED));
+    assert_eq!(read(&mut bench.subscribe("job")), got(&["STARTED", "FINISHED"], FINISHED));
+    assert_eq!(read(&mut bench.subscribe("other")), got(&[], CAUGHT_UP));
+}
+
+#[test]
+fn finished_history_stays_for_its_time_and_no_longer() {
+    let mut bench = Bench::new(History::default());
+    bench.publish("job", "FINISHED");
+    bench.pass(secs(300) - Duration::from_nanos(1));
+    let mut reader = bench.subscribe("job");
+    bench.pass(Duration::from_nanos(1));
+    assert_eq!(bench.hub.usage().channels, 0);
+    assert_eq!(read(&mut reader), got(&["FINISHED"], FINISHED), "who reads it may read it to the end");
+    assert!(bench.hub.usage().bytes > 0);
+    drop(reader);
+    assert_eq!(bench.hub.usage().bytes, 0);
+    assert_eq!(read(&mut bench.subscribe("job")), got(&[], CAUGHT_UP));
+}
+
+#[test]
+fn a_repeated_finished_is_dropped_and_anything_else_begins_a_new_run() {
+    let bench = Bench::new(History::default());
+    bench.publish("job", "STARTED");
+    bench.publish("job", "FINISHED");
+    bench.publish("job", "FINISHED");
+    assert_eq!(bench.metrics.repeated.get(), 1);
+    let mut old = bench.subscribe("job");
+    bench.publish("job", "AGAIN");
+    let mut new = bench.subscribe("job");
+    assert_eq!(read(&mut new), got(&["AGAIN"], CAUGHT_UP));
+    assert_eq!(read(&mut old), got(&["STARTED", "FINISHED"], FINISHED));
+    drop((old, new));
+    assert_eq!(bench.hub.usage().channels, 1);
+    bench.check();
+}
+
+#[test]
+fn failed_and_then_silence_finishes_the_job() {
+    let mut bench = Bench::new(History::default());
+    let mut viewer = bench.subscribe("job");
+    bench.publish("job", "FAILED");
+    bench.pass(secs(10) - Duration::from_nanos(1));
+    assert_eq!(read(&mut viewer), got(&["FAILED"], CAUGHT_UP));
+    bench.pass(Duration::from_nanos(1));
+    assert_eq!(read(&mut viewer), got(&["FINISHED"], FINISHED));
+    assert_eq!(bench.metrics.released.get(), 1);
+    assert_eq!(read(&mut bench.subscribe("job")), got(&["FAILED", "FINISHED"], FINISHED));
+    bench.pass(secs(300));
+    assert_eq!(bench.hub.usage().channels, 0);
+}
+
+#[test]
+fn whatever_follows_failed_keeps_the_job_open() {
+    let mut bench = Bench::new(History::default());
+    for next in ["STARTED", "ABORTED", "FINISHED"] {
+        bench.publish(next, "FAILED");
+        bench.pass(secs(9));
+        bench.publish(next, next);
+        bench.pass(secs(60));
+    }
+    assert_eq!(bench.metrics.released.get(), 0);
+    bench.publish("twice", "FAILED");
+    bench.pass(secs(9));
+    bench.publish("twice", "FAILED");
+    bench.pass(secs(9));
+    assert_eq!(bench.metrics.released.get(), 0, "a second FAILED starts the silence anew");
+    bench.pass(secs(1));
+    assert_eq!(bench.metrics.released.get(), 1);
+}
+
+#[test]
+fn a_job_is_not_released_when_that_is_off_or_it_was_aborted() {
+    let mut bench = Bench::new(History { release_failed: Seconds::from_secs(0), ..History::default() });
+    bench.publish("job", "FAILED");
+    bench.pass(secs(3600));
+    let mut bench_aborted = Bench::new(History::default());
+    bench_aborted.publish("job", "ABORTED");
+    bench_aborted.pass(secs(3600));
+    assert_eq!(bench.metrics.released.get() + bench_aborted.metrics.released.get(), 0);
+}
+
+#[test]
+fn what_never_finishes_goes_a_day_after_its_last_message_or_new_viewer() {
+    let mut bench = Bench::new(History::default());
+    let day = secs(24 * 3600);
+    bench.publish("job", "STARTED");
+    bench.pass(day - secs(1));
+    bench.publish("job", "TASK");
+    bench.pass(day - secs(1));
+    let mut viewer = bench.subscribe("job");
+    bench.pass(day - secs(1));
+    assert_eq!(read(&mut viewer), got(&["STARTED", "TASK"], CAUGHT_UP));
+    bench.pass(secs(1));
+    assert_eq!(read(&mut viewer), got(&[], Turn::Ended(End::Expired)));
+    assert_eq!(bench.hub.usage(), Usage { channels: 0, bytes: 0 });
+    assert_eq!(bench.metrics.expired.get(), 1);
+}
+
+#[test]
+fn an_empty_channel_costs_nothing_once_its_last_viewer_left() {
+    let bench = Bench::new(History::default());
+    let viewers = [bench.subscribe("job"), bench.subscribe("job")];
+    assert_eq!(bench.hub.usage().channels, 1);
+    let [first, last] = viewers;
+    drop(first);
+    assert_eq!(bench.hub.usage().channels, 1);
+    drop(last);
+    assert_eq!(bench.hub.usage(), Usage { channels: 0, bytes: 0 });
+}
+
+#[test]
+fn over_the_total_the_oldest_finished_go_first_then_the_longest_idle() {
+    let mut bench = Bench::new(History { total_bytes: 6 * 700, ..History::default() });
+    bench.publish("idle", "STARTED");
+    bench.pass(secs(1));
+    bench.publish("finished 1", "FINISHED");
+    bench.pass(secs(1));
+    bench.publish("finished 2", "FINISHED");
+    bench.pass(secs(1));
+    bench.publish("busy", "STARTED");
+    let mut idle = bench.subscribe("idle"); // touches it
+    bench.publish("busy", "TASK");
+    bench.pass(secs(1));
+    bench.publish("busy", "TASK");
+    let alive = |id: &str| bench.hub.state().channels.contains(id);
+    let mut gone = Vec::new();
+    for n in 0..40 {
+        bench.publish(&format!("new {n}"), "STARTED");
+        for id in ["finished 1", "finished 2", "idle", "busy"] {
+            if !alive(id) && !gone.contains(&id) {
+                gone.push(id);
+            }
+        }
+    }
+    assert_eq!(gone, ["finished 1", "finished 2", "idle", "busy"]);
+    assert_eq!(read(&mut idle), got(&[], Turn::Ended(End::Evicted)));
+    assert!(bench.metrics.evicted.get() >= 36);
+}
+
+#[test]
+fn a_run_that_is_only_drained_goes_before_all_others() {
+    let bench = Bench::new(History { total_bytes: 3 * 700, ..History::default() });
+    bench.publish("a", "FINISHED");
+    let mut slow = bench.subscribe("a");
+    bench.publish("b", "FINISHED");
+    bench.publish("a", "STARTED");
+    bench.publish("c", "STARTED");
+    assert_eq!(read(&mut slow), got(&[], Turn::Ended(End::Evicted)));
+    assert!(bench.hub.state().channels.contains("b"));
+}
+
+#[test]
+fn the_run_that_takes_a_message_is_never_evicted_by_it() {
+    let bench = Bench::new(History { total_bytes: 600, ..History::default() });
+    let mut viewer = bench.subscribe("job");
+    for _ in 0..20 {
+        bench.publish("job", "TASK");
+        assert_eq!(read(&mut viewer), got(&["TASK"], CAUGHT_UP));
+    }
+}
+
+#[test]
+fn a_viewer_overtaken_by_the_bounds_is_told_so_and_never_gets_a_gap() {
+    let bench = Bench::new(History { channel_messages: 4, ..History::default() });
+    let mut quick = bench.subscribe("job");
+    let mut slow = bench.subscribe("job");
+    for n in 0..8 {
+        bench.publish("job", &n.to_string());
+        assert_eq!(read(&mut quick), got(&[&n.to_string()], CAUGHT_UP));
+    }
+    assert_eq!(read(&mut slow), got(&[], Turn::Ended(End::Behind)));
+    assert_eq!(bench.metrics.trimmed.get(), 4);
+    assert_eq!(read(&mut bench.subscribe("job")), got(&["4", "5", "6", "7"], CAUGHT_UP));
+}
+
+#[test]
+fn stopping_delivers_what_there_is_and_nothing_new() {
+    let bench = Bench::new(History::default());
+    bench.publish("open", "STARTED");
+    bench.publish("done", "FINISHED");
+    let (mut open, mut done) = (bench.subscribe("open"), bench.subscribe("done"));
+    bench.hub.stop();
+    bench.publish("open", "TASK");
+    assert_eq!(read(&mut open), got(&["STARTED"], Turn::Ended(End::Stopping)));
+    assert_eq!(read(&mut done), got(&["FINISHED"], FINISHED));
+    assert_eq!(read(&mut bench.subscribe("new")), got(&[], Turn::Ended(End::Stopping)));
+}
+
+#[test]
+fn a_control_frame_need_wait_only_for_the_end_of_the_frame_begun() {
+    let bench = Bench::new(History::default());
+    let mut cursor = bench.subscribe("job");
+    bench.publish("job", "ONE");
+    bench.publish("job", "TWO");
+    let length = frame("ONE").len();
+    let mut take = |reach, most: usize| {
+        let mut took = 0;
+        let turn = cursor.turn(reach, |pending| {
+            took = pending.len();
+            Ok(took.min(most))
+        });
+        assert_eq!(turn.unwrap(), Turn::Wrote);
+        (took, cursor.is_mid_frame())
+    };
+    assert_eq!(take(Reach::All, 1), (2 * length, true));
+    assert_eq!(take(Reach::Frame, 5), (length - 1, true));
+    assert_eq!(take(Reach::Frame, usize::MAX), (length - 6, false));
+    assert_eq!(take(Reach::All, length), (length, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_passes_by_itself_and_an_earlier_deadline_is_seen() {
+    let bench = Bench::new(History::default());
+    let hub = Arc::clone(&bench.hub);
+    let keeper = tokio::spawn(async move { hub.keep_time().await });
+    let mut viewer = bench.subscribe("job");
+    tokio::time::sleep(secs(60)).await;
+    bench.hub.publish(Instant::now(), "job", Kind::Failed, &frame("FAILED"));
+    tokio::time::sleep(secs(10) + Duration::from_millis(2)).await;
+    assert_eq!(read(&mut viewer), got(&["FAILED", "FINISHED"], FINISHED));
+    drop(viewer);
+    tokio::time::sleep(secs(301)).await;
+    assert_eq!(bench.hub.usage(), Usage { channels: 0, bytes: 0 });
+    keeper.abort();
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish { channel: u8, kind: u8, size: usize },
+    Subscribe { channel: u8 },
+    Read { viewer: prop::sample::Index, most: usize, frame_only: bool },
+    Leave { viewer: prop::sample::Index },
+    Pass { seconds: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let viewer = any::<prop::sample::Index>;
+    prop_oneof![
+        6 => (0..3u8, 0..8u8, 0..300usize).prop_map(|(channel, kind, size)| Step::Publish { channel, kind, size }),
+        2 => (0..3u8).prop_map(|channel| Step::Subscribe { channel }),
+        5 => (viewer(), 0..900usize, any::<bool>()).prop_map(|(viewer, most, frame_only)| Step::Read { viewer, most, frame_only }),
+        1 => viewer().prop_map(|viewer| Step::Leave { viewer }),
+        1 => (0..400u64).prop_map(|seconds| Step::Pass { seconds }),
+    ]
+}
+
+/// A viewer, the run it reads and from where, and what it got.
+struct Viewer {
+    cursor: Cursor,
+    run: u64,
+    start: usize,
+    got: Vec<u8>,
+    end: Option<End>,
+}
+
+/// Lets any interleaving happen and compares what each viewer got with the run as it was published.
+fn any_interleaving(limits: History, steps: Vec<Step>) {
+    let whole_history = limits == History::default();
+    let mut bench = Bench::new(limits);
+    let mut runs: HashMap<u64, Vec<u8>> = HashMap::new();
+    let mut viewers: Vec<Viewer> = Vec::new();
+    let mut number = 0;
+    let read = |viewer: &mut Viewer, most: usize, reach| {
+        if viewer.end.is_some() {
+            return;
+        }
+        let got = &mut viewer.got;
+        let turn = viewer.cursor.turn(reach, |pending| match most.min(pending.len()) {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            most => {
+                got.extend_from_slice(&pending[..most]);
+                Ok(most)
+            }
+        });
+        if let Ok(Turn::Ended(end)) = turn {
+            viewer.end = Some(end);
+        }
+    };
+    for step in steps {
+        match step {
+            Step::Publish { channel, kind, size } => {
+                number += 1;
+                let id = channel.to_string();
+                let (kind, command) = match kind {
+                    0 => (Kind::Finished, "FINISHED"),
+                    1 => (Kind::Failed, "FAILED"),
+                    _ => (Kind::Progress, "TASK"),
+                };
+                let frame = frame(&format!("{command} {number} {}", "x".repeat(size)));
+                let before = bench.metrics.messages.get();
+                bench.hub.publish(bench.now, &id, kind, &frame);
+                if bench.metrics.messages.get() > before {
+                    let run = bench.hub.state().channels.get(id.as_str()).unwrap().0.run();
+                    runs.entry(run).or_default().extend(frame);
+                }
+            }
+            Step::Subscribe { channel } => {
+                let cursor = bench.subscribe(&channel.to_string());
+                let start = usize::try_from(cursor.channel().log().start()).unwrap();
+                assert!(start == 0 || !whole_history);
+                viewers.push(Viewer { run: cursor.channel().run(), cursor, start, got: Vec::new(), end: None });
+            }
+            Step::Read { viewer, most, frame_only } if !viewers.is_empty() => {
+                let reach = if frame_only { Reach::Frame } else { Reach::All };
+                read(viewer.get_mut(&mut viewers), most, reach);
+            }
+            Step::Leave { viewer } if !viewers.is_empty() => {
+                viewers.swap_remove(viewer.index(viewers.len()));
+            }
+            Step::Pass { seconds } => {
+                let failed: Vec<_> = bench.hub.state().failed.values().cloned().collect();
+                bench.pass(secs(seconds));
+                for channel in failed {
+                    if channel.log().end == Some(End::Finished) {
+                        runs.entry(channel.run()).or_default().extend(RELEASE_FRAME);
+                    }
+                }
+            }
+            _ => {}
+        }
+        bench.check();
+    }
+    for mut viewer in viewers {
+        for _ in 0..10_000 {
+            read(&mut viewer, usize::MAX, Reach::All);
+        }
+        let run = runs.get(&viewer.run).map_or(&[][..], Vec::as_slice);
+        let whole = &run[viewer.start..];
+        assert!(whole.starts_with(&viewer.got), "no gap, nothing twice, in order");
+        match viewer.end {
+            None | Some(End::Finished | End::Stopping) => assert_eq!(viewer.got.len(), whole.len(), "everything"),
+            Some(End::Expired | End::Evicted | End::Behind) => {
+                assert!(!whole_history || viewer.end == Some(End::Expired));
+            }
+        }
+    }
+    bench.check();
+}
+
+proptest! {
+    #[test]
+    fn any_interleaving_gives_every_viewer_an_exact_prefix_of_its_run(steps in prop::collection::vec(step(), 0..200)) {
+        any_interleaving(History::default(), steps);
+    }
+
+    #[test]
+    fn under_tight_bounds_a_viewer_gets_an_exact_stretch_or_is_told(steps in prop::collection::vec(step(), 0..200)) {
+        let limits = History {
+            unfinished: Seconds::from_secs(500),
+            channel_messages: 5,
+            channel_bytes: 1024,
+            total_bytes: 3000,
+            ..History::default()
+        };
+        any_interleaving(limits, steps);
+    }
+}

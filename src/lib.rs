@@ -1,0 +1,18 @@
+//! recodex-monitor relays the progress of [ReCodEx](https://github.com/ReCodEx) jobs from the broker, over ZeroMQ, to
+//! students' browsers, over WebSockets.
+//!
+//! ```text
+//! zmtp (one task per broker) ─► message::decode ─► hub.publish ─► channel.append ─► cursor ─► websocket (one task per viewer)
+//! ```
+//!
+//! A channel's messages stand back to back, as ready WebSocket frames, in one log that all of its viewers share; a viewer
+//! is a socket and an offset into it. Replay and live delivery are the same: write what follows the offset, in one write.
+
+pub mod channel;
+pub mod config;
+pub mod cursor;
+pub mod hub;
+pub mod limits;
+pub mod logging;
+pub mod message;
+pub mod metrics;

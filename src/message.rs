@@ -1,0 +1,276 @@
+//! A broker's message: decoded from its ZeroMQ frames, encoded as the WebSocket frame its viewers receive.
+
+use thiserror::Error;
+
+/// The longest channel id accepted from either side, in bytes.
+pub const MAX_CHANNEL_ID: usize = 256;
+
+/// The frame a channel gets when the broker reported a failure and then fell silent.
+pub const RELEASE_FRAME: &[u8] = b"\x81\x17{\"command\": \"FINISHED\"}";
+
+/// The space in front of a payload for the longest header of an unmasked frame (RFC 6455, section 5.2).
+const HEADER_SPACE: usize = 10;
+
+/// One progress message, borrowed from the bytes the broker sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// The channel (job) id: 1 to [`MAX_CHANNEL_ID`] bytes.
+    pub channel: &'a str,
+    /// The command word, passed on as it is.
+    pub command: &'a str,
+    /// The task id, if there is a third frame.
+    pub task: Option<&'a str>,
+    /// The task's state, if there is a fourth frame.
+    pub state: Option<&'a str>,
+}
+
+/// What a message means for its channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The job goes on.
+    Progress,
+    /// The job failed; unless something follows, no FINISHED will come.
+    Failed,
+    /// The last message of a run.
+    Finished,
+}
+
+/// Why a message was dropped. The stream it came from goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Malformed {
+    /// Fewer than two frames.
+    #[error("expected a channel id and a command, got fewer than two frames")]
+    TooFewFrames,
+    /// The channel id is empty.
+    #[error("the channel id is empty")]
+    EmptyChannel,
+    /// The channel id is longer than [`MAX_CHANNEL_ID`].
+    #[error("the channel id is longer than {MAX_CHANNEL_ID} bytes")]
+    LongChannel,
+    /// Some frame, a dropped one included, is not UTF-8.
+    #[error("a frame is not UTF-8")]
+    NotUtf8,
+}
+
+impl<'a> Message<'a> {
+    /// Decodes the frames that follow the sender's identity. Frames past the fourth are checked and dropped.
+    ///
+    /// # Errors
+    /// See [`Malformed`].
+    pub fn decode(frames: &[&'a [u8]]) -> Result<Self, Malformed> {
+        let mut texts = [None; 4];
+        for (i, frame) in frames.iter().enumerate() {
+            let text = str::from_utf8(frame).map_err(|_| Malformed::NotUtf8)?;
+            if let Some(slot) = texts.get_mut(i) {
+                *slot = Some(text);
+            }
+        }
+        let [Some(channel), Some(command), task, state] = texts else {
+            return Err(Malformed::TooFewFrames);
+        };
+        match channel.len() {
+            0 => Err(Malformed::EmptyChannel),
+            1..=MAX_CHANNEL_ID => Ok(Self { channel, command, task, state }),
+            _ => Err(Malformed::LongChannel),
+        }
+    }
+
+    /// What the message means for its channel.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self.command {
+            "FINISHED" => Kind::Finished,
+            "FAILED" => Kind::Failed,
+            _ => Kind::Progress,
+        }
+    }
+
+    /// Whether this is the message that stops the Python monitor.
+    #[must_use]
+    pub fn is_exit(&self) -> bool {
+        self.channel == "0" && self.command == "exit"
+    }
+
+    /// Encodes the message as one unmasked WebSocket text frame into `buffer`, which is cleared first, and returns it.
+    ///
+    /// The text is what Python's `json.dumps(…, sort_keys=True)` writes, to the byte.
+    pub fn encode<'b>(&self, buffer: &'b mut Vec<u8>) -> &'b [u8] {
+        buffer.clear();
+        buffer.resize(HEADER_SPACE, 0);
+        buffer.extend_from_slice(b"{\"command\": ");
+        push_json_string(buffer, self.command);
+        for (key, value) in [(&b", \"task_id\": "[..], self.task), (b", \"task_state\": ", self.state)] {
+            if let Some(value) = value {
+                buffer.extend_from_slice(key);
+                push_json_string(buffer, value);
+            }
+        }
+        buffer.push(b'}');
+        let start = put_header(buffer);
+        &buffer[start..]
+    }
+}
+
+/// Writes a text frame's header just before the payload that begins at [`HEADER_SPACE`]; returns where the frame begins.
+fn put_header(buffer: &mut [u8]) -> usize {
+    const FINAL_TEXT: u8 = 0x81;
+    let length = buffer.len() - HEADER_SPACE;
+    let extended = (length as u64).to_be_bytes();
+    let (code, extended) = match length {
+        0..=125 => (u8::try_from(length).unwrap_or(0), &extended[8..]),
+        126..=0xffff => (126, &extended[6..]),
+        _ => (127, &extended[..]),
+    };
+    let start = HEADER_SPACE - 2 - extended.len();
+    buffer[start] = FINAL_TEXT;
+    buffer[start + 1] = code;
+    buffer[start + 2..HEADER_SPACE].copy_from_slice(extended);
+    start
+}
+
+/// Appends `text` as a JSON string with every byte outside printable ASCII escaped.
+fn push_json_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let mut rest = text;
+    while let Some(at) = rest.bytes().position(|b| !(b' '..=b'~').contains(&b) || b == b'"' || b == b'\\') {
+        let (plain, tail) = rest.split_at(at);
+        out.extend_from_slice(plain.as_bytes());
+        let mut chars = tail.chars();
+        if let Some(c) = chars.next() {
+            push_escaped(out, c);
+        }
+        rest = chars.as_str();
+    }
+    out.extend_from_slice(rest.as_bytes());
+    out.push(b'"');
+}
+
+fn push_escaped(out: &mut Vec<u8>, c: char) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let short = match c {
+        '"' => b'"',
+        '\\' => b'\\',
+        '\n' => b'n',
+        '\r' => b'r',
+        '\t' => b't',
+        '\u{8}' => b'b',
+        '\u{c}' => b'f',
+        _ => {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.extend_from_slice(b"\\u");
+                out.extend([12, 8, 4, 0].map(|shift| HEX[usize::from(*unit >> shift & 0xf)]));
+            }
+            return;
+        }
+    };
+    out.extend_from_slice(&[b'\\', short]);
+}
+
+/// The length in bytes of the server frame that begins `bytes`, header included.
+///
+/// # Panics
+/// If `bytes` does not begin with a whole header as [`Message::encode`] writes it.
+#[must_use]
+pub fn frame_length(bytes: &[u8]) -> usize {
+    match bytes[1] {
+        126 => 4 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
+        127 => {
+            let mut length = [0; size_of::<usize>()];
+            length.copy_from_slice(&bytes[HEADER_SPACE - size_of::<usize>()..HEADER_SPACE]);
+            HEADER_SPACE + usize::from_be_bytes(length)
+        }
+        short => 2 + usize::from(short),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(frames: &[&[u8]]) -> Result<String, Malformed> {
+        let mut buffer = Vec::new();
+        let frame = Message::decode(frames)?.encode(&mut buffer);
+        assert_eq!(frame_length(frame), frame.len());
+        let payload = frame.len()
+            - match frame[1] {
+                126 => 4,
+                127 => 10,
+                _ => 2,
+            };
+        Ok(String::from_utf8(frame[frame.len() - payload..].to_vec()).unwrap())
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Vectors {
+        vectors: Vec<Vector>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Vector {
+        note: String,
+        frames_hex: Vec<String>,
+        channel: Option<String>,
+        text: Option<String>,
+        last: bool,
+    }
+
+    #[test]
+    fn every_wire_vector_to_the_byte() {
+        let file: Vectors = serde_json::from_str(include_str!("../tests/wire.json")).unwrap();
+        assert!(file.vectors.len() > 30);
+        for vector in file.vectors {
+            let unhex = |s: &String| -> Vec<u8> {
+                (0..s.len()).step_by(2).map(|i| u8::from_str_radix(&s[i..i + 2], 16).unwrap()).collect()
+            };
+            let frames: Vec<Vec<u8>> = vector.frames_hex.iter().map(unhex).collect();
+            let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+            assert_eq!(text(&frames).ok(), vector.text, "{}", vector.note);
+            if let Ok(message) = Message::decode(&frames) {
+                assert_eq!(Some(message.channel), vector.channel.as_deref(), "{}", vector.note);
+                assert_eq!(message.kind() == Kind::Finished, vector.last, "{}", vector.note);
+            }
+        }
+    }
+
+    #[test]
+    fn headers_at_the_edges_of_each_length_form() {
+        let overhead = r#"{"command": ""}"#.len();
+        for length in [125, 126, 127, 65_535, 65_536, 65_537] {
+            let command = "x".repeat(length - overhead);
+            let mut buffer = Vec::new();
+            let message = Message { channel: "c", command: &command, task: None, state: None };
+            let frame = message.encode(&mut buffer).to_vec();
+            let header = match length {
+                ..126 => 2,
+                126..65_536 => 4,
+                _ => 10,
+            };
+            assert_eq!(frame.len(), header + length);
+            assert_eq!(frame_length(&frame), frame.len());
+            assert_eq!(frame[0], 0x81);
+            assert_eq!(frame[header], b'{');
+        }
+    }
+
+    #[test]
+    fn a_channel_id_is_1_to_256_bytes() {
+        let id = [b'a'; MAX_CHANNEL_ID + 1];
+        assert!(Message::decode(&[&id[..MAX_CHANNEL_ID], b"STARTED"]).is_ok());
+        assert_eq!(Message::decode(&[&id, b"STARTED"]), Err(Malformed::LongChannel));
+        assert_eq!(Message::decode(&[b"", b"STARTED"]), Err(Malformed::EmptyChannel));
+    }
+
+    #[test]
+    fn only_channel_0_with_exit_is_the_exit_message() {
+        assert!(Message::decode(&[b"0", b"exit"]).unwrap().is_exit());
+        assert!(!Message::decode(&[b"0", b"STARTED"]).unwrap().is_exit());
+        assert!(!Message::decode(&[b"1", b"exit"]).unwrap().is_exit());
+    }
+
+    #[test]
+    fn the_release_frame_is_what_the_broker_would_have_caused() {
+        let mut buffer = Vec::new();
+        let finished = Message { channel: "c", command: "FINISHED", task: None, state: None };
+        assert_eq!(finished.encode(&mut buffer), RELEASE_FRAME);
+    }
+}
