@@ -8,11 +8,21 @@
 //! A channel's messages stand back to back, as ready WebSocket frames, in one log that all of its viewers share; a viewer
 //! is a socket and an offset into it. Replay and live delivery are the same: write what follows the offset, in one write.
 
+pub mod broker;
 pub mod channel;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod cursor;
+pub mod demo;
+pub mod failure;
 pub mod hub;
 pub mod limits;
+pub mod listen;
 pub mod logging;
 pub mod message;
 pub mod metrics;
+pub mod relay;
+pub mod watch;
+pub mod websocket;
+pub mod zmtp;

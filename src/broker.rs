@@ -1,0 +1,81 @@
+//! A broker's end of the ZeroMQ link, for the commands that act as one.
+
+use crate::failure::{Exit, Failure};
+use crate::zmtp::ROUTING_ID;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Bytes;
+use zeromq::{RouterSocket, Socket, SocketOptions, SocketSend, ZmqError, ZmqMessage};
+
+/// How long a monitor may take to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what was sent may take to leave the process.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A ROUTER that is connected to a monitor.
+pub struct Broker {
+    socket: RouterSocket,
+    address: String,
+}
+
+impl Broker {
+    /// Connects to the monitor at `address`, such as `tcp://127.0.0.1:7894`, and waits until the link stands.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] if it is no such address, [`Exit::Unavailable`] if nobody answers or it is no monitor.
+    pub async fn connect(address: &str) -> Result<Self, Failure> {
+        let mut options = SocketOptions::default();
+        options.connect_timeout(CONNECT_TIMEOUT);
+        let mut socket = RouterSocket::with_options(options);
+        match socket.connect(address).await {
+            Ok(()) => Ok(Self { socket, address: address.into() }),
+            Err(ZmqError::Endpoint(e)) => {
+                let expected = "expected one such as tcp://127.0.0.1:7894";
+                Err(Failure::new(Exit::Usage, format!("{address} is no ZeroMQ address ({e}); {expected}")))
+            }
+            Err(ZmqError::ConnectTimeout(_)) => Err(Failure::new(
+                Exit::Unavailable,
+                format!("nobody answers at {address} within {} s; is the monitor running?", CONNECT_TIMEOUT.as_secs()),
+            )),
+            Err(e) => Err(Failure::new(Exit::Unavailable, format!("no link to a monitor at {address}: {e}"))),
+        }
+    }
+
+    /// Sends one message: the channel id, the command, then for TASK the task's id and state.
+    ///
+    /// # Errors
+    /// [`Exit::Unavailable`] if the link is gone or the other end is no monitor.
+    pub async fn send(&mut self, frames: &[&str]) -> Result<(), Failure> {
+        let mut message = ZmqMessage::from(ROUTING_ID);
+        for frame in frames {
+            message.push_back(Bytes::copy_from_slice(frame.as_bytes()));
+        }
+        self.socket.send(message).await.map_err(|e| {
+            Failure::new(
+                Exit::Unavailable,
+                format!("cannot send to {}: {e}; is it a monitor, and still there?", self.address),
+            )
+        })
+    }
+
+    /// Closes the link once everything sent has left the process. Nothing else may run in the runtime.
+    ///
+    /// The crate has no such call: its writing task ends when the socket is dropped and the queue is empty, and that
+    /// can be seen.
+    ///
+    /// # Errors
+    /// [`Exit::Unavailable`] if that takes longer than 5 s.
+    pub async fn close(self) -> Result<(), Failure> {
+        drop(self.socket);
+        let metrics = Handle::current().metrics();
+        let flushed = async {
+            while metrics.num_alive_tasks() > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(FLUSH_TIMEOUT, flushed)
+            .await
+            .map_err(|_| Failure::new(Exit::Unavailable, format!("{} does not take what was sent to it", self.address)))
+    }
+}

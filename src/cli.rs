@@ -1,0 +1,168 @@
+//! The command line: what is asked for, and the exit status it comes to.
+
+use crate::broker::Broker;
+use crate::config::{Level, Settings};
+use crate::failure::{Exit, Failure};
+use crate::relay::Relay;
+use crate::{demo, limits, logging, watch};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Relays the progress of ReCodEx jobs from the broker (ZeroMQ) to browsers (WebSocket).
+///
+/// Without a command it runs in the foreground until SIGTERM or SIGINT.
+#[derive(Debug, Parser)]
+#[command(name = "recodex-monitor", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(flatten)]
+    run: Run,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Configuration file; without it every setting has its default
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration, print the settings in force, and exit
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole way at work: a monitor on its default ports, a simulated broker, viewers
+    ///
+    /// Exits with 0 if every viewer got every message of its job, else with 1.
+    Demo {
+        /// How many jobs the broker runs at once
+        #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=200))]
+        jobs: u64,
+    },
+    /// Watch one job as a browser does, until it has finished
+    Watch {
+        /// The monitor's WebSocket address, such as `ws://127.0.0.1:4567/`
+        url: String,
+        /// The channel (job) id
+        channel: String,
+        /// Print each message as a line of JSON (the default if the output is no terminal)
+        #[arg(long)]
+        json: bool,
+        /// The job's number of tasks, for a bar that fills
+        #[arg(long, value_name = "N", conflicts_with = "json")]
+        tasks: Option<u64>,
+    },
+    /// Send one message to a running monitor, as the broker does
+    Publish {
+        /// The monitor's ZeroMQ address
+        #[arg(short, long, default_value = "tcp://127.0.0.1:7894")]
+        address: String,
+        /// The channel (job) id
+        channel: String,
+        /// The command, such as STARTED, TASK or FINISHED
+        command: String,
+        /// For TASK: the task's id
+        task: Option<String>,
+        /// For TASK: COMPLETED, FAILED or SKIPPED
+        state: Option<String>,
+    },
+}
+
+/// Runs what the command line asks for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return match e.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(Exit::Usage as u8),
+            };
+        }
+    };
+    limits::raise_open_files();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("recodex-monitor: {}", logging::escape(&failure.to_string()));
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        None => monitor(&cli.run),
+        Some(command) => {
+            logging::start(Level::Warning);
+            runtime()?.block_on(execute(command))
+        }
+    }
+}
+
+async fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Demo { jobs } => demo::run(jobs).await,
+        Command::Watch { url, channel, json, tasks } => watch::run(&url, &channel, json, tasks).await,
+        Command::Publish { address, channel, command, task, state } => {
+            let frames: Vec<&str> = [Some(&channel), Some(&command), task.as_ref(), state.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .collect();
+            let mut broker = Broker::connect(&address).await?;
+            broker.send(&frames).await?;
+            broker.close().await
+        }
+    }
+}
+
+fn monitor(run: &Run) -> Result<(), Failure> {
+    let settings = run.config.as_deref().map(Settings::load).transpose()?.unwrap_or_default();
+    if run.check {
+        print!("{}", settings.to_yaml());
+        return Ok(());
+    }
+    logging::start(settings.logger.level);
+    runtime()?.block_on(async {
+        let relay = Relay::bind(settings)?;
+        let stop = stop_signal()?;
+        relay.run(stop).await;
+        Ok(())
+    })
+}
+
+/// A runtime of one thread: relaying is system calls, and what a second thread adds is the cost of waking it.
+fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Exit::Software, format!("cannot set up event handling: {e}")))
+}
+
+/// Completes at the first SIGTERM or SIGINT; the second ends the process at once.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| signal(kind).map_err(|e| Failure::new(Exit::Software, format!("cannot handle signals: {e}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        let first = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        log::info!("{first}: stopping; a second signal ends at once");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            log::warn!("second signal: ending at once");
+            std::process::exit(0);
+        });
+    })
+}

@@ -1,0 +1,158 @@
+//! The HTTP side of a viewer's connection: one request, answered by 101 or by an error in one line of text.
+
+use std::io;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::error::{Error as WebSocketError, ProtocolError};
+use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
+
+/// The longest request head, in bytes.
+pub const MAX_HEAD: usize = 16 * 1024;
+
+/// Why a connection did not become a viewer's.
+#[derive(Debug, Error)]
+pub enum Refused {
+    /// The client went, or could not be written to.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The client got this HTTP status.
+    #[error("answered {} {}", .0.status, .0.phrase)]
+    Answered(&'static Answer),
+}
+
+/// An HTTP answer that ends a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    status: u16,
+    phrase: &'static str,
+    headers: &'static str,
+    text: &'static str,
+}
+
+const UPGRADE_REQUIRED: Answer = Answer {
+    status: 426,
+    phrase: "Upgrade Required",
+    headers: "Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    text: "This is the WebSocket port of a ReCodEx monitor; it answers WebSocket clients only.\n",
+};
+const BAD_REQUEST: Answer = Answer {
+    status: 400,
+    phrase: "Bad Request",
+    headers: "Connection: close\r\n",
+    text: "This is not a well-formed WebSocket upgrade request.\n",
+};
+const HEAD_TOO_LARGE: Answer = Answer {
+    status: 431,
+    phrase: "Request Header Fields Too Large",
+    headers: "Connection: close\r\n",
+    text: "The request head is longer than 16 KiB.\n",
+};
+const FULL: Answer = Answer {
+    status: 503,
+    phrase: "Service Unavailable",
+    headers: "Connection: close\r\nRetry-After: 10\r\n",
+    text: "The monitor has as many viewers as it may have (clients.max).\n",
+};
+
+/// Reads the request and answers it; returns what the client sent after its head.
+///
+/// # Errors
+/// See [`Refused`].
+pub async fn accept(stream: &mut TcpStream) -> Result<Vec<u8>, Refused> {
+    let mut head = Vec::with_capacity(1024);
+    let end = loop {
+        let seen = head.len().saturating_sub(3);
+        if stream.read_buf(&mut head).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        if let Some(end) = end_of_head(&head, seen).filter(|end| *end <= MAX_HEAD) {
+            break end;
+        }
+        if head.len() > MAX_HEAD {
+            return refuse(stream, &HEAD_TOO_LARGE).await;
+        }
+    };
+    let response = match Request::try_parse(&head[..end]) {
+        Ok(Some((_, request))) => create_response(&request),
+        Ok(None) => return refuse(stream, &BAD_REQUEST).await,
+        Err(e) => Err(e),
+    };
+    let mut answer = Vec::with_capacity(160);
+    if let Err(e) = response.and_then(|response| write_response(&mut answer, &response)) {
+        return refuse(stream, judge(&e)).await;
+    }
+    stream.write_all(&answer).await?;
+    Ok(head.split_off(end))
+}
+
+/// Turns a connection away because there are too many.
+pub fn turn_away(stream: &TcpStream) {
+    // One try each, without waiting: whoever cannot be told at once is just closed.
+    let _ = stream.try_read(&mut [0; 4096]);
+    let _ = stream.try_write(FULL.to_string().as_bytes());
+}
+
+/// Where the head ends: after the first empty line. `seen` bytes need not be looked at again.
+fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
+    let tail = &bytes[seen..];
+    let ends = |i: usize| tail[i] == b'\n' && (tail[i + 1..].starts_with(b"\n") || tail[i + 1..].starts_with(b"\r\n"));
+    let at = (0..tail.len()).find(|i| ends(*i))?;
+    Some(seen + at + if tail[at + 1] == b'\n' { 2 } else { 3 })
+}
+
+/// Which answer an error of the handshake library deserves.
+fn judge(error: &WebSocketError) -> &'static Answer {
+    match error {
+        // Well-formed HTTP, but no WebSocket client of today.
+        WebSocketError::Protocol(
+            ProtocolError::WrongHttpMethod
+            | ProtocolError::WrongHttpVersion
+            | ProtocolError::MissingConnectionUpgradeHeader
+            | ProtocolError::MissingUpgradeWebSocketHeader
+            | ProtocolError::MissingSecWebSocketVersionHeader,
+        ) => &UPGRADE_REQUIRED,
+        _ => &BAD_REQUEST,
+    }
+}
+
+async fn refuse<T>(stream: &mut TcpStream, answer: &'static Answer) -> Result<T, Refused> {
+    stream.write_all(answer.to_string().as_bytes()).await?;
+    stream.shutdown().await?;
+    // Closing with unread bytes would send a reset, and the client might never see the answer.
+    let mut rest = [0; 1024];
+    while stream.read(&mut rest).await? > 0 {}
+    Err(Refused::Answered(answer))
+}
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { status, phrase, headers, text } = self;
+        let length = text.len();
+        write!(
+            f,
+            "HTTP/1.1 {status} {phrase}\r\n{headers}Content-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{text}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_ends_at_the_first_empty_line_wherever_the_bytes_were_split() {
+        for (bytes, end) in
+            [(&b"GET / HTTP/1.1\r\nA: b\r\n\r\nrest\r\n\r\n"[..], 24), (b"GET /\n\nrest", 7), (b"a\r\n\n\n", 4)]
+        {
+            let found = (1..=bytes.len()).find_map(|arrived| {
+                let seen = (arrived - 1).saturating_sub(3);
+                end_of_head(&bytes[..arrived], seen).map(|end| (arrived, end))
+            });
+            assert_eq!(found, Some((end, end)));
+            assert_eq!(end_of_head(bytes, 0), Some(end));
+        }
+        assert_eq!(end_of_head(b"GET / HTTP/1.1\r\nA: b\r\n", 0), None);
+    }
+}

@@ -1,0 +1,208 @@
+//! One broker's link: a ZMTP ROUTER that only receives, under the routing id that brokers address.
+
+pub mod parser;
+
+use crate::listen::Admission;
+use crate::logging::Throttle;
+use crate::message::Message;
+use crate::relay::Shared;
+use parser::{Event, GREETING, Parser, Parts, Violation};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+/// The routing id under which brokers address the monitor.
+pub const ROUTING_ID: &str = "recodex-monitor";
+
+/// How long the monitor waits, when it stops, for more of what a broker has already sent.
+const DRAIN_SILENCE: Duration = Duration::from_millis(100);
+/// How long it takes from a broker that does not pause.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+static VIOLATIONS: Throttle = Throttle::new(Duration::from_secs(10));
+static MALFORMED: Throttle = Throttle::new(Duration::from_secs(10));
+static EXITS: Throttle = Throttle::new(Duration::from_secs(10));
+
+/// Why a link ended.
+#[derive(Debug, Error)]
+enum Ended {
+    #[error("closed by the broker")]
+    ByPeer,
+    #[error("closed by the broker in the middle of a message, which is dropped")]
+    MidMessage,
+    #[error("the monitor stops")]
+    Stopping,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Violation(#[from] Violation),
+    #[error("the handshake took longer than zeromq.handshake_timeout")]
+    Handshake,
+    #[error("it does not read the answers to its PINGs")]
+    NotReading,
+}
+
+/// Receives from a broker until it goes or the monitor stops.
+pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared, admission: Admission) {
+    let mut link = Link { stream, peer, shared, parser: Parser::default(), buffer: Vec::new(), messages: 0 };
+    let handshake = timeout(shared.settings.zeromq.handshake_timeout.duration(), link.handshake()).await;
+    let ended = if let Err(ended) = handshake.unwrap_or(Err(Ended::Handshake)) {
+        ended
+    } else {
+        log::info!("broker {peer} connected");
+        let ended = link.receive().await;
+        log::info!("broker {peer} disconnected after {} messages: {ended}", link.messages);
+        ended
+    };
+    if let Ended::Violation(_) | Ended::Handshake | Ended::NotReading = ended {
+        shared.metrics.links_refused.add(1);
+        VIOLATIONS.warn(|| format!("closed the ZeroMQ link from {peer}: {ended}"));
+    }
+    drop(admission);
+}
+
+struct Link<'a> {
+    stream: TcpStream,
+    peer: SocketAddr,
+    shared: &'a Shared,
+    parser: Parser,
+    /// For encoding; kept so that no message allocates.
+    buffer: Vec<u8>,
+    messages: u64,
+}
+
+impl Link<'_> {
+    async fn handshake(&mut self) -> Result<(), Ended> {
+        self.stream.writable().await?;
+        self.answer(&opening())?;
+        let mut stop = self.shared.stop.subscribe();
+        loop {
+            tokio::select! {
+                got = self.read() => got?,
+                _ = stop.wait_for(|stop| *stop) => return Err(Ended::Stopping),
+            }
+            // Messages may follow in the same bytes; they are taken by the first call of `take`.
+            if let Some(Event::Ready) = self.parser.event()? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Ended {
+        match self.relay().await {
+            Ok(never) => match never {},
+            Err(Ended::Stopping) => match timeout(DRAIN_LIMIT, self.drain()).await {
+                Ok(Err(ended)) => ended,
+                Err(_) => Ended::Stopping,
+            },
+            Err(ended) => ended,
+        }
+    }
+
+    async fn relay(&mut self) -> Result<std::convert::Infallible, Ended> {
+        let mut stop = self.shared.stop.subscribe();
+        loop {
+            let full = self.take()?;
+            if full {
+                // More is waiting: let the viewers write what there is before it grows.
+                tokio::task::yield_now().await;
+            }
+            tokio::select! {
+                got = self.read() => got?,
+                _ = stop.wait_for(|stop| *stop) => return Err(Ended::Stopping),
+            }
+        }
+    }
+
+    /// Takes what the broker has already sent.
+    async fn drain(&mut self) -> Result<std::convert::Infallible, Ended> {
+        loop {
+            self.take()?;
+            timeout(DRAIN_SILENCE, self.read()).await.map_err(|_| Ended::Stopping)??;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Ended> {
+        match self.stream.read(self.parser.space()).await? {
+            0 if self.parser.is_mid_message() => Err(Ended::MidMessage),
+            0 => Err(Ended::ByPeer),
+            count => {
+                self.parser.received(count);
+                Ok(())
+            }
+        }
+    }
+
+    /// Relays every message that is whole; returns whether the last read filled the space it had.
+    fn take(&mut self) -> Result<bool, Ended> {
+        let now = Instant::now();
+        let full = self.parser.is_full();
+        while let Some(event) = self.parser.event()? {
+            match event {
+                Event::Message(parts) => {
+                    self.messages += 1;
+                    relay(self.shared, self.peer, &parts, &mut self.buffer, now);
+                }
+                Event::Ping(context) => {
+                    let length = u8::try_from(5 + context.len()).unwrap_or(u8::MAX);
+                    let pong = [&[4, length][..], b"\x04PONG", context].concat();
+                    self.answer(&pong)?;
+                }
+                Event::Ready => {}
+            }
+        }
+        Ok(full)
+    }
+
+    /// Writes a few bytes, which always fit unless the peer does not read.
+    fn answer(&self, bytes: &[u8]) -> Result<(), Ended> {
+        match self.stream.try_write(bytes) {
+            Ok(count) if count == bytes.len() => Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e.into()),
+            _ => Err(Ended::NotReading),
+        }
+    }
+}
+
+fn relay(shared: &Shared, peer: SocketAddr, parts: &Parts<'_>, buffer: &mut Vec<u8>, now: Instant) {
+    let message = match Message::decode(parts.as_slice()) {
+        Ok(message) => message,
+        Err(malformed) => {
+            shared.metrics.malformed.add(1);
+            MALFORMED.warn(|| format!("dropped a message from broker {peer}: {malformed}"));
+            return;
+        }
+    };
+    if message.is_exit() {
+        if shared.settings.accept_exit {
+            log::info!("broker {peer} asks the monitor to exit (accept_exit is on)");
+            shared.stop.send_replace(true);
+        } else {
+            shared.metrics.exits_ignored.add(1);
+            EXITS.warn(|| format!("ignored a request to exit from broker {peer} (accept_exit is off)"));
+        }
+        return;
+    }
+    shared.hub.publish(now, message.channel, message.kind(), message.encode(buffer));
+}
+
+/// What the monitor sends first: its greeting and READY.
+fn opening() -> Vec<u8> {
+    let mut bytes = vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 1];
+    bytes.extend_from_slice(b"NULL");
+    bytes.resize(GREETING, 0);
+    let mut ready = b"\x05READY".to_vec();
+    for (name, value) in [("Socket-Type", "ROUTER"), ("Identity", ROUTING_ID)] {
+        ready.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        ready.extend_from_slice(name.as_bytes());
+        ready.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
+        ready.extend_from_slice(value.as_bytes());
+    }
+    bytes.extend([4, u8::try_from(ready.len()).unwrap_or(u8::MAX)]);
+    bytes.extend(ready);
+    bytes
+}
