@@ -7,6 +7,7 @@ use crate::relay::Relay;
 use crate::{demo, limits, logging, watch};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
@@ -126,8 +127,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
 fn monitor(run: &Run) -> Result<(), Failure> {
     let settings = run.config.as_deref().map(Settings::load).transpose()?.unwrap_or_default();
     if run.check {
-        print!("{}", settings.to_yaml());
-        return Ok(());
+        return print(&settings.to_yaml());
     }
     logging::start(settings.logger.level);
     runtime()?.block_on(async {
@@ -136,6 +136,12 @@ fn monitor(run: &Run) -> Result<(), Failure> {
         relay.run(stop).await;
         Ok(())
     })
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    printed.map_err(|e| Failure::new(Exit::Failed, format!("cannot write: {e}")))
 }
 
 /// A runtime of one thread: relaying is system calls, and what a second thread adds is the cost of waking it.

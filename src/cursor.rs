@@ -20,29 +20,20 @@ pub enum Turn {
     Ended(End),
 }
 
-/// How far a turn may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// As far as the log goes.
-    All,
-    /// To the end of the frame that is partly written, because a control frame waits.
-    Frame,
-}
-
 /// A viewer's place in its channel's run. Dropping it unsubscribes.
 #[derive(Debug)]
 pub struct Cursor {
     hub: Arc<Hub>,
     channel: Arc<Channel>,
-    /// The next byte to write.
+    /// The next frame to write.
     offset: u64,
-    /// Where the frame begins that `offset` is in.
-    frame: u64,
+    /// What is left of the frame before it, if it was written in part: kept here, since the log may let it go.
+    rest: Vec<u8>,
 }
 
 impl Cursor {
     pub(crate) fn new(hub: Arc<Hub>, channel: Arc<Channel>, start: u64) -> Self {
-        Self { hub, channel, offset: start, frame: start }
+        Self { hub, channel, offset: start, rest: Vec::new() }
     }
 
     /// The channel this cursor reads.
@@ -51,42 +42,43 @@ impl Cursor {
         &self.channel
     }
 
-    /// Whether a frame is partly written, so that no other frame may be written now.
+    /// What is left of a frame that was written in part. Until it is written, nothing else may be.
     #[must_use]
-    pub fn is_mid_frame(&self) -> bool {
-        self.offset > self.frame
+    pub fn rest(&self) -> &[u8] {
+        &self.rest
     }
 
-    /// Hands what follows the cursor to `write`, once, and moves on by the number of bytes it took.
+    /// Hands what follows the cursor to `write`, once, and moves on by the number of bytes it took: first the rest of a
+    /// frame, then as many frames as there are.
     ///
     /// # Errors
     /// Those of `write`; the cursor then stays where it is.
-    pub fn turn(&mut self, reach: Reach, write: impl FnOnce(&[u8]) -> io::Result<usize>) -> io::Result<Turn> {
+    pub fn turn(&mut self, write: impl FnOnce(&[u8]) -> io::Result<usize>) -> io::Result<Turn> {
+        if !self.rest.is_empty() {
+            let written = write(&self.rest)?;
+            self.rest.drain(..written);
+            if self.rest.is_empty() {
+                self.rest = Vec::new();
+            }
+            return Ok(Turn::Wrote);
+        }
         let log = self.channel.log();
-        let Some(frames) = log.from(self.frame) else {
+        let Some(pending) = log.from(self.offset) else {
             return Ok(Turn::Ended(log.end.filter(|end| *end != End::Finished).unwrap_or(End::Behind)));
         };
-        let done = usize::try_from(self.offset - self.frame).unwrap_or(usize::MAX);
-        let mut pending = &frames[done..];
         if pending.is_empty() {
             return Ok(log.end.map_or(Turn::CaughtUp, Turn::Ended));
         }
-        if reach == Reach::Frame {
-            pending = &pending[..frame_length(frames) - done];
-        }
         let written = write(&pending[..pending.len().min(WRITE_LIMIT)])?;
-        self.offset += written as u64;
-        let mut left = done + written;
-        if left == frames.len() {
-            self.frame = self.offset;
-            return Ok(Turn::Wrote);
+        let mut end = written;
+        if written < pending.len() {
+            end = 0;
+            while end < written {
+                end += frame_length(&pending[end..]);
+            }
         }
-        let mut rest = frames;
-        while left >= frame_length(rest) {
-            let length = frame_length(rest);
-            (rest, left) = (&rest[length..], left - length);
-            self.frame += length as u64;
-        }
+        self.rest.extend_from_slice(&pending[written..end]);
+        self.offset += end as u64;
         Ok(Turn::Wrote)
     }
 }

@@ -28,12 +28,16 @@ pub struct Settings {
     /// Whether the message `0`, `exit` stops the monitor, as it does the Python one.
     pub accept_exit: bool,
     /// What is logged.
+    #[serde(deserialize_with = "value::or_default")]
     pub logger: Logger,
     /// How long and how much history is kept.
+    #[serde(deserialize_with = "value::or_default")]
     pub history: History,
     /// Bounds on viewers.
+    #[serde(deserialize_with = "value::or_default")]
     pub clients: Clients,
     /// Bounds on brokers.
+    #[serde(deserialize_with = "value::or_default")]
     pub zeromq: Zeromq,
 }
 
@@ -42,6 +46,7 @@ pub struct Settings {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "the keys of `logger`")]
 pub struct Logger {
     /// The log file.
+    #[serde(deserialize_with = "value::path")]
     pub file: Option<PathBuf>,
     /// The least severe level that is logged.
     pub level: Level,
@@ -293,7 +298,7 @@ mod tests {
 
     #[test]
     fn nothing_set_is_all_defaults() {
-        for text in ["", "---\n", "# only a comment\n", "{}", "logger: {}\n"] {
+        for text in ["", "---\n", "# only a comment\n", "{}", "logger: {}\n", "logger:\n  # file: /x\nhistory:\n"] {
             assert_eq!(parse(text), Ok(Settings::default()), "{text:?}");
         }
     }
@@ -325,6 +330,7 @@ mod tests {
             ("clients: {max: 0}\n", "1:16: clients.max: invalid value: integer `0`, expected a whole number from 1 to 10000000".into()),
             ("clients: {max: many}\n", "1:16: clients.max: invalid type: string \"many\", expected a whole number from 1 to 10000000".into()),
             ("accept_exit: sometimes\n", "1:14: accept_exit: invalid type: string \"sometimes\", expected a boolean".into()),
+            ("logger: {file: \"\"}\n", "1:16: logger.file: invalid value: string \"\", expected a path".into()),
             ("- 1\n", "1:1: invalid type: sequence, expected settings as `key: value` lines".into()),
         ] {
             assert_eq!(parse(text).unwrap_err(), format!("c.yml:{error}"), "{text:?}");

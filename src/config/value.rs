@@ -3,6 +3,7 @@
 use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A host and a port.
@@ -196,6 +197,40 @@ pub(super) fn seconds<'de, D: Deserializer<'de>, const MIN_MS: u64, const MAX: u
         }
     }
     deserializer.deserialize_any(Bounded { min: Duration::from_millis(MIN_MS), max: Duration::from_secs(MAX) })
+}
+
+/// Reads a section; one without any key has all defaults.
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Reads a path, if there is one.
+pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    struct Checked(PathBuf);
+    impl<'de> Deserialize<'de> for Checked {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct NotEmpty;
+            impl Visitor<'_> for NotEmpty {
+                type Value = Checked;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a path")
+                }
+
+                fn visit_str<E: Error>(self, path: &str) -> Result<Checked, E> {
+                    if path.is_empty() {
+                        Err(E::invalid_value(Unexpected::Str(""), &self))
+                    } else {
+                        Ok(Checked(path.into()))
+                    }
+                }
+            }
+            deserializer.deserialize_str(NotEmpty)
+        }
+    }
+    Ok(Option::deserialize(deserializer)?.map(|Checked(path)| path))
 }
 
 /// Reads a whole number between `MIN` and `MAX`.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::Seconds;
-use crate::cursor::{Reach, Turn};
+use crate::cursor::Turn;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::io;
@@ -74,7 +74,7 @@ fn frame(text: &str) -> Vec<u8> {
 fn read(cursor: &mut Cursor) -> (Vec<String>, Turn) {
     let mut bytes = Vec::new();
     loop {
-        let turn = cursor.turn(Reach::All, |pending| {
+        let turn = cursor.turn(|pending| {
             bytes.extend_from_slice(pending);
             Ok(pending.len())
         });
@@ -297,25 +297,29 @@ fn stopping_delivers_what_there_is_and_nothing_new() {
 }
 
 #[test]
-fn a_control_frame_need_wait_only_for_the_end_of_the_frame_begun() {
-    let bench = Bench::new(History::default());
+fn a_frame_begun_is_written_to_its_end_even_when_its_history_is_gone() {
+    let bench = Bench::new(History { channel_messages: 1, ..History::default() });
     let mut cursor = bench.subscribe("job");
-    bench.publish("job", "ONE");
-    bench.publish("job", "TWO");
-    let length = frame("ONE").len();
-    let mut take = |reach, most: usize| {
-        let mut took = 0;
-        let turn = cursor.turn(reach, |pending| {
-            took = pending.len();
-            Ok(took.min(most))
+    let mut written = Vec::new();
+    let mut take = |cursor: &mut Cursor, most: usize| {
+        let turn = cursor.turn(|pending| {
+            let took = most.min(pending.len());
+            written.extend_from_slice(&pending[..took]);
+            Ok(took)
         });
-        assert_eq!(turn.unwrap(), Turn::Wrote);
-        (took, cursor.is_mid_frame())
+        turn.unwrap()
     };
-    assert_eq!(take(Reach::All, 1), (2 * length, true));
-    assert_eq!(take(Reach::Frame, 5), (length - 1, true));
-    assert_eq!(take(Reach::Frame, usize::MAX), (length - 6, false));
-    assert_eq!(take(Reach::All, length), (length, false));
+    let one = frame("ONE");
+    bench.publish("job", "ONE");
+    assert_eq!(take(&mut cursor, 1), Turn::Wrote);
+    assert_eq!(cursor.rest(), &one[1..]);
+    bench.publish("job", "TWO");
+    bench.publish("job", "THREE");
+    assert_eq!(take(&mut cursor, 5), Turn::Wrote);
+    assert_eq!(take(&mut cursor, usize::MAX), Turn::Wrote);
+    assert_eq!(cursor.rest(), b"");
+    assert_eq!(take(&mut cursor, usize::MAX), Turn::Ended(End::Behind));
+    assert_eq!(written, one);
 }
 
 #[tokio::test(start_paused = true)]
@@ -338,7 +342,7 @@ async fn time_passes_by_itself_and_an_earlier_deadline_is_seen() {
 enum Step {
     Publish { channel: u8, kind: u8, size: usize },
     Subscribe { channel: u8 },
-    Read { viewer: prop::sample::Index, most: usize, frame_only: bool },
+    Read { viewer: prop::sample::Index, most: usize },
     Leave { viewer: prop::sample::Index },
     Pass { seconds: u64 },
 }
@@ -348,7 +352,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..3u8, 0..8u8, 0..300usize).prop_map(|(channel, kind, size)| Step::Publish { channel, kind, size }),
         2 => (0..3u8).prop_map(|channel| Step::Subscribe { channel }),
-        5 => (viewer(), 0..900usize, any::<bool>()).prop_map(|(viewer, most, frame_only)| Step::Read { viewer, most, frame_only }),
+        5 => (viewer(), 0..900usize).prop_map(|(viewer, most)| Step::Read { viewer, most }),
         1 => viewer().prop_map(|viewer| Step::Leave { viewer }),
         1 => (0..400u64).prop_map(|seconds| Step::Pass { seconds }),
     ]
@@ -370,12 +374,12 @@ fn any_interleaving(limits: History, steps: Vec<Step>) {
     let mut runs: HashMap<u64, Vec<u8>> = HashMap::new();
     let mut viewers: Vec<Viewer> = Vec::new();
     let mut number = 0;
-    let read = |viewer: &mut Viewer, most: usize, reach| {
+    let read = |viewer: &mut Viewer, most: usize| {
         if viewer.end.is_some() {
             return;
         }
         let got = &mut viewer.got;
-        let turn = viewer.cursor.turn(reach, |pending| match most.min(pending.len()) {
+        let turn = viewer.cursor.turn(|pending| match most.min(pending.len()) {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             most => {
                 got.extend_from_slice(&pending[..most]);
@@ -410,10 +414,7 @@ fn any_interleaving(limits: History, steps: Vec<Step>) {
                 assert!(start == 0 || !whole_history);
                 viewers.push(Viewer { run: cursor.channel().run(), cursor, start, got: Vec::new(), end: None });
             }
-            Step::Read { viewer, most, frame_only } if !viewers.is_empty() => {
-                let reach = if frame_only { Reach::Frame } else { Reach::All };
-                read(viewer.get_mut(&mut viewers), most, reach);
-            }
+            Step::Read { viewer, most } if !viewers.is_empty() => read(viewer.get_mut(&mut viewers), most),
             Step::Leave { viewer } if !viewers.is_empty() => {
                 viewers.swap_remove(viewer.index(viewers.len()));
             }
@@ -432,7 +433,7 @@ fn any_interleaving(limits: History, steps: Vec<Step>) {
     }
     for mut viewer in viewers {
         for _ in 0..10_000 {
-            read(&mut viewer, usize::MAX, Reach::All);
+            read(&mut viewer, usize::MAX);
         }
         let run = runs.get(&viewer.run).map_or(&[][..], Vec::as_slice);
         let whole = &run[viewer.start..];

@@ -2,7 +2,7 @@
 //! kept back until it may be written, which is only between two frames of the log.
 
 use std::io::{self, Read, Write};
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig, WebSocketContext};
@@ -23,6 +23,8 @@ pub struct Socket {
     protocol: WebSocketContext,
     /// Control frames that wait for the end of the current frame.
     control: Vec<u8>,
+    /// Whether reading failed, after which tungstenite must not read again.
+    failed: bool,
 }
 
 /// What tungstenite reads from and writes to.
@@ -62,7 +64,7 @@ impl Socket {
             .max_message_size(Some(MAX_INCOMING))
             .max_frame_size(Some(MAX_INCOMING));
         let protocol = WebSocketContext::from_partially_read(rest, Role::Server, Some(config));
-        Self { stream, protocol, control: Vec::new() }
+        Self { stream, protocol, control: Vec::new(), failed: false }
     }
 
     /// The TCP stream, for waiting and for writing frames.
@@ -80,7 +82,10 @@ impl Socket {
         match self.protocol.read(&mut wire) {
             Ok(message) => Ok(Some(message)),
             Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(e) => Err(e),
+            Err(e) => {
+                self.failed = true;
+                Err(e)
+            }
         }
     }
 
@@ -130,12 +135,25 @@ impl Socket {
         }
     }
 
-    /// Closes: sends a close frame and waits for the viewer's. May be called only between two frames.
-    pub async fn close(&mut self, code: CloseCode, reason: &'static str) {
+    /// Closes: sends `rest`, which ends the frame that was begun, and a close frame, and waits for the viewer's.
+    ///
+    /// # Errors
+    /// The viewer is gone.
+    pub async fn close(&mut self, rest: &[u8], code: CloseCode, reason: &'static str) -> Result<(), Error> {
+        self.stream.write_all(rest).await?;
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
         let mut wire = Wire { stream: &self.stream, control: &mut self.control };
-        if self.protocol.close(&mut wire, Some(frame)).is_ok() {
-            while self.message().await.is_ok() {}
+        self.protocol.close(&mut wire, Some(frame))?;
+        if !self.failed {
+            loop {
+                self.message().await?;
+            }
         }
+        // What broke the protocol cannot be read on, but must be taken: unread bytes would turn the end into a reset,
+        // and that may overtake the close frame.
+        self.stream.write_all(&self.control).await?;
+        self.stream.shutdown().await?;
+        while self.stream.read(&mut [0; 1024]).await? > 0 {}
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use super::socket::Socket;
 use super::upgrade::{self, Refused};
 use crate::channel::End;
 use crate::config::Clients;
-use crate::cursor::{Cursor, Reach, Turn};
+use crate::cursor::{Cursor, Turn};
 use crate::listen::Admission;
 use crate::logging::Throttle;
 use crate::message::MAX_CHANNEL_ID;
@@ -136,7 +136,9 @@ async fn subscribe(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>)
             Ok(Box::new(Viewer { socket, cursor, clock, peer, shared }))
         }
         Err(left) => {
-            close(&mut socket, &left).await;
+            if let Left::Closed { code, reason } = left {
+                let _ = timeout(CLOSE_TIMEOUT, socket.close(&[], code, reason)).await;
+            }
             Err(left)
         }
     }
@@ -156,12 +158,6 @@ async fn channel_id(socket: &mut Socket) -> Result<String, Left> {
             Ok(_) => {}
             Err(e) => return Err(e.into()),
         }
-    }
-}
-
-async fn close(socket: &mut Socket, left: &Left) {
-    if let Left::Closed { code, reason } = left {
-        let _ = timeout(CLOSE_TIMEOUT, socket.close(*code, reason)).await;
     }
 }
 
@@ -230,8 +226,7 @@ impl Viewer {
             }
         }
         for _ in 0..STEPS {
-            let reach = if self.socket.has_control() { Reach::Frame } else { Reach::All };
-            if reach == Reach::Frame && !self.cursor.is_mid_frame() {
+            if self.socket.has_control() && self.cursor.rest().is_empty() {
                 if !self.socket.write_control()? {
                     self.clock.blocked(&self.shared.settings.clients);
                     return Ok(Wait::Room);
@@ -239,7 +234,7 @@ impl Viewer {
                 continue;
             }
             let stream = self.socket.stream();
-            match self.cursor.turn(reach, |bytes| stream.try_write(bytes)) {
+            match self.cursor.turn(|bytes| stream.try_write(bytes)) {
                 Ok(Turn::Wrote) => self.clock.wrote(),
                 Ok(Turn::CaughtUp) => return Ok(Wait::Log),
                 Ok(Turn::Ended(end)) => return Err(end.into()),
@@ -259,13 +254,14 @@ impl Viewer {
             self.shared.metrics.viewers_lost.add(1);
             LOST.info(|| format!("gave up viewer {}: {left}", self.peer));
         }
-        // In the middle of a frame nothing but its rest may be written, and there may be none.
-        if !self.cursor.is_mid_frame() {
-            if let Left::ByPeer = left {
-                let _ = self.socket.write_control();
+        match &left {
+            Left::ByPeer if self.cursor.rest().is_empty() => drop(self.socket.write_control()),
+            Left::Closed { code, reason } => {
+                let rest = self.cursor.rest().to_vec();
+                drop(self.cursor);
+                let _ = timeout(CLOSE_TIMEOUT, self.socket.close(&rest, *code, reason)).await;
             }
-            drop(self.cursor);
-            close(&mut self.socket, &left).await;
+            _ => {}
         }
         left
     }

@@ -122,6 +122,8 @@ impl Link<'_> {
     async fn drain(&mut self) -> Result<std::convert::Infallible, Ended> {
         loop {
             self.take()?;
+            // Without a pause the deadline would not be looked at for as long as the broker sends.
+            tokio::task::yield_now().await;
             timeout(DRAIN_SILENCE, self.read()).await.map_err(|_| Ended::Stopping)??;
         }
     }
