@@ -1,0 +1,489 @@
+//! The command line and the config file: what is printed, and the status it ends with.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+
+use common::{Broker, DEADLINE, Monitor, PROGRAM, Viewer, command, run, taken_port, temporary};
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("what is printed is UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("what is printed is UTF-8")
+}
+
+/// Checks a config; returns what is printed, and the path of the file.
+fn check(config: impl AsRef<[u8]>) -> (Output, String) {
+    let (_dir, path) = temporary("config.yml", config);
+    let path = path.to_str().expect("temporary paths are UTF-8");
+    (run(&["-c", path, "--check"]), path.to_owned())
+}
+
+/// Asserts that a config is refused at this line and column, with all these words.
+fn refused(config: impl AsRef<[u8]>, place: &str, words: &[&str]) {
+    let shown = String::from_utf8_lossy(config.as_ref()).into_owned();
+    let (output, path) = check(config);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(78), "{shown}\n{said}");
+    assert_eq!(stdout(&output), "", "{shown}");
+    assert!(said.contains(&format!("{path}:{place}: ")), "not at {place}:\n{shown}\n{said}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not said:\n{shown}\n{said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(said.lines().count(), 1, "one line is enough:\n{said}");
+}
+
+/// What `--check` prints for a config that is right.
+fn accepted(config: &str) -> String {
+    let (output, _) = check(config);
+    assert_eq!(output.status.code(), Some(0), "{config}\n{}", stderr(&output));
+    stdout(&output)
+}
+
+fn setting(yaml: &str, keys: &[&str]) -> serde_yaml::Value {
+    let mut value: serde_yaml::Value = serde_yaml::from_str(yaml).expect("--check prints YAML");
+    for key in keys {
+        value = value.get(key).unwrap_or_else(|| panic!("no {keys:?} in:\n{yaml}")).clone();
+    }
+    value
+}
+
+// The config file.
+
+#[test]
+fn an_unknown_key_is_refused_where_it_stands_and_the_nearest_is_named() {
+    refused("websocket_ury: [\"127.0.0.1\", 1]\n", "1:1", &["websocket_ury", "websocket_uri"]);
+    refused("accept_exit: true\n\nlogger:\n    levle: info\n", "4:5", &["levle", "level"]);
+    refused("history: {finished: 1, unfinnished: 2}\n", "1:24", &["unfinnished", "unfinished"]);
+    refused("clients:\n  # a comment\n  maxx: 5\n", "3:3", &["maxx", "max"]);
+    refused("zeromq: {max_conections: 5}\n", "1:10", &["max_conections", "max_connections"]);
+    refused("logger:\n  max_size: 5\n", "2:3", &["max_size", "max-size"]);
+    refused("# ě š č\nhistorie: {}\n", "2:1", &["historie", "history"]);
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_refused_where_it_stands() {
+    refused("accept_exit: 5\n", "1:14", &["accept_exit"]);
+    refused("websocket_uri: 4567\n", "1:16", &["websocket_uri"]);
+    refused("websocket_uri: [\"127.0.0.1\"]\n", "1:16", &["websocket_uri"]);
+    refused("websocket_uri: [\"127.0.0.1\", 1, 2]\n", "1:16", &["websocket_uri"]);
+    refused("zeromq_uri: [[], 7894]\n", "1:14", &["zeromq_uri"]);
+    refused("logger: yes please\n", "1:9", &["logger"]);
+    refused("logger:\n    rotations: many\n", "2:16", &["rotations"]);
+    refused("history:\n    finished: soon\n", "2:15", &["finished"]);
+    refused("clients: {max: 1.5}\n", "1:16", &["max"]);
+    refused("- a list\n", "1:1", &[]);
+    refused("just words\n", "1:1", &[]);
+}
+
+#[test]
+fn a_value_out_of_its_range_is_refused_where_it_stands() {
+    refused("websocket_uri: [\"127.0.0.1\", 65536]\n", "1:30", &["65535"]);
+    refused("websocket_uri: [\"127.0.0.1\", -1]\n", "1:30", &["-1"]);
+    refused("zeromq_uri:\n    - \"127.0.0.1\"\n    - \"70000\"\n", "3:7", &["70000"]);
+    refused("zeromq_uri:\n    - \"127.0.0.1\"\n    - http\n", "3:7", &["http"]);
+    refused("logger: {level: loud}\n", "1:17", &["loud", "debug", "info", "warning", "error", "critical"]);
+    refused("logger: {level: warn}\n", "1:17", &["warning"]);
+    refused("history: {finished: -1}\n", "1:21", &["-1"]);
+    refused("history: {finished: .inf}\n", "1:21", &["finished"]);
+    refused("history: {finished: .nan}\n", "1:21", &["finished"]);
+    refused("history: {finished: 1e300}\n", "1:21", &["finished"]);
+    refused("history: {channel_messages: 0}\n", "1:29", &["channel_messages"]);
+    refused("clients: {max: 0}\n", "1:16", &["max"]);
+    refused("clients: {ping_interval: 0}\n", "1:26", &["ping_interval"]);
+    refused("clients: {max: 99999999999999999999999}\n", "1:16", &["max"]);
+}
+
+#[test]
+fn what_is_not_yaml_is_refused_and_a_line_named() {
+    let place_of = |config: &[u8]| {
+        let (output, path) = check(config);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        let rest = said.split_once(&format!("{path}:")).unwrap_or_else(|| panic!("no path: {said}")).1.to_owned();
+        let mut numbers = rest.split(':').map(|part| part.trim().parse::<usize>().ok());
+        let (line, column) = (numbers.next().flatten(), numbers.next().flatten());
+        assert!(line.is_some() && column.is_some(), "no line and column: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+        line.unwrap_or_default()
+    };
+    // A tab cannot indent, and an editor does not show it.
+    assert_eq!(place_of(b"logger:\n\tlevel: info\n"), 2);
+    place_of(b"logger: {level: info\n");
+    assert_eq!(place_of(b"websocket_uri: [\"127.0.0.1, 4567]\n"), 2);
+    assert_eq!(place_of(b"logger: *nothing\n"), 1);
+    assert_eq!(place_of(b"a: b: c\n"), 1);
+    place_of(b"accept_exit: true\n\naccept_exit: false\n");
+    place_of(b"\0\0\0\0");
+}
+
+/// Of two documents it is not clear which is meant; there is no one place where that is wrong.
+#[test]
+fn two_documents_are_refused() {
+    let (output, path) = check("accept_exit: true\n---\naccept_exit: false\n");
+    assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&path), "{}", stderr(&output));
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_no_panic() {
+    for args in ["--check", "--help", "--version"] {
+        let output =
+            Command::new("sh").args(["-c", "exec \"$0\" \"$1\" > /dev/full", PROGRAM, args]).output().expect("sh runs");
+        assert!(!stderr(&output).contains("panicked"), "{args}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn what_is_not_utf_8_is_refused_where_it_stands() {
+    refused(b"logger:\n    file: \"/tmp/\xff\"\n", "2:17", &["UTF-8"]);
+    refused(b"# \xc5\xa1 \xe9\n", "1:5", &["UTF-8"]);
+    refused(b"\x7fELF\x02\xff\xfe", "1:6", &["UTF-8"]);
+}
+
+#[test]
+fn a_missing_config_is_refused_78() {
+    let (_dir, path) = temporary("other.yml", "");
+    let missing = path.with_file_name("missing.yml");
+    for args in [vec!["-c", missing.to_str().expect("UTF-8"), "--check"], vec!["-c", missing.to_str().expect("UTF-8")]]
+    {
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+        assert!(stderr(&output).contains("missing.yml"), "{}", stderr(&output));
+        assert_eq!(stderr(&output).lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_config_that_cannot_be_read_is_refused() {
+    let (dir, path) = temporary("config.yml", "");
+    let output = run(&["-c", dir.path().to_str().expect("UTF-8"), "--check"]);
+    assert!(matches!(output.status.code(), Some(78)), "a directory: {}", stderr(&output));
+    assert!(!stderr(&output).contains("panicked"));
+
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o000)).expect("it is ours");
+    if std::fs::read(&path).is_err() {
+        // Not so for root, whom no permission stops.
+        let output = run(&["-c", path.to_str().expect("UTF-8"), "--check"]);
+        assert!(matches!(output.status.code(), Some(78)), "{}", stderr(&output));
+    }
+}
+
+/// A monitor told to start with a bad config does not start, and says the same.
+#[test]
+fn a_bad_config_is_refused_without_check_too() {
+    let (_dir, path) = temporary("config.yml", "logger:\n  level: loud\n");
+    let path = path.to_str().expect("UTF-8");
+    let output = run(&["-c", path]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains(&format!("{path}:2:10: ")), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("listening"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_empty_config_is_all_defaults() {
+    let defaults = stdout(&run(&["--check"]));
+    for config in ["", "\n", "---\n", "# nothing\n", "---\n...\n", "{}\n", "logger: {}\nhistory: {}\n"] {
+        assert_eq!(accepted(config), defaults, "{config:?}");
+    }
+    for (keys, value) in [
+        (["history", "finished"], 300),
+        (["history", "unfinished"], 86_400),
+        (["history", "release_failed"], 10),
+        (["history", "channel_messages"], 200_000),
+        (["history", "channel_bytes"], 16_777_216),
+        (["history", "total_bytes"], 268_435_456),
+        (["clients", "handshake_timeout"], 10),
+        (["clients", "subscribe_timeout"], 10),
+        (["clients", "ping_interval"], 20),
+        (["clients", "ping_timeout"], 20),
+        (["clients", "stall_timeout"], 30),
+        (["zeromq", "max_connections"], 64),
+        (["zeromq", "handshake_timeout"], 5),
+    ] {
+        assert_eq!(setting(&defaults, &keys).as_u64(), Some(value), "{keys:?}");
+    }
+    assert_eq!(setting(&defaults, &["accept_exit"]), false);
+    assert_eq!(setting(&defaults, &["websocket_uri"])[1], 4567);
+    assert_eq!(setting(&defaults, &["zeromq_uri"])[1], 7894);
+}
+
+#[test]
+fn the_config_of_the_python_monitor_means_the_same() {
+    let printed = accepted(
+        "---
+websocket_uri:
+    - \"127.0.0.1\"
+    - \"4567\"
+zeromq_uri:
+    - \"127.0.0.1\"
+    - 7894
+logger:
+    file: \"/var/log/recodex/monitor.log\"
+    level: \"debug\"
+    max-size: 1048576
+    rotations: 3
+...
+",
+    );
+    assert_eq!(setting(&printed, &["websocket_uri"])[0], "127.0.0.1");
+    assert_eq!(setting(&printed, &["websocket_uri"])[1], 4567);
+    assert_eq!(setting(&printed, &["zeromq_uri"])[1], 7894);
+    assert_eq!(setting(&printed, &["logger", "file"]), "/var/log/recodex/monitor.log");
+    assert_eq!(setting(&printed, &["logger", "level"]), "debug");
+    assert_eq!(setting(&printed, &["logger", "max-size"]), 1_048_576);
+    assert_eq!(setting(&printed, &["logger", "rotations"]), 3);
+}
+
+#[test]
+fn what_check_prints_is_a_config_that_means_the_same() {
+    for config in [
+        "",
+        "websocket_uri: [\"*\", \"1\"]\nzeromq_uri: [\"::1\", 65535]\naccept_exit: true\n",
+        "logger: {file: \"/with: odd\\n 'characters' #\", level: critical, max-size: 2000000, rotations: 0}\n",
+        "history: {finished: 0.3, unfinished: 1.5, release_failed: 0, channel_messages: 10, channel_bytes: 4096}\n",
+        "clients: {max: 7, ping_interval: 0.25, stall_timeout: 3}\nzeromq: {max_connections: 1}\n",
+    ] {
+        let printed = accepted(config);
+        assert_eq!(accepted(&printed), printed, "from {config:?}");
+    }
+}
+
+#[test]
+fn durations_may_be_decimals() {
+    let printed = accepted("history: {finished: 0.3, release_failed: 0}\nclients: {ping_timeout: 1.25}\n");
+    assert_eq!(setting(&printed, &["history", "finished"]).as_f64(), Some(0.3));
+    assert_eq!(setting(&printed, &["history", "release_failed"]).as_f64(), Some(0.0));
+    assert_eq!(setting(&printed, &["clients", "ping_timeout"]).as_f64(), Some(1.25));
+}
+
+/// `--check` only checks: neither port is touched.
+#[test]
+fn check_binds_nothing() {
+    let (_listener, taken) = taken_port();
+    accepted(&format!("websocket_uri: [\"127.0.0.1\", {}]\n", taken.port()));
+}
+
+// The ports.
+
+#[test]
+fn a_taken_port_is_refused_69_and_named() {
+    let (_listener, taken) = taken_port();
+    for (websocket, zeromq) in [(taken.port(), 0), (0, taken.port())] {
+        let config = format!("websocket_uri: [\"127.0.0.1\", {websocket}]\nzeromq_uri: [\"127.0.0.1\", {zeromq}]\n");
+        let (_dir, path) = temporary("config.yml", config);
+        let output = run(&["-c", path.to_str().expect("UTF-8")]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(69), "{said}");
+        let last = said.lines().last().unwrap_or_default();
+        assert!(last.contains(&taken.to_string()), "which address: {said}");
+    }
+}
+
+#[test]
+fn two_monitors_do_not_share_a_port() {
+    let first = Monitor::start("");
+    let config = format!(
+        "websocket_uri: [\"127.0.0.1\", {}]\nzeromq_uri: [\"127.0.0.1\", {}]\n",
+        first.viewers.port(),
+        first.brokers.port()
+    );
+    let (_dir, path) = temporary("config.yml", config);
+    let output = run(&["-c", path.to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    Viewer::upgraded(first.viewers);
+}
+
+#[test]
+fn a_host_that_does_not_resolve_is_refused_69_and_named() {
+    for key in ["websocket_uri", "zeromq_uri"] {
+        let other = if key == "zeromq_uri" { "websocket_uri" } else { "zeromq_uri" };
+        let config = format!("{key}: [\"no-such-host.invalid\", 0]\n{other}: [\"127.0.0.1\", 0]\n");
+        let (_dir, path) = temporary("config.yml", config);
+        let output = run(&["-c", path.to_str().expect("UTF-8")]);
+        assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+        assert!(stderr(&output).contains("no-such-host.invalid"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn an_address_of_another_machine_is_refused_69() {
+    let config = "websocket_uri: [\"192.0.2.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\n";
+    let (_dir, path) = temporary("config.yml", config);
+    let output = run(&["-c", path.to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    assert!(stderr(&output).contains("192.0.2.1"), "{}", stderr(&output));
+}
+
+// The command line.
+
+#[test]
+fn a_command_line_that_means_nothing_is_refused_64() {
+    for args in [
+        vec!["--unknown"],
+        vec!["-c"],
+        vec!["unknown"],
+        vec!["watch"],
+        vec!["watch", "ws://127.0.0.1:1"],
+        vec!["publish", "job"],
+        vec!["publish", "a", "b", "c", "d", "e"],
+        vec!["demo", "--jobs", "many"],
+        vec!["-c", "a.yml", "-c", "b.yml"],
+    ] {
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(64), "{args:?}: {}", stderr(&output));
+        assert_ne!(stderr(&output), "", "{args:?}");
+        assert_eq!(stdout(&output), "", "{args:?}");
+    }
+}
+
+#[test]
+fn version_and_help_are_printed() {
+    let version = run(&["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(stdout(&version).trim_end(), format!("recodex-monitor {}", env!("CARGO_PKG_VERSION")));
+    let help = run(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    for word in ["--check", "--version", "demo", "watch", "publish"] {
+        assert!(stdout(&help).contains(word), "{word}");
+    }
+}
+
+// The tools.
+
+fn publish(monitor: &Monitor, words: &[&str]) -> Output {
+    let address = format!("tcp://{}", monitor.brokers);
+    run(&[&["publish", "-a", &address], words].concat())
+}
+
+#[test]
+fn publish_with_nobody_listening_says_so_and_ends_69() {
+    let (listener, free) = taken_port();
+    drop(listener);
+    let output = run(&["publish", "--address", &format!("tcp://{free}"), "job", "STARTED"]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&free.to_string()), "{}", stderr(&output));
+}
+
+/// Something listens, but speaks no ZeroMQ: `publish` must not wait for ever.
+#[test]
+fn publish_to_what_does_not_answer_ends_with_an_error() {
+    let (_listener, silent) = taken_port();
+    let output = run(&["publish", "-a", &format!("tcp://{silent}"), "job", "STARTED"]);
+    assert!(!output.status.success());
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+#[test]
+fn publish_sends_what_a_broker_would() {
+    let monitor = Monitor::start("");
+    let mut viewer = Viewer::watch(monitor.viewers, "job");
+    for words in [
+        vec!["job", "STARTED"],
+        vec!["job", "TASK", "compile"],
+        vec!["job", "TASK", "\u{159}eka", "COMPLETED"],
+        vec!["job", "FINISHED"],
+    ] {
+        let output = publish(&monitor, &words);
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {}", stderr(&output));
+    }
+    viewer.texts(&[
+        command("STARTED"),
+        "{\"command\": \"TASK\", \"task_id\": \"compile\"}".to_owned(),
+        common::task("\\u0159eka", "COMPLETED"),
+        command("FINISHED"),
+    ]);
+    viewer.closes(1000);
+}
+
+/// Runs `watch` until it ends by itself; returns its lines and its status.
+fn watch(args: &[&str], meanwhile: impl FnOnce()) -> (Vec<String>, Option<i32>) {
+    let mut child = Command::new(PROGRAM)
+        .arg("watch")
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let (sender, lines) = mpsc::channel();
+    let output = BufReader::new(child.stdout.take().expect("it is piped"));
+    std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    meanwhile();
+    let mut all = Vec::new();
+    loop {
+        match lines.recv_timeout(DEADLINE) {
+            Ok(line) => all.push(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("watch does not end; so far: {all:?}");
+            }
+        }
+    }
+    (all, child.wait().expect("it can be waited for").code())
+}
+
+#[test]
+fn watch_json_prints_every_message_as_it_is_and_ends_with_the_job() {
+    let monitor = Monitor::start("");
+    let url = format!("ws://{}", monitor.viewers);
+    publish(&monitor, &["job", "STARTED"]);
+    let (lines, status) = watch(&[&url, "job", "--json"], || {
+        publish(&monitor, &["job", "TASK", "\u{159}eka", "FAILED"]);
+        publish(&monitor, &["job", "FINISHED"]);
+    });
+    assert_eq!(lines, [command("STARTED"), common::task("\\u0159eka", "FAILED"), command("FINISHED")]);
+    assert_eq!(status, Some(0));
+}
+
+/// What others named must not paint the terminal.
+#[test]
+fn watch_prints_no_escape_sequences_of_others() {
+    let monitor = Monitor::start("");
+    let url = format!("ws://{}", monitor.viewers);
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&["job", "TASK", "a\x1b[31mred\x07", "COMPLETED"]);
+    broker.send(&["job", "FINISHED"]);
+    for args in [vec![url.as_str(), "job"], vec![url.as_str(), "job", "--json"]] {
+        let (lines, status) = watch(&args, || ());
+        assert_eq!(status, Some(0), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("red")), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("\x1b[31m") || line.contains('\x07')), "{lines:?}");
+    }
+}
+
+#[test]
+fn watch_with_nobody_listening_ends_69() {
+    let (listener, free) = taken_port();
+    drop(listener);
+    let output = run(&["watch", &format!("ws://{free}"), "job"]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+}
+
+#[test]
+fn watch_of_what_is_no_url_is_refused_64() {
+    let output = run(&["watch", "not a url", "job"]);
+    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+}
+
+#[test]
+fn the_level_of_the_log_is_heeded() {
+    let debug_lines_at = |level: &str| {
+        let mut monitor = Monitor::start(&format!("logger: {{level: {level}}}"));
+        let broker = Broker::connect(monitor.brokers);
+        broker.send(&["job", "FINISHED"]);
+        broker.send(&["job", "FINISHED"]);
+        common::fence(&monitor, &broker);
+        monitor.stop();
+        monitor.logged(&["debug"]).len()
+    };
+    assert!(debug_lines_at("debug") > 0);
+    assert_eq!(debug_lines_at("info"), 0);
+}

@@ -1,0 +1,124 @@
+//! What the integration tests share: the program under test, and the peers it talks to.
+//!
+//! Every wait ends at an event or at [`DEADLINE`]; nothing here depends on how fast the machine is.
+
+#![allow(dead_code, unused_imports)] // every test binary is a crate of its own and uses its own part of this
+
+mod broker;
+mod monitor;
+pub(crate) mod viewer;
+pub(crate) mod zmtp;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub(crate) use broker::{Broker, Kind, fence};
+pub(crate) use monitor::{Host, Monitor};
+pub(crate) use viewer::{Event, Viewer};
+pub(crate) use zmtp::RawPeer;
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_recodex-monitor");
+
+/// How long to wait for what must happen. Only a failing test waits this long.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long to watch for what must *not* happen, where no event can tell.
+pub(crate) const A_WHILE: Duration = Duration::from_millis(500);
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+/// When there is none by [`DEADLINE`].
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A channel id nobody else uses.
+pub(crate) fn unique(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The text a command without a task becomes.
+pub(crate) fn command(word: &str) -> String {
+    format!("{{\"command\": \"{word}\"}}")
+}
+
+/// The text a task becomes.
+pub(crate) fn task(id: &str, state: &str) -> String {
+    format!("{{\"command\": \"TASK\", \"task_id\": \"{id}\", \"task_state\": \"{state}\"}}")
+}
+
+/// The task id inside a text, for tests that send numbered tasks.
+pub(crate) fn task_id(text: &str) -> &str {
+    let rest = text.split_once("\"task_id\": \"").unwrap_or_else(|| panic!("not a task: {text}")).1;
+    rest.split_once('"').expect("task ids here hold no quotes").0
+}
+
+/// Runs the program to its end.
+///
+/// # Panics
+/// When it does not end by [`DEADLINE`]; it is killed then.
+pub(crate) fn run(args: &[&str]) -> Output {
+    let child = Command::new(PROGRAM)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let pid = child.id();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let waiter = std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let Ok(output) = receiver.recv_timeout(DEADLINE) else {
+        kill(pid, "KILL");
+        panic!("still running after {DEADLINE:?}: {args:?}");
+    };
+    waiter.join().expect("the waiter does not panic").expect("the output was received");
+    output.expect("the program can be waited for")
+}
+
+/// Sends a signal by its name, such as `TERM`.
+pub(crate) fn kill(pid: u32, signal: &str) -> ExitStatus {
+    Command::new("sh").args(["-c", "kill -\"$0\" \"$1\"", signal, &pid.to_string()]).status().expect("sh runs")
+}
+
+/// A port of the loopback address, taken for as long as the listener lives.
+pub(crate) fn taken_port() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    (listener, address)
+}
+
+/// A file in a directory of its own, which goes with the returned guard.
+pub(crate) fn temporary(name: &str, content: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join(name);
+    std::fs::write(&path, content).expect("it is writable");
+    (dir, path)
+}
+
+/// Bytes that look random and are the same in every run (xorshift64).
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}

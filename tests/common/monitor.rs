@@ -1,0 +1,234 @@
+//! The program under test: started with a config of its own, its log kept, killed when dropped.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::{DEADLINE, PROGRAM, kill, temporary, until};
+
+/// Where a monitor listens, as its config says it.
+#[derive(Clone, Copy)]
+pub(crate) struct Host<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) viewers: u16,
+    pub(crate) brokers: u16,
+}
+
+impl Default for Host<'_> {
+    fn default() -> Self {
+        Host { name: "127.0.0.1", viewers: 0, brokers: 0 }
+    }
+}
+
+/// Lines of the log, as they come.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    all: Vec<String>,
+    ended: bool,
+}
+
+pub(crate) struct Monitor {
+    child: Child,
+    log: Arc<Log>,
+    /// The first address viewers connect to.
+    pub(crate) viewers: SocketAddr,
+    /// The first address brokers connect to.
+    pub(crate) brokers: SocketAddr,
+    _directory: tempfile::TempDir,
+}
+
+impl Monitor {
+    /// Starts one on free ports of 127.0.0.1; `config` is what its config says beyond that.
+    pub(crate) fn start(config: &str) -> Self {
+        Self::start_at(Host::default(), config)
+    }
+
+    pub(crate) fn start_at(host: Host<'_>, config: &str) -> Self {
+        Self::start_through(&[], host, config)
+    }
+
+    /// Starts one by way of another program, which must end in `exec "$@"`.
+    pub(crate) fn start_through(wrapper: &[&str], host: Host<'_>, config: &str) -> Self {
+        let Host { name, viewers, brokers } = host;
+        let mut text = String::new();
+        writeln!(text, "websocket_uri: [\"{name}\", {viewers}]").expect("strings grow");
+        writeln!(text, "zeromq_uri: [\"{name}\", {brokers}]").expect("strings grow");
+        text.push_str(config);
+        let (directory, path) = temporary("config.yml", text);
+
+        let mut words = wrapper.to_vec();
+        words.push(PROGRAM);
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
+            .arg("-c")
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+
+        let log = Arc::new(Log::default());
+        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let keeper = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while stderr.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line)).into_owned();
+                keeper.lines.lock().expect("nobody panics holding it").all.push(text);
+                keeper.changed.notify_all();
+                line.clear();
+            }
+            keeper.lines.lock().expect("nobody panics holding it").ended = true;
+            keeper.changed.notify_all();
+        });
+
+        let unbound = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut monitor = Monitor { child, log, viewers: unbound, brokers: unbound, _directory: directory };
+        monitor.wait_log("listening for viewers on ");
+        monitor.wait_log("listening for brokers on ");
+        monitor.viewers = monitor.addresses("viewers")[0];
+        monitor.brokers = monitor.addresses("brokers")[0];
+        monitor
+    }
+
+    /// Every address said to be listened on so far, as a client connects to it.
+    pub(crate) fn addresses(&self, whom: &str) -> Vec<SocketAddr> {
+        let said = format!("listening for {whom} on ");
+        let address = |line: String| {
+            let rest = line.split_once(&said)?.1;
+            let word = rest.split(|c: char| c.is_whitespace() || c == ',' || c == ';').next()?;
+            let mut address: SocketAddr = word.parse().unwrap_or_else(|_| panic!("no address in: {line}"));
+            if address.ip().is_unspecified() {
+                address.set_ip(match address.ip() {
+                    IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                    IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+                });
+            }
+            Some(address)
+        };
+        self.log().into_iter().filter_map(address).collect()
+    }
+
+    /// The log so far.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lines.lock().expect("nobody panics holding it").all.clone()
+    }
+
+    /// Lines so far that hold all of `words`, in either case.
+    pub(crate) fn logged(&self, words: &[&str]) -> Vec<String> {
+        self.log().into_iter().filter(|line| holds(line, words)).collect()
+    }
+
+    /// Waits for a line that holds `text` in either case.
+    pub(crate) fn wait_log(&self, text: &str) -> String {
+        self.wait_logged(&[text])
+    }
+
+    /// Waits for a line that holds all of `words` in either case.
+    ///
+    /// # Panics
+    /// When none comes by [`DEADLINE`], or the log ends without one.
+    pub(crate) fn wait_logged(&self, words: &[&str]) -> String {
+        let end = Instant::now() + DEADLINE;
+        let mut lines: MutexGuard<'_, Lines> = self.log.lines.lock().expect("nobody panics holding it");
+        loop {
+            if let Some(line) = lines.all.iter().find(|line| holds(line, words)) {
+                return line.clone();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if lines.ended || left.is_zero() {
+                let log = lines.all.join("\n");
+                drop(lines); // a poisoned lock would hide this
+                panic!("no line with {words:?} in the log:\n{log}");
+            }
+            lines = self.log.changed.wait_timeout(lines, left).expect("nobody panics holding it").0;
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        assert!(kill(self.child.id(), name).success(), "the process is there to be signalled");
+    }
+
+    /// Waits for the process to end, and for the last of its log.
+    pub(crate) fn wait_exit(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        let status = until("the monitor ends", || child.try_wait().expect("it is our child"));
+        let lines = self.log.lines.lock().expect("nobody panics holding it");
+        let ended = self.log.changed.wait_timeout_while(lines, DEADLINE, |lines| !lines.ended);
+        drop(ended);
+        status
+    }
+
+    /// Stops it by SIGTERM and returns how long that took.
+    ///
+    /// # Panics
+    /// When the exit status is not 0.
+    pub(crate) fn stop(&mut self) -> Duration {
+        let start = Instant::now();
+        self.signal("TERM");
+        let status = self.wait_exit();
+        assert_eq!(status.code(), Some(0), "status after SIGTERM: {status}");
+        start.elapsed()
+    }
+
+    /// Asserts that the process started at first is still there.
+    pub(crate) fn assert_alive(&mut self) {
+        let ended = self.child.try_wait().expect("it is our child");
+        assert_eq!(ended, None, "the monitor has ended");
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn rss_kib(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS is there");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of kB")
+    }
+
+    /// Processor time used so far, user's and system's.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = self.proc("stat");
+        let fields: Vec<&str> = stat.rsplit_once(')').expect("the name ends").1.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number of ticks")).sum();
+        Duration::from_millis(ticks * 10) // USER_HZ is 100 wherever Linux runs
+    }
+
+    /// Descriptors open now.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process is there").count()
+    }
+
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).expect("the process is there")
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail = &log[log.len().saturating_sub(40)..];
+            eprintln!("the monitor's log ended:\n{}", tail.join("\n"));
+        }
+    }
+}
+
+fn holds(line: &str, words: &[&str]) -> bool {
+    let line = line.to_lowercase();
+    words.iter().all(|word| line.contains(&word.to_lowercase()))
+}

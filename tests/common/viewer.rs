@@ -1,0 +1,352 @@
+//! A browser, down to the byte: a small WebSocket client over a plain socket.
+
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::DEADLINE;
+
+/// The key of RFC 6455's example, and what it must be answered with.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// What is not random here need not be: the mask only has to be used.
+const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Event {
+    Text(String),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<u16>),
+    /// The connection ended.
+    Gone,
+    /// The connection ended inside a frame.
+    Cut,
+}
+
+pub(crate) struct Viewer {
+    stream: TcpStream,
+    unread: Vec<u8>,
+    /// Every byte after the upgrade.
+    pub(crate) received: Vec<u8>,
+}
+
+impl Viewer {
+    /// Connects, upgrades and names a channel.
+    pub(crate) fn watch(address: SocketAddr, channel: &str) -> Self {
+        let mut viewer = Self::upgraded(address);
+        viewer.send_text(channel);
+        viewer
+    }
+
+    /// The same for a channel without messages; returns when the monitor has read it.
+    pub(crate) fn subscribed(address: SocketAddr, channel: &str) -> Self {
+        Self::watch(address, channel).once_subscribed()
+    }
+
+    fn once_subscribed(mut self) -> Self {
+        self.send_frame(0x89, b"read?");
+        assert_eq!(self.next(), Event::Pong(b"read?".to_vec()));
+        self
+    }
+
+    /// As [`Viewer::subscribed`], but the kernel takes little for a viewer that does not read.
+    pub(crate) fn subscribed_with_small_buffer(address: SocketAddr, channel: &str) -> Self {
+        use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
+        let mut viewer = Self::connected(address);
+        // Still so much that one that reads is not slow.
+        setsockopt(&viewer.stream, RcvBuf, &131_072).expect("a TCP socket");
+        viewer.send_raw(upgrade_request("/").as_bytes());
+        viewer.read_upgrade();
+        viewer.send_text(channel);
+        viewer.once_subscribed()
+    }
+
+    /// Connects and upgrades.
+    pub(crate) fn upgraded(address: SocketAddr) -> Self {
+        let mut viewer = Self::connected(address);
+        viewer.send_raw(upgrade_request("/").as_bytes());
+        viewer.read_upgrade();
+        viewer
+    }
+
+    /// Only connects.
+    pub(crate) fn connected(address: SocketAddr) -> Self {
+        Self::of(TcpStream::connect(address).expect("the monitor listens"))
+    }
+
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("a TCP socket");
+        stream.set_write_timeout(Some(DEADLINE)).expect("a timeout above zero");
+        Viewer { stream, unread: Vec::new(), received: Vec::new() }
+    }
+
+    /// Reads the answer to an upgrade request, and returns its head.
+    pub(crate) fn read_upgrade(&mut self) -> String {
+        let end = Instant::now() + DEADLINE;
+        let length = loop {
+            if let Some(at) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            assert!(self.fill(end), "no upgrade, but: {:?}", String::from_utf8_lossy(&self.unread));
+        };
+        let head = String::from_utf8(self.unread.drain(..length).collect()).expect("heads are ASCII");
+        self.received.drain(..length);
+        assert!(head.starts_with("HTTP/1.1 101 "), "not upgraded: {head}");
+        let accepted = head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .any(|(name, value)| name.eq_ignore_ascii_case("Sec-WebSocket-Accept") && value == ACCEPT);
+        assert!(accepted, "the key is not answered: {head}");
+        head
+    }
+
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+        self.try_send_raw(bytes).expect("the monitor reads");
+    }
+
+    pub(crate) fn try_send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    pub(crate) fn send_text(&mut self, text: &str) {
+        self.send_raw(&frame(0x81, text.as_bytes()));
+    }
+
+    /// Sends a frame whose first byte (FIN, reserved bits, opcode) is given.
+    pub(crate) fn send_frame(&mut self, first: u8, payload: &[u8]) {
+        self.send_raw(&frame(first, payload));
+    }
+
+    pub(crate) fn send_close(&mut self, code: u16) {
+        self.send_frame(0x88, &code.to_be_bytes());
+    }
+
+    /// No more will be sent, but all is read: half a connection.
+    pub(crate) fn shut_sending(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write); // the other side may have gone
+    }
+
+    /// The next frame, or the end, within `time`.
+    ///
+    /// # Panics
+    /// When what comes is not what a server may send: masked, fragmented, not encoded in the shortest way, binary.
+    pub(crate) fn next_within(&mut self, time: Duration) -> Option<Event> {
+        let end = Instant::now() + time;
+        loop {
+            if let Some((opcode, payload)) = self.take_frame() {
+                return Some(event(opcode, payload));
+            }
+            if Instant::now() >= end {
+                return None;
+            }
+            if !self.fill(end) && Instant::now() < end {
+                return Some(if self.unread.is_empty() { Event::Gone } else { Event::Cut });
+            }
+        }
+    }
+
+    /// The next frame that is not a ping; pings are answered.
+    pub(crate) fn next(&mut self) -> Event {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.next_within(left).unwrap_or_else(|| panic!("nothing came within {DEADLINE:?}")) {
+                Event::Ping(payload) => drop(self.try_send_raw(&frame(0x8A, &payload))),
+                event => return event,
+            }
+        }
+    }
+
+    /// The next text; anything else but a ping fails the test.
+    pub(crate) fn text(&mut self) -> String {
+        match self.next() {
+            Event::Text(text) => text,
+            other => panic!("a text was to come, not {other:?}"),
+        }
+    }
+
+    /// Asserts that this is what comes next, each once and in this order.
+    pub(crate) fn texts<T: AsRef<str>>(&mut self, expected: &[T]) {
+        for (index, text) in expected.iter().enumerate() {
+            assert_eq!(self.text(), text.as_ref(), "message {index}");
+        }
+    }
+
+    /// Asserts that the server closes now and with this code, answers it, and sees the connection end.
+    pub(crate) fn closes(&mut self, code: u16) {
+        match self.next() {
+            Event::Close(got) => assert_eq!(got, Some(code), "the close code"),
+            other => panic!("close {code} was to come, not {other:?}"),
+        }
+        let _ = self.try_send_raw(&frame(0x88, &code.to_be_bytes()));
+        assert_eq!(self.next(), Event::Gone, "nothing may follow a close");
+    }
+
+    /// Asserts that nothing but pings comes for `time`.
+    pub(crate) fn is_silent_for(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while let Some(event) = self.next_within(end.saturating_duration_since(Instant::now())) {
+            let Event::Ping(payload) = event else { panic!("silence was to be, not {event:?}") };
+            self.send_frame(0x8A, &payload);
+        }
+    }
+
+    /// Everything up to the end of the connection; if that is inside a frame, the last event says so.
+    pub(crate) fn rest(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            let event = self.next();
+            match event {
+                Event::Gone => return events,
+                Event::Cut => {
+                    events.push(event);
+                    return events;
+                }
+                _ => {}
+            }
+            if let Event::Close(Some(code)) = event {
+                let _ = self.try_send_raw(&frame(0x88, &code.to_be_bytes()));
+            }
+            events.push(event);
+        }
+    }
+
+    /// Bytes that came without being frames, up to the end of the connection.
+    pub(crate) fn raw_to_end(&mut self) -> Vec<u8> {
+        let end = Instant::now() + DEADLINE;
+        while self.fill(end) {}
+        assert!(Instant::now() < end, "still open; so far: {:?}", String::from_utf8_lossy(&self.unread));
+        std::mem::take(&mut self.unread)
+    }
+
+    /// Reads the answer to an upgrade request; false if it is a refusal for want of room.
+    pub(crate) fn upgrade_or_refusal(&mut self) -> bool {
+        let end = Instant::now() + DEADLINE;
+        while self.unread.len() < "HTTP/1.1 503".len() && self.fill(end) {}
+        if self.unread.is_empty() || self.unread.starts_with(b"HTTP/1.1 503") {
+            return false;
+        }
+        self.read_upgrade();
+        true
+    }
+
+    /// Whether the connection ends within `time`, whatever comes before.
+    pub(crate) fn is_gone_within(&mut self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        while self.fill(end) {}
+        Instant::now() < end
+    }
+
+    /// Reads more; false at the end of the connection or of the time.
+    fn fill(&mut self, end: Instant) -> bool {
+        let mut chunk = vec![0; 65536];
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            self.stream.set_read_timeout(Some(left)).expect("a timeout above zero");
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return false,
+                Ok(length) => {
+                    self.unread.extend_from_slice(&chunk[..length]);
+                    self.received.extend_from_slice(&chunk[..length]);
+                    return true;
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+                        return false;
+                    }
+                    ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
+                    _ => panic!("the viewer cannot read: {error}"),
+                },
+            }
+        }
+    }
+
+    fn take_frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        let [first, second, rest @ ..] = self.unread.as_slice() else { return None };
+        assert_eq!(first & 0xF0, 0x80, "whole frames without reserved bits: {first:#04x}");
+        assert_eq!(second & 0x80, 0, "servers do not mask");
+        let (length, head) = match second & 0x7F {
+            126 => (usize::from(u16::from_be_bytes(*rest.first_chunk()?)), 4),
+            127 => (usize::try_from(u64::from_be_bytes(*rest.first_chunk()?)).expect("a sane length"), 10),
+            short => (usize::from(short), 2),
+        };
+        let shortest = if length < 126 {
+            2
+        } else if length < 65536 {
+            4
+        } else {
+            10
+        };
+        assert_eq!(head, shortest, "a length of {length} in its shortest form");
+        assert!(first & 0x08 == 0 || length < 126, "a control frame of {length} bytes");
+        if self.unread.len() < head + length {
+            return None;
+        }
+        let opcode = first & 0x0F;
+        let payload = self.unread[head..head + length].to_vec();
+        self.unread.drain(..head + length);
+        Some((opcode, payload))
+    }
+}
+
+fn event(opcode: u8, payload: Vec<u8>) -> Event {
+    match opcode {
+        0x1 => Event::Text(String::from_utf8(payload).expect("texts are UTF-8")),
+        0x8 if payload.is_empty() => Event::Close(None),
+        0x8 => {
+            std::str::from_utf8(&payload[2..]).expect("reasons are UTF-8");
+            Event::Close(Some(u16::from_be_bytes([payload[0], payload[1]])))
+        }
+        0x9 => Event::Ping(payload),
+        0xA => Event::Pong(payload),
+        other => panic!("no server frame has opcode {other:#x}: {payload:02x?}"),
+    }
+}
+
+/// A client's frame, masked, with the shortest length.
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        short @ 0..126 => bytes.push(0x80 | u8::try_from(short).expect("below 126")),
+        middle @ 126..65536 => {
+            bytes.push(0x80 | 0x7E);
+            bytes.extend_from_slice(&u16::try_from(middle).expect("below 65536").to_be_bytes());
+        }
+        long => {
+            bytes.push(0x80 | 0x7F);
+            bytes.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    bytes.extend_from_slice(&MASK);
+    bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+pub(crate) fn upgrade_request(path: &str) -> String {
+    upgrade_request_with(path, &[])
+}
+
+/// An upgrade request with headers more than it needs.
+pub(crate) fn upgrade_request_with(path: &str, headers: &[(&str, &str)]) -> String {
+    let mut request = format!(
+        "GET {path} HTTP/1.1\r\nHost: monitor.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n"
+    );
+    for (name, value) in headers {
+        write!(request, "{name}: {value}\r\n").expect("strings grow");
+    }
+    request + "\r\n"
+}
+
+/// Sends a request as it is, and returns everything that is answered until the connection ends.
+pub(crate) fn http(address: SocketAddr, request: &[u8]) -> String {
+    let mut client = Viewer::connected(address);
+    let _ = client.try_send_raw(request); // a server may answer before it has read everything
+    String::from_utf8(client.raw_to_end()).expect("answers are text")
+}

@@ -1,0 +1,269 @@
+//! The daemon among programs that are not ours: a browser with the web client's logic, Python's `websockets`, and
+//! libzmq in the broker's place. `tests/run` installs what they need.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Broker, DEADLINE, Monitor, command, fence};
+use fantoccini::{Client, ClientBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde::Deserialize;
+use serde_json::json;
+use tempfile::TempDir;
+
+const JOB: &str = "student_5d1f";
+
+#[tokio::test]
+async fn a_browser_watches_a_job_from_before_its_start_to_its_end() {
+    let monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    let browser = Browser::watch(&monitor, JOB, 4).await;
+    browser.until(|dialog| dialog.state == "watching").await;
+
+    broker.send(&[JOB, "DOWNLOADED"]);
+    broker.send(&[JOB, "STARTED"]);
+    broker.send(&[JOB, "TASK", "compile", "COMPLETED"]);
+    broker.send(&[JOB, "TASK", "run", "FAILED"]);
+    let halfway = browser.until(|dialog| dialog.failed == 1).await;
+    assert_eq!((halfway.completed, halfway.ended, halfway.closed), (1, false, None));
+
+    broker.send(&[JOB, "TASK", "judge", "SKIPPED"]);
+    broker.send(&[JOB, "TASK", "clean", "COMPLETED"]);
+    broker.send(&[JOB, "ENDED"]);
+    broker.send(&[JOB, "UPLOADED"]);
+    broker.send(&[JOB, "FINISHED"]);
+    let dialog = browser.until(|dialog| dialog.closed.is_some()).await;
+    let commands = ["DOWNLOADED", "STARTED", "TASK", "TASK", "TASK", "TASK", "ENDED", "UPLOADED", "FINISHED"];
+    assert_eq!(dialog, finished(2, 1, 1, &commands));
+    browser.leave().await;
+}
+
+#[tokio::test]
+async fn a_browser_that_comes_after_the_end_is_shown_everything() {
+    let monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&[JOB, "STARTED"]);
+    for task in 0..60 {
+        let state = ["COMPLETED", "COMPLETED", "SKIPPED", "FAILED"][task % 4];
+        broker.send(&[JOB, "TASK", &format!("task-{task}"), state]);
+    }
+    broker.send(&[JOB, "FINISHED"]);
+    fence(&monitor, &broker);
+
+    let browser = Browser::watch(&monitor, JOB, 60).await;
+    let dialog = browser.until(|dialog| dialog.closed.is_some()).await;
+    let mut commands = vec!["TASK"; 62];
+    (commands[0], commands[61]) = ("STARTED", "FINISHED");
+    assert_eq!(dialog, finished(30, 15, 15, &commands));
+    browser.leave().await;
+}
+
+#[tokio::test]
+async fn the_dialog_of_a_job_that_failed_without_finishing_ends() {
+    let monitor = Monitor::start("history: {release_failed: 0.5}\n");
+    let broker = Broker::connect(monitor.brokers);
+    let browser = Browser::watch(&monitor, JOB, 2).await;
+    broker.send(&[JOB, "STARTED"]);
+    broker.send(&[JOB, "TASK", "compile", "COMPLETED"]);
+    broker.send(&[JOB, "FAILED"]);
+    let dialog = browser.until(|dialog| dialog.closed.is_some()).await;
+    assert_eq!(dialog, finished(1, 0, 0, &["STARTED", "TASK", "FAILED", "FINISHED"]));
+    browser.leave().await;
+}
+
+#[test]
+fn a_python_viewer_gets_every_message_to_the_byte_and_a_normal_close() {
+    let monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    let send = |tasks: std::ops::Range<u32>| tasks.for_each(|task| broker.task(JOB, &format!("úloha {task}")));
+    let task = |task| common::task(&format!("\\u00faloha {task}"), "COMPLETED");
+    send(0..200);
+    let mut viewer = PythonViewer::watch(&monitor, JOB);
+    assert_eq!(viewer.next(), task(0));
+    send(200..400);
+    broker.send(&[JOB, "FINISHED"]);
+    let mut expected: Vec<String> = (1..400).map(task).collect();
+    expected.extend([command("FINISHED"), "closed 1000".to_owned()]);
+    assert_eq!(viewer.rest(), expected);
+}
+
+#[test]
+fn a_python_viewer_is_told_that_the_monitor_goes_away() {
+    let mut monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&[JOB, "STARTED"]);
+    let mut viewer = PythonViewer::watch(&monitor, JOB);
+    assert_eq!(viewer.next(), command("STARTED"));
+    monitor.stop();
+    assert_eq!(viewer.rest(), ["closed 1001"]);
+}
+
+/// The dialog after FINISHED and the closing handshake.
+fn finished(completed: u32, skipped: u32, failed: u32, commands: &[&str]) -> Dialog {
+    Dialog {
+        completed,
+        skipped,
+        failed,
+        state: "finished".to_owned(),
+        ended: true,
+        commands: commands.iter().map(ToString::to_string).collect(),
+        errors: 0,
+        closed: Some(Closed { code: 1000, clean: true }),
+    }
+}
+
+/// What a student sees, and what the page noted about its connection.
+#[derive(Debug, PartialEq, Deserialize)]
+struct Dialog {
+    completed: u32,
+    skipped: u32,
+    failed: u32,
+    state: String,
+    ended: bool,
+    commands: Vec<String>,
+    errors: u32,
+    closed: Option<Closed>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct Closed {
+    code: u16,
+    #[serde(rename = "wasClean")]
+    clean: bool,
+}
+
+const READ_DIALOG: &str = r#"
+    const text = name => document.getElementById(name).textContent.trim();
+    return {
+        completed: Number(text("completed")), skipped: Number(text("skipped")), failed: Number(text("failed")),
+        state: text("state"), ended: !document.querySelector("button").disabled,
+        commands: seen.commands, errors: seen.errors, closed: seen.closed,
+    };
+"#;
+
+/// A headless Chromium showing tests/foreign/viewer.html.
+struct Browser {
+    client: Client,
+    _driver: Driver,
+    _profile: TempDir,
+}
+
+impl Browser {
+    async fn watch(monitor: &Monitor, channel: &str, tasks: usize) -> Self {
+        let driver = Driver::start();
+        let profile = TempDir::new().unwrap();
+        let arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            &format!("--user-data-dir={}", profile.path().display()),
+        ];
+        let capabilities = json!({ "browserName": "chrome", "goog:chromeOptions": { "args": arguments } });
+        let client = ClientBuilder::new(HttpConnector::new())
+            .capabilities(serde_json::from_value(capabilities).unwrap())
+            .connect(&format!("http://127.0.0.1:{}", driver.port))
+            .await
+            .expect("chromedriver starts a browser");
+        let page = concat!("file://", env!("CARGO_MANIFEST_DIR"), "/tests/foreign/viewer.html");
+        client.goto(&format!("{page}#url=ws://{}&channel={channel}&tasks={tasks}", monitor.viewers)).await.unwrap();
+        Self { client, _driver: driver, _profile: profile }
+    }
+
+    /// Waits until the dialog is as `wanted`.
+    async fn until(&self, wanted: impl Fn(&Dialog) -> bool) -> Dialog {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let dialog = self.client.execute(READ_DIALOG, Vec::new()).await.unwrap();
+            let dialog = serde_json::from_value(dialog).unwrap();
+            if wanted(&dialog) {
+                return dialog;
+            }
+            assert!(Instant::now() < deadline, "the dialog stays at {dialog:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn leave(self) {
+        self.client.close().await.unwrap();
+    }
+}
+
+/// A chromedriver on a free port.
+struct Driver {
+    process: Child,
+    port: u16,
+}
+
+impl Driver {
+    fn start() -> Self {
+        let mut process = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver is installed");
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let port = lines
+            .find_map(|line| line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok())
+            .expect("chromedriver names its port");
+        Self { process, port }
+    }
+}
+
+impl Drop for Driver {
+    /// Asks it to go, since a chromedriver that is killed leaves its browser behind.
+    fn drop(&mut self) {
+        if let Ok(mut connection) = TcpStream::connect(("127.0.0.1", self.port)) {
+            let _ = connection.set_read_timeout(Some(DEADLINE));
+            let _ = connection.write_all(b"GET /shutdown HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+            let _ = connection.read_to_end(&mut Vec::new());
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// tests/foreign/viewer.py in a process of its own.
+struct PythonViewer {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl PythonViewer {
+    fn watch(monitor: &Monitor, channel: &str) -> Self {
+        let mut process = Command::new(Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("venv/bin/python3"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign/viewer.py"))
+            .args([&format!("ws://{}", monitor.viewers), channel])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("tests/run has put Python's websockets into the target directory");
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines }
+    }
+
+    fn next(&mut self) -> String {
+        self.lines.next().expect("the viewer prints a line").unwrap()
+    }
+
+    /// The lines to the end of the viewer.
+    fn rest(mut self) -> Vec<String> {
+        self.lines.by_ref().map(Result::unwrap).collect()
+    }
+}
+
+impl Drop for PythonViewer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
