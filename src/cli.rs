@@ -1,17 +1,19 @@
 //! The command line: what is asked for, and the exit status it comes to.
 
 use crate::broker::Broker;
-use crate::config::{Level, Settings};
+use crate::config::{Level, Logger, Output, Settings};
 use crate::failure::{Exit, Failure};
-use crate::relay::Relay;
-use crate::{demo, limits, logging, watch};
+use crate::relay::{Relay, Shared};
+use crate::{demo, limits, logging, privileges, service, watch};
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Relays the progress of ReCodEx jobs from the broker (ZeroMQ) to browsers (WebSocket).
 ///
@@ -58,6 +60,11 @@ enum Command {
         #[arg(long, value_name = "N", conflicts_with = "json")]
         tasks: Option<u64>,
     },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Send one message to a running monitor, as the broker does
     Publish {
         /// The monitor's ZeroMQ address
@@ -88,10 +95,13 @@ pub fn main() -> ExitCode {
         }
     };
     limits::raise_open_files();
-    match run(cli) {
+    let outcome = run(cli);
+    logging::close();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("recodex-monitor: {}", logging::escape(&failure.to_string()));
+            // A closed stderr does not change the status.
+            let _ = writeln!(std::io::stderr(), "recodex-monitor: {}", logging::escape(&failure.to_string()));
             ExitCode::from(failure.status())
         }
     }
@@ -101,7 +111,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         None => monitor(&cli.run),
         Some(command) => {
-            logging::start(Level::Warning);
+            logging::open(&Logger { output: Output::Stderr, level: Level::Warning, ..Logger::default() })?.start()?;
             runtime()?.block_on(execute(command))
         }
     }
@@ -109,6 +119,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 async fn execute(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "recodex-monitor", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
         Command::Demo { jobs } => demo::run(jobs).await,
         Command::Watch { url, channel, json, tasks } => watch::run(&url, &channel, json, tasks).await,
         Command::Publish { address, channel, command, task, state } => {
@@ -125,14 +140,30 @@ async fn execute(command: Command) -> Result<(), Failure> {
 }
 
 fn monitor(run: &Run) -> Result<(), Failure> {
-    let settings = run.config.as_deref().map(Settings::load).transpose()?.unwrap_or_default();
+    let config = run.config.as_deref();
+    let settings = config.map(Settings::load).transpose()?.unwrap_or_default();
     if run.check {
         return print(&settings.to_yaml());
     }
-    logging::start(settings.logger.level);
-    runtime()?.block_on(async {
-        let relay = Relay::bind(settings)?;
-        let stop = stop_signal()?;
+    let runtime = runtime()?;
+    // Signals first: once the ports are bound somebody may take the monitor for started, and stop it.
+    let (stop, hangup, asked, relay) = {
+        let _inside = runtime.enter();
+        let (hangup, asked) = (signal_of(SignalKind::hangup())?, signal_of(SignalKind::user_defined1())?);
+        (stop_signal()?, hangup, asked, Relay::bind(settings.clone())?)
+    };
+    let identity = privileges::identity(&settings)?;
+    let hand_over = |identity| privileges::hand_over_log(&settings, identity);
+    let warning = identity.as_ref().map(hand_over).transpose()?.flatten();
+    let log = logging::open(&settings.logger)?;
+    if let Some(warning) = warning {
+        log::warn!("{warning}");
+    }
+    privileges::drop_all(identity.as_ref())?;
+    log.start()?;
+    runtime.block_on(async {
+        tokio::spawn(on_hangup(hangup, config.map(Into::into), relay.shared()));
+        tokio::spawn(on_user_signal(asked, relay.shared()));
         relay.run(stop).await;
         Ok(())
     })
@@ -142,6 +173,38 @@ fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     printed.map_err(|e| Failure::new(Exit::Failed, format!("cannot write: {e}")))
+}
+
+fn signal_of(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|e| Failure::new(Exit::Software, format!("cannot handle signals: {e}")))
+}
+
+/// SIGHUP: takes up the configuration anew. One that is wrong changes nothing.
+async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<Shared>) {
+    while hangup.recv().await.is_some() {
+        service::reloading();
+        match config.as_deref().map(Settings::load).transpose() {
+            Ok(settings) => {
+                let settings = settings.unwrap_or_else(|| shared.settings().as_ref().clone());
+                let fixed = shared.reload(settings);
+                log::info!("SIGHUP: the configuration is taken up, the log opened anew");
+                if !fixed.is_empty() {
+                    log::warn!("these settings changed, but need a restart: {}", fixed.join(", "));
+                }
+            }
+            Err(e) => log::error!("SIGHUP: the configuration is wrong and stays as it was: {e}"),
+        }
+        service::ready();
+    }
+}
+
+/// SIGUSR1: logs a summary.
+async fn on_user_signal(mut asked: Signal, shared: Arc<Shared>) {
+    while asked.recv().await.is_some() {
+        for line in shared.summary() {
+            logging::say(&line);
+        }
+    }
 }
 
 /// A runtime of one thread: relaying is system calls, and what a second thread adds is the cost of waking it.
@@ -154,8 +217,7 @@ fn runtime() -> Result<Runtime, Failure> {
 
 /// Completes at the first SIGTERM or SIGINT; the second ends the process at once.
 fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    let listen = |kind| signal(kind).map_err(|e| Failure::new(Exit::Software, format!("cannot handle signals: {e}")));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
     Ok(async move {
         let first = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
@@ -167,7 +229,6 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            log::warn!("second signal: ending at once");
             std::process::exit(0);
         });
     })

@@ -5,7 +5,7 @@
 
 use crate::channel::{Channel, End, Log, Place};
 use crate::config::History;
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Turn};
 use crate::logging::Abridged;
 use crate::message::{Kind, RELEASE_FRAME};
 use crate::metrics::Metrics;
@@ -43,6 +43,9 @@ struct State {
     alarm: Option<Instant>,
 }
 
+/// The channel of [`Hub::probe`]: no id from outside is empty.
+const PROBE: &str = "";
+
 /// Runs in the order of their times; the run's number makes equal times distinct.
 type Order = BTreeMap<(Instant, u64), Arc<Channel>>;
 
@@ -75,6 +78,8 @@ impl Eq for ById {}
 pub struct Usage {
     /// Channels reachable by id.
     pub channels: usize,
+    /// Those of them whose job has finished.
+    pub finished: usize,
     /// What the history of all runs costs, in bytes.
     pub bytes: usize,
 }
@@ -125,7 +130,9 @@ impl Hub {
         }
         let trimmed_before = log.trimmed;
         let dropped = log.append(frame, state.limits.channel());
-        self.metrics.messages.add(1);
+        if channel.id() != PROBE {
+            self.metrics.messages.add(1);
+        }
         if dropped > 0 {
             self.metrics.trimmed.add(dropped);
             if !trimmed_before {
@@ -165,7 +172,9 @@ impl Hub {
             state.place(&channel, &mut log, Place::Open, now);
         }
         drop(log);
-        self.metrics.viewers.add(1);
+        if id != PROBE {
+            self.metrics.viewers.add(1);
+        }
         self.evict(&mut state, channel.run());
         self.set_alarm(&mut state);
         drop(state);
@@ -194,10 +203,37 @@ impl Hub {
         }
     }
 
+    /// Sends a message through the hub and completes when it has come out at a subscribed cursor.
+    pub async fn probe(self: &Arc<Self>) {
+        let mut cursor = self.subscribe(Instant::now(), PROBE);
+        let channel = Arc::clone(cursor.channel());
+        let come_out = async {
+            loop {
+                let changed = channel.changed.notified();
+                match cursor.turn(|bytes| Ok(bytes.len())) {
+                    Ok(Turn::CaughtUp) => changed.await,
+                    _ => return,
+                }
+            }
+        };
+        let go_in = async { self.publish(Instant::now(), PROBE, Kind::Progress, RELEASE_FRAME) };
+        tokio::join!(come_out, go_in);
+        self.state().discard(&channel, End::Finished);
+    }
+
+    /// Takes up changed limits. They apply to what comes; what is due by them goes at once.
+    pub fn set_limits(&self, limits: History) {
+        let mut state = self.state();
+        state.limits = limits;
+        self.evict(&mut state, 0);
+        drop(state);
+        self.expire(Instant::now());
+    }
+
     /// What the hub holds now.
     pub fn usage(&self) -> Usage {
         let state = self.state();
-        Usage { channels: state.channels.len(), bytes: state.used }
+        Usage { channels: state.channels.len(), finished: state.finished.len(), bytes: state.used }
     }
 
     /// Does what is due: releases failed jobs, lets finished and never finished channels go.

@@ -2,22 +2,19 @@
 
 use crate::config::Address;
 use crate::failure::{Exit, Failure};
+use crate::places::{Place, Places};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connects that may wait to be accepted; the system may allow fewer (net.core.somaxconn).
 const BACKLOG: u32 = 4096;
 
 /// How long accepting pauses after it failed, usually for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A connection's place among those allowed; dropping it frees the place.
-pub type Admission = OwnedSemaphorePermit;
 
 /// Binds every address of `address`; `key` is its configuration key, for errors.
 ///
@@ -92,7 +89,9 @@ fn is_missing(error: &io::Error) -> bool {
 fn cannot_bind(key: &str, at: &str, error: &io::Error) -> Failure {
     let (exit, hint) = match error.kind() {
         io::ErrorKind::AddrInUse => (Exit::Unavailable, "; another program, perhaps another monitor, listens there"),
-        io::ErrorKind::PermissionDenied => (Exit::NoPermission, "; ports below 1024 are for root"),
+        io::ErrorKind::PermissionDenied => {
+            (Exit::NoPermission, "; a port below 1024 needs root or CAP_NET_BIND_SERVICE, see recodex-monitor(8)")
+        }
         io::ErrorKind::AddrNotAvailable => (Exit::Unavailable, "; expected an address of this machine"),
         _ => (Exit::Unavailable, ""),
     };
@@ -102,8 +101,8 @@ fn cannot_bind(key: &str, at: &str, error: &io::Error) -> Failure {
 /// Accepts for ever: `serve` gets every connection that finds a place, `turn_away` every other.
 pub async fn accept(
     listener: TcpListener,
-    places: Arc<Semaphore>,
-    serve: impl Fn(TcpStream, SocketAddr, Admission),
+    places: &Arc<Places>,
+    serve: impl Fn(TcpStream, SocketAddr, Place),
     turn_away: impl Fn(TcpStream, SocketAddr),
 ) {
     let mut failing = false;
@@ -114,9 +113,9 @@ pub async fn accept(
                     log::info!("accepting connections again");
                 }
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                match Arc::clone(&places).try_acquire_owned() {
-                    Ok(admission) => serve(stream, peer, admission),
-                    Err(_) => turn_away(stream, peer),
+                match places.take() {
+                    Some(place) => serve(stream, peer, place),
+                    None => turn_away(stream, peer),
                 }
             }
             // The client went before it was accepted.

@@ -3,18 +3,19 @@
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::hub::Hub;
-use crate::listen::{self, Admission};
-use crate::logging::Throttle;
+use crate::listen;
+use crate::logging::{self, Throttle};
 use crate::metrics::Metrics;
+use crate::places::{Place, Places};
 use crate::websocket::{upgrade, viewer};
-use crate::{limits, zmtp};
+use crate::{limits, service, zmtp};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -30,14 +31,81 @@ static LINKS_REFUSED: Throttle = Throttle::new(Duration::from_secs(60));
 /// What every connection of a monitor shares.
 #[derive(Debug)]
 pub struct Shared {
-    /// The settings in force.
-    pub settings: Settings,
+    settings: RwLock<Arc<Settings>>,
     /// The channels.
     pub hub: Arc<Hub>,
     /// What happened so far.
     pub metrics: Arc<Metrics>,
+    /// The viewers' places.
+    pub viewers: Arc<Places>,
+    /// The brokers' places.
+    pub links: Arc<Places>,
+    /// Notified when there is something new to tell about viewers, brokers or messages.
+    pub changed: Arc<Notify>,
     /// True once the monitor stops.
     pub stop: watch::Sender<bool>,
+    started: Instant,
+}
+
+impl Shared {
+    fn new(settings: Settings) -> Arc<Self> {
+        let metrics = Arc::new(Metrics::default());
+        let changed = Arc::new(Notify::new());
+        Arc::new(Self {
+            hub: Hub::new(settings.history.clone(), Arc::clone(&metrics)),
+            metrics,
+            viewers: Places::new(settings.clients.max, Arc::clone(&changed)),
+            links: Places::new(settings.zeromq.max_connections, Arc::clone(&changed)),
+            changed,
+            stop: watch::Sender::new(false),
+            started: Instant::now(),
+            settings: RwLock::new(Arc::new(settings)),
+        })
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes up changed settings; returns the keys of those that need a restart, which stay as they are.
+    ///
+    /// Deadlines that run already keep their time.
+    pub fn reload(&self, new: Settings) -> Vec<&'static str> {
+        let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        let old = settings.as_ref();
+        let fixed = [
+            ("websocket_uri", old.websocket_uri != new.websocket_uri),
+            ("zeromq_uri", old.zeromq_uri != new.zeromq_uri),
+            ("user", old.user != new.user),
+            ("group", old.group != new.group),
+            ("logger.output", old.logger.output != new.logger.output),
+            ("logger.file", old.logger.file != new.logger.file),
+        ];
+        let old = old.clone();
+        let logger = crate::config::Logger { output: old.logger.output, file: old.logger.file, ..new.logger };
+        let Settings { websocket_uri, zeromq_uri, user, group, .. } = old;
+        let new = Settings { websocket_uri, zeromq_uri, user, group, logger, ..new };
+        self.viewers.set_limit(new.clients.max);
+        self.links.set_limit(new.zeromq.max_connections);
+        self.hub.set_limits(new.history.clone());
+        logging::reload(&new.logger);
+        *settings = Arc::new(new);
+        fixed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+    }
+
+    /// One page about what the monitor does, a line each.
+    pub fn summary(&self) -> Vec<String> {
+        let (usage, settings) = (self.hub.usage(), self.settings());
+        vec![
+            format!("recodex-monitor {}, up for {} s", env!("CARGO_PKG_VERSION"), self.started.elapsed().as_secs()),
+            format!("viewers: {} of {}", self.viewers.taken(), settings.clients.max),
+            format!("broker links: {} of {}", self.links.taken(), settings.zeromq.max_connections),
+            format!("channels: {}, of which {} have finished", usage.channels, usage.finished),
+            format!("history: {} of {} bytes", usage.bytes, settings.history.total_bytes),
+            format!("since the start: {}", self.metrics),
+        ]
+    }
 }
 
 /// A monitor whose ports are bound.
@@ -56,10 +124,13 @@ impl Relay {
     pub fn bind(settings: Settings) -> Result<Self, Failure> {
         let zeromq = listen::bind("zeromq_uri", &settings.zeromq_uri)?;
         let websocket = listen::bind("websocket_uri", &settings.websocket_uri)?;
-        let metrics = Arc::new(Metrics::default());
-        let hub = Hub::new(settings.history.clone(), Arc::clone(&metrics));
-        let shared = Shared { settings, hub, metrics, stop: watch::Sender::new(false) };
-        Ok(Self { shared: Arc::new(shared), websocket, zeromq })
+        Ok(Self { shared: Shared::new(settings), websocket, zeromq })
+    }
+
+    /// What the connections will share.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// The addresses viewers connect to.
@@ -78,56 +149,44 @@ impl Relay {
     /// and closes every viewer, within 5 s.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { shared, websocket, zeromq } = self;
-        let (max_viewers, max_links) = (shared.settings.clients.max, shared.settings.zeromq.max_connections);
-        if max_viewers > limits::open_files() {
+        let max = shared.settings().clients.max;
+        if max > limits::open_files() {
+            let files = limits::open_files();
             log::warn!(
-                "clients.max is {max_viewers}, but only {} files may be open at once; raise the limit of open files",
-                limits::open_files()
+                "clients.max is {max}, but only {files} files may be open at once; raise the limit of open files"
             );
         }
-        let viewers = Arc::new(Semaphore::new(max_viewers));
-        let links = Arc::new(Semaphore::new(max_links));
         let mut tasks = JoinSet::new();
         for listener in zeromq {
             announce("brokers", &listener);
-            tasks.spawn(accept_brokers(listener, Arc::clone(&links), Arc::clone(&shared)));
+            tasks.spawn(accept_brokers(listener, Arc::clone(&shared)));
         }
         for listener in websocket {
             announce("viewers", &listener);
-            tasks.spawn(accept_viewers(listener, Arc::clone(&viewers), Arc::clone(&shared)));
+            tasks.spawn(accept_viewers(listener, Arc::clone(&shared)));
         }
         let hub = Arc::clone(&shared.hub);
         tasks.spawn(async move { hub.keep_time().await });
+        tasks.spawn(service::attend(Arc::clone(&shared)));
+        service::ready();
 
         let mut asked = shared.stop.subscribe();
         tokio::select! {
             () = stop => {}
             _ = asked.wait_for(|stop| *stop) => {}
         }
+        service::stopping();
         let deadline = Instant::now() + STOP_LIMIT;
-        let usage = shared.hub.usage();
-        log::info!(
-            "stopping with {} viewers and {} channels",
-            max_viewers - viewers.available_permits(),
-            usage.channels
-        );
+        log::info!("stopping with {} viewers and {} channels", shared.viewers.taken(), shared.hub.usage().channels);
         tasks.shutdown().await;
         shared.stop.send_replace(true);
-        let _ = timeout_at(deadline, all(&links, max_links)).await;
+        let _ = timeout_at(deadline, shared.links.all_free()).await;
         shared.hub.stop();
-        if timeout_at(deadline, all(&viewers, max_viewers)).await.is_err() {
-            log::warn!(
-                "{} viewers did not take what was sent to them in time",
-                max_viewers - viewers.available_permits()
-            );
+        if timeout_at(deadline, shared.viewers.all_free()).await.is_err() {
+            log::warn!("{} viewers did not take what was sent to them in time", shared.viewers.taken());
         }
         log::info!("stopped: {}", shared.metrics);
     }
-}
-
-/// Completes when every place is free again.
-async fn all(places: &Semaphore, max: usize) {
-    let _ = places.acquire_many(u32::try_from(max).unwrap_or(u32::MAX)).await;
 }
 
 fn announce(whom: &str, listener: &TcpListener) {
@@ -136,31 +195,35 @@ fn announce(whom: &str, listener: &TcpListener) {
     }
 }
 
-async fn accept_brokers(listener: TcpListener, places: Arc<Semaphore>, shared: Arc<Shared>) {
-    let refused = |_, peer| {
+async fn accept_brokers(listener: TcpListener, shared: Arc<Shared>) {
+    let refused = |_, peer: SocketAddr| {
         shared.metrics.links_refused.add(1);
-        LINKS_REFUSED.warn(|| format!("refused a broker link from {peer}: zeromq.max_connections is reached"));
+        if let Some(more) = LINKS_REFUSED.pass() {
+            log::warn!(RECODEX_PEER:% = peer; "refused a broker link from {peer}: zeromq.max_connections is reached{more}");
+        }
     };
-    let serve = |stream: TcpStream, peer, admission: Admission| {
+    let serve = |stream: TcpStream, peer, place: Place| {
         if let Err(e) = keep_alive(&stream) {
-            log::debug!("broker {peer}: no TCP keepalive: {e}");
+            log::debug!(RECODEX_PEER:% = peer; "broker {peer}: no TCP keepalive: {e}");
         }
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move { zmtp::serve(stream, peer, &shared, admission).await });
+        tokio::spawn(async move { zmtp::serve(stream, peer, &shared, place).await });
     };
-    listen::accept(listener, places, serve, refused).await;
+    listen::accept(listener, &shared.links, serve, refused).await;
 }
 
-async fn accept_viewers(listener: TcpListener, places: Arc<Semaphore>, shared: Arc<Shared>) {
-    let refused = |stream: TcpStream, peer| {
+async fn accept_viewers(listener: TcpListener, shared: Arc<Shared>) {
+    let refused = |stream: TcpStream, peer: SocketAddr| {
         shared.metrics.viewers_refused.add(1);
-        VIEWERS_REFUSED.warn(|| format!("refused viewer {peer}: clients.max is reached"));
+        if let Some(more) = VIEWERS_REFUSED.pass() {
+            log::warn!(RECODEX_PEER:% = peer; "refused viewer {peer}: clients.max is reached{more}");
+        }
         upgrade::turn_away(&stream);
     };
-    let serve = |stream, peer, admission| {
-        tokio::spawn(viewer::serve(stream, peer, Arc::clone(&shared), admission));
+    let serve = |stream, peer, place| {
+        tokio::spawn(viewer::serve(stream, peer, Arc::clone(&shared), place));
     };
-    listen::accept(listener, places, serve, refused).await;
+    listen::accept(listener, &shared.viewers, serve, refused).await;
 }
 
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {

@@ -4,7 +4,7 @@
 
 mod value;
 
-pub use value::{Address, Level, Seconds};
+pub use value::{Address, Level, Output, Seconds};
 
 use crate::channel::Bounds;
 use crate::limits;
@@ -27,6 +27,10 @@ pub struct Settings {
     pub zeromq_uri: Address,
     /// Whether the message `0`, `exit` stops the monitor, as it does the Python one.
     pub accept_exit: bool,
+    /// Whom the monitor becomes if it is started as root.
+    pub user: String,
+    /// With which group; by default the user's own.
+    pub group: Option<String>,
     /// What is logged.
     #[serde(deserialize_with = "value::or_default")]
     pub logger: Logger,
@@ -45,6 +49,8 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "the keys of `logger`")]
 pub struct Logger {
+    /// Where lines go.
+    pub output: Output,
     /// The log file.
     #[serde(deserialize_with = "value::path")]
     pub file: Option<PathBuf>,
@@ -124,6 +130,8 @@ impl Default for Settings {
             websocket_uri: Address { host: "127.0.0.1".into(), port: 4567 },
             zeromq_uri: Address { host: "127.0.0.1".into(), port: 7894 },
             accept_exit: false,
+            user: "recodex".into(),
+            group: None,
             logger: Logger::default(),
             history: History::default(),
             clients: Clients::default(),
@@ -134,7 +142,7 @@ impl Default for Settings {
 
 impl Default for Logger {
     fn default() -> Self {
-        Self { file: None, level: Level::Info, max_size: 1024 * 1024, rotations: 3 }
+        Self { output: Output::Auto, file: None, level: Level::Info, max_size: 1024 * 1024, rotations: 3 }
     }
 }
 
@@ -314,10 +322,10 @@ mod tests {
 
     #[test]
     fn errors_name_the_place_and_what_was_expected() {
-        let known = "websocket_uri, zeromq_uri, accept_exit, logger, history, clients, zeromq";
+        let known = "websocket_uri, zeromq_uri, accept_exit, user, group, logger, history, clients, zeromq";
         for (text, error) in [
             ("websocket_url: [a, 1]\n", format!("1:1: unknown key `websocket_url`; did you mean `websocket_uri`? (known: {known})")),
-            ("logger:\n  levle: debug\n", "2:3: logger: unknown key `levle`; did you mean `level`? (known: file, level, max-size, rotations)".into()),
+            ("logger:\n  levle: debug\n", "2:3: logger: unknown key `levle`; did you mean `level`? (known: output, file, level, max-size, rotations)".into()),
             ("logger:\n  level: inof\n", "2:10: logger.level: unknown value `inof`; did you mean `info`? (known: debug, info, warning, error, critical)".into()),
             ("xyzzy: 1\n", format!("1:1: unknown key `xyzzy` (known: {known})")),
             ("websocket_uri: [\"127.0.0.1\", 65536]\n", "1:30: websocket_uri[1]: invalid value: integer `65536`, expected a port from 0 to 65535, as a number or in quotes".into()),

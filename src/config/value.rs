@@ -136,6 +136,20 @@ impl<'de> Deserialize<'de> for Level {
     }
 }
 
+/// Where log lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Output {
+    /// To the file if one is named, else to the journal if systemd started the monitor, else to stderr.
+    Auto,
+    /// To the journal, with fields.
+    Journald,
+    /// To the file.
+    File,
+    /// To stderr.
+    Stderr,
+}
+
 /// A time in the configuration: seconds, whole or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seconds(Duration);

@@ -5,9 +5,9 @@ use super::upgrade::{self, Refused};
 use crate::channel::End;
 use crate::config::Clients;
 use crate::cursor::{Cursor, Turn};
-use crate::listen::Admission;
 use crate::logging::Throttle;
 use crate::message::MAX_CHANNEL_ID;
+use crate::places::Place;
 use crate::relay::Shared;
 use std::future::poll_fn;
 use std::io;
@@ -92,7 +92,7 @@ pub fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     shared: Arc<Shared>,
-    admission: Admission,
+    place: Place,
 ) -> impl Future<Output = ()> + Send {
     // The beginning and the end are boxed, and nothing is captured twice: what is left is kept as long as the viewer
     // stays, and there are many.
@@ -105,14 +105,19 @@ pub fn serve(
             }
             Err(left) => left,
         };
-        log::debug!("viewer {peer} left: {left}");
-        drop(admission);
+        match &left {
+            Left::Closed { code, .. } => {
+                log::debug!(RECODEX_PEER:% = peer, RECODEX_CLOSE_CODE = u16::from(*code); "viewer {peer} left: {left}");
+            }
+            _ => log::debug!(RECODEX_PEER:% = peer; "viewer {peer} left: {left}"),
+        }
+        drop(place);
     }
 }
 
 /// Brings a connection to the point where it has named its channel.
 async fn subscribe(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) -> Result<Box<Viewer>, Left> {
-    let clients = &shared.settings.clients;
+    let clients = shared.settings().clients.clone();
     let mut stop = shared.stop.subscribe();
     stream.set_nodelay(true)?;
     let rest = tokio::select! {
@@ -130,9 +135,9 @@ async fn subscribe(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>)
     };
     match named {
         Ok(id) => {
-            log::debug!("viewer {peer} subscribed to channel {id}");
+            log::debug!(RECODEX_PEER:% = peer, RECODEX_CHANNEL = id.as_str(); "viewer {peer} subscribed to channel {id}");
             let cursor = shared.hub.subscribe(Instant::now(), &id);
-            let clock = Clock::new(clients);
+            let clock = Clock::new(&clients);
             Ok(Box::new(Viewer { socket, cursor, clock, peer, shared }))
         }
         Err(left) => {
@@ -206,7 +211,7 @@ impl Viewer {
                 timer.as_mut().poll(cx).map(|()| true)
             });
             if rang.await {
-                match self.clock.ring(&self.shared.settings.clients) {
+                match self.clock.ring(&self.shared.settings().clients) {
                     Ok(true) => self.socket.ping(),
                     Ok(false) => {}
                     Err(left) => return left,
@@ -228,7 +233,7 @@ impl Viewer {
         for _ in 0..STEPS {
             if self.socket.has_control() && self.cursor.rest().is_empty() {
                 if !self.socket.write_control()? {
-                    self.clock.blocked(&self.shared.settings.clients);
+                    self.clock.blocked(&self.shared.settings().clients);
                     return Ok(Wait::Room);
                 }
                 continue;
@@ -239,7 +244,7 @@ impl Viewer {
                 Ok(Turn::CaughtUp) => return Ok(Wait::Log),
                 Ok(Turn::Ended(end)) => return Err(end.into()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.clock.blocked(&self.shared.settings.clients);
+                    self.clock.blocked(&self.shared.settings().clients);
                     return Ok(Wait::Room);
                 }
                 Err(e) => return Err(e.into()),
@@ -252,7 +257,10 @@ impl Viewer {
     async fn end(mut self: Box<Self>, left: Left) -> Left {
         if let Left::Stalled | Left::Silent = left {
             self.shared.metrics.viewers_lost.add(1);
-            LOST.info(|| format!("gave up viewer {}: {left}", self.peer));
+            if let Some(more) = LOST.pass() {
+                let peer = self.peer;
+                log::info!(RECODEX_PEER:% = peer; "gave up viewer {peer}: {left}{more}");
+            }
         }
         match &left {
             Left::ByPeer if self.cursor.rest().is_empty() => drop(self.socket.write_control()),

@@ -2,9 +2,9 @@
 
 pub mod parser;
 
-use crate::listen::Admission;
 use crate::logging::Throttle;
 use crate::message::Message;
+use crate::places::Place;
 use crate::relay::Shared;
 use parser::{Event, GREETING, Parser, Parts, Violation};
 use std::io;
@@ -47,22 +47,24 @@ enum Ended {
 }
 
 /// Receives from a broker until it goes or the monitor stops.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared, admission: Admission) {
+pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared, place: Place) {
     let mut link = Link { stream, peer, shared, parser: Parser::default(), buffer: Vec::new(), messages: 0 };
-    let handshake = timeout(shared.settings.zeromq.handshake_timeout.duration(), link.handshake()).await;
+    let handshake = timeout(shared.settings().zeromq.handshake_timeout.duration(), link.handshake()).await;
     let ended = if let Err(ended) = handshake.unwrap_or(Err(Ended::Handshake)) {
         ended
     } else {
-        log::info!("broker {peer} connected");
+        log::info!(RECODEX_PEER:% = peer; "broker {peer} connected");
         let ended = link.receive().await;
-        log::info!("broker {peer} disconnected after {} messages: {ended}", link.messages);
+        log::info!(RECODEX_PEER:% = peer; "broker {peer} disconnected after {} messages: {ended}", link.messages);
         ended
     };
     if let Ended::Violation(_) | Ended::Handshake | Ended::NotReading = ended {
         shared.metrics.links_refused.add(1);
-        VIOLATIONS.warn(|| format!("closed the ZeroMQ link from {peer}: {ended}"));
+        if let Some(more) = VIOLATIONS.pass() {
+            log::warn!(RECODEX_PEER:% = peer; "closed the ZeroMQ link from {peer}: {ended}{more}");
+        }
     }
-    drop(admission);
+    drop(place);
 }
 
 struct Link<'a> {
@@ -143,6 +145,7 @@ impl Link<'_> {
     fn take(&mut self) -> Result<bool, Ended> {
         let now = Instant::now();
         let full = self.parser.is_full();
+        let before = self.messages;
         while let Some(event) = self.parser.event()? {
             match event {
                 Event::Message(parts) => {
@@ -156,6 +159,9 @@ impl Link<'_> {
                 }
                 Event::Ready => {}
             }
+        }
+        if self.messages > before {
+            self.shared.changed.notify_one();
         }
         Ok(full)
     }
@@ -175,17 +181,21 @@ fn relay(shared: &Shared, peer: SocketAddr, parts: &Parts<'_>, buffer: &mut Vec<
         Ok(message) => message,
         Err(malformed) => {
             shared.metrics.malformed.add(1);
-            MALFORMED.warn(|| format!("dropped a message from broker {peer}: {malformed}"));
+            if let Some(more) = MALFORMED.pass() {
+                log::warn!(RECODEX_PEER:% = peer; "dropped a message from broker {peer}: {malformed}{more}");
+            }
             return;
         }
     };
     if message.is_exit() {
-        if shared.settings.accept_exit {
-            log::info!("broker {peer} asks the monitor to exit (accept_exit is on)");
+        if shared.settings().accept_exit {
+            log::info!(RECODEX_PEER:% = peer; "broker {peer} asks the monitor to exit (accept_exit is on)");
             shared.stop.send_replace(true);
         } else {
             shared.metrics.exits_ignored.add(1);
-            EXITS.warn(|| format!("ignored a request to exit from broker {peer} (accept_exit is off)"));
+            if let Some(more) = EXITS.pass() {
+                log::warn!(RECODEX_PEER:% = peer; "ignored a request to exit from broker {peer} (accept_exit is off){more}");
+            }
         }
         return;
     }

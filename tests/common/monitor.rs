@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use nix::unistd::geteuid;
+
 use super::{DEADLINE, PROGRAM, kill, temporary, until};
 
 /// Where a monitor listens, as its config says it.
@@ -63,6 +65,10 @@ impl Monitor {
         writeln!(text, "websocket_uri: [\"{name}\", {viewers}]").expect("strings grow");
         writeln!(text, "zeromq_uri: [\"{name}\", {brokers}]").expect("strings grow");
         text.push_str(config);
+        // As root it becomes somebody else, who must be there.
+        if geteuid().is_root() && !config.contains("user:") {
+            text.push_str("\nuser: nobody\n");
+        }
         let (directory, path) = temporary("config.yml", text);
 
         let mut words = wrapper.to_vec();

@@ -1,0 +1,277 @@
+//! The log: lines are queued without waiting and written by one thread, so that no disk and no reader holds up the relay.
+
+mod sink;
+mod throttle;
+
+pub use sink::Target;
+pub use throttle::Throttle;
+
+use crate::config::Logger;
+use crate::failure::{Exit, Failure};
+use log::kv::{Key, Value, VisitSource};
+use log::{LevelFilter, Log, Metadata, Record};
+use sink::Sink;
+use std::fmt::{self, Write as _};
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// The most lines that wait to be written.
+const QUEUE: usize = 1024;
+/// The longest line, in bytes; the rest of a longer one is cut.
+const MAX_LINE: usize = 4096;
+/// How long the end of the program waits for what is queued.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Journal fields (systemd.journal-fields(7)) that a line may carry besides its message.
+pub const PEER: &str = "RECODEX_PEER";
+/// The field for the channel id.
+pub const CHANNEL: &str = "RECODEX_CHANNEL";
+/// The field for the code of a WebSocket close.
+pub const CLOSE_CODE: &str = "RECODEX_CLOSE_CODE";
+
+/// One line on its way to the log.
+#[derive(Debug)]
+pub(crate) struct Line {
+    time: SystemTime,
+    level: log::Level,
+    message: String,
+    fields: Vec<(&'static str, String)>,
+}
+
+enum Order {
+    Line(Line),
+    /// Look for changed settings.
+    Reopen,
+    /// Write everything, then say so.
+    Flush(SyncSender<()>),
+}
+
+/// Lines for which the queue had no room.
+#[derive(Default)]
+struct Dropped(Mutex<(u64, Option<SystemTime>)>);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Dropped {
+    fn add(&self) {
+        let (count, since) = &mut *locked(&self.0);
+        *count += 1;
+        since.get_or_insert_with(SystemTime::now);
+    }
+
+    /// How many there were, and when the first one was; they are then forgotten.
+    fn take(&self) -> (u64, SystemTime) {
+        let (count, since) = std::mem::take(&mut *locked(&self.0));
+        (count, since.unwrap_or_else(SystemTime::now))
+    }
+}
+
+struct Queue {
+    orders: SyncSender<Order>,
+    dropped: Arc<Dropped>,
+    /// Settings to open the target anew with; here, since an order may find no room.
+    changed: Arc<Mutex<Option<Logger>>>,
+}
+
+static QUEUE_OF_LOG: OnceLock<Queue> = OnceLock::new();
+
+impl Log for Queue {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Of what libraries say, only what is worth a warning concerns an administrator.
+        metadata.target().starts_with("recodex_monitor") || metadata.level() <= LevelFilter::Warn
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.push(record.level(), &record.args().to_string(), fields(record));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl Queue {
+    fn push(&self, level: log::Level, text: &str, fields: Vec<(&'static str, String)>) {
+        let line = Line { time: SystemTime::now(), level, message: cut(escape(text)), fields };
+        if let Err(TrySendError::Full(_)) = self.orders.try_send(Order::Line(line)) {
+            self.dropped.add();
+        }
+    }
+}
+
+/// The journal fields among a record's key-value pairs.
+fn fields(record: &Record<'_>) -> Vec<(&'static str, String)> {
+    struct Known(Vec<(&'static str, String)>);
+    impl<'kvs> VisitSource<'kvs> for Known {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+            if let Some(known) = [PEER, CHANNEL, CLOSE_CODE].into_iter().find(|known| *known == key.as_str()) {
+                self.0.push((known, value.to_string()));
+            }
+            Ok(())
+        }
+    }
+    let mut known = Known(Vec::new());
+    let _ = record.key_values().visit(&mut known);
+    known.0
+}
+
+fn cut(mut line: String) -> String {
+    if line.len() > MAX_LINE {
+        let end = (0..=MAX_LINE).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+/// The log before its thread runs. Lines wait in the queue meanwhile.
+pub struct Opened {
+    sink: Sink,
+    orders: Receiver<Order>,
+    dropped: Arc<Dropped>,
+    changed: Arc<Mutex<Option<Logger>>>,
+}
+
+/// Opens the log and takes lines from now on. May be called once in a process.
+///
+/// # Errors
+/// [`Exit::Config`] if the target cannot be written to.
+pub fn open(settings: &Logger) -> Result<Opened, Failure> {
+    let sink = Sink::open(settings)?;
+    let (sender, orders) = mpsc::sync_channel(QUEUE);
+    let dropped = Arc::new(Dropped::default());
+    let changed = Arc::default();
+    let queue = Queue { orders: sender, dropped: Arc::clone(&dropped), changed: Arc::clone(&changed) };
+    let queue = QUEUE_OF_LOG.get_or_init(|| queue);
+    log::set_logger(queue).map_err(|_| Failure::new(Exit::Software, "the log was opened twice"))?;
+    log::set_max_level(settings.level.filter());
+    Ok(Opened { sink, orders, dropped, changed })
+}
+
+impl Opened {
+    /// Starts the thread that writes. Privileges must have been dropped before: a thread keeps those it was born with.
+    ///
+    /// # Errors
+    /// [`Exit::Software`] if there can be no thread.
+    pub fn start(self) -> Result<(), Failure> {
+        let Self { mut sink, orders, dropped, changed } = self;
+        let write = move || {
+            loop {
+                let order = match orders.try_recv() {
+                    Ok(order) => order,
+                    Err(TryRecvError::Disconnected) => return,
+                    Err(TryRecvError::Empty) => {
+                        // What was dropped is told when the rush is over.
+                        sink.report(&dropped);
+                        let Ok(order) = orders.recv() else { return };
+                        order
+                    }
+                };
+                if let Some(settings) = locked(&changed).take() {
+                    sink.reopen(&settings);
+                }
+                match order {
+                    Order::Line(line) => sink.write(&line),
+                    Order::Reopen => {}
+                    Order::Flush(done) => drop(done.try_send(())),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("log".into()).stack_size(128 * 1024);
+        thread.spawn(write).map_err(|e| Failure::new(Exit::Software, format!("cannot start the log's thread: {e}")))?;
+        Ok(())
+    }
+}
+
+/// Logs a line whatever the level is, because somebody asked for it.
+pub fn say(text: &str) {
+    if let Some(queue) = QUEUE_OF_LOG.get() {
+        queue.push(log::Level::Info, text, Vec::new());
+    }
+}
+
+/// Takes up changed settings, and opens a log file anew.
+pub fn reload(settings: &Logger) {
+    log::set_max_level(settings.level.filter());
+    if let Some(queue) = QUEUE_OF_LOG.get() {
+        *locked(&queue.changed) = Some(settings.clone());
+        let _ = queue.orders.try_send(Order::Reopen);
+    }
+}
+
+/// Waits, for a second at the most, until everything is written.
+pub fn close() {
+    let Some(queue) = QUEUE_OF_LOG.get() else { return };
+    let (done, written) = mpsc::sync_channel(1);
+    if queue.orders.try_send(Order::Flush(done)).is_ok() {
+        let _ = written.recv_timeout(CLOSE_TIMEOUT);
+    }
+}
+
+/// Text with every character that could forge or garble a line written as an escape.
+struct Escaped<'a>(&'a mut String);
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            // Besides controls: what moves or hides text on a terminal (line separators, direction marks).
+            let hides =
+                matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+            if c.is_control() || hides {
+                write!(self.0, "{}", c.escape_default())?;
+            } else {
+                self.0.push(c);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes text from outside fit to be printed on one line.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    let _ = Escaped(&mut escaped).write_str(text);
+    escaped
+}
+
+/// A channel id for the log: at most half of it, and eight characters. Who knows an id may watch its job.
+#[derive(Debug)]
+pub struct Abridged<'a>(pub &'a str);
+
+impl fmt::Display for Abridged<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = (self.0.chars().count() / 2).min(8);
+        for c in self.0.chars().take(shown) {
+            f.write_char(c)?;
+        }
+        f.write_str("…")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_cannot_forge_a_line() {
+        let escaped = "a\\n[x]\\r\\u{1b}[31m\\u{7f}\\u{85}\\u{202e}é";
+        assert_eq!(escape("a\n[x]\r\u{1b}[31m\u{7f}\u{85}\u{202e}é"), escaped);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        assert_eq!(cut("é".repeat(MAX_LINE / 2)).len(), MAX_LINE);
+        assert_eq!(cut(format!("x{}", "é".repeat(MAX_LINE / 2))), format!("x{}…", "é".repeat(MAX_LINE / 2 - 1)));
+    }
+
+    #[test]
+    fn an_id_is_never_shown_whole() {
+        for (id, shown) in [("", "…"), ("a", "…"), ("ab", "a…"), ("student_5d1f3c9e-0b7a", "student_…")] {
+            assert_eq!(Abridged(id).to_string(), shown);
+        }
+    }
+}

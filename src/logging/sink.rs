@@ -1,0 +1,280 @@
+//! Where log lines go: the journal, a rotating file, or stderr; and what is said about lines that could not be written.
+
+use super::{Dropped, Line};
+use crate::config::{Logger, Output};
+use crate::failure::{Exit, Failure};
+use chrono::{DateTime, Local};
+use rolling_file::{RollingConditionBasic, RollingFileAppender};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use systemd_journal_logger::{JournalLog, connected_to_journal};
+
+/// The name under which the journal files the lines.
+const IDENTIFIER: &str = "recodex-monitor";
+/// Where lines go if they are to go to a file and none is named.
+const DEFAULT_FILE: &str = "/var/log/recodex/monitor.log";
+
+/// Where the settings send log lines.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The journal.
+    Journal,
+    /// This file.
+    File(PathBuf),
+    /// Standard error.
+    Stderr,
+}
+
+impl Target {
+    /// What `logger.output` and `logger.file` come to.
+    #[must_use]
+    pub fn of(settings: &Logger) -> Self {
+        match (settings.output, &settings.file) {
+            (Output::Journald, _) => Self::Journal,
+            (Output::Auto, None) if connected_to_journal() => Self::Journal,
+            (Output::Auto, None) | (Output::Stderr, _) => Self::Stderr,
+            (Output::Auto | Output::File, Some(file)) => Self::File(file.clone()),
+            (Output::File, None) => Self::File(DEFAULT_FILE.into()),
+        }
+    }
+}
+
+/// An open target, and how many lines it did not take.
+pub(super) struct Sink {
+    writer: Writer,
+    lost: u64,
+    /// When the first of them was lost, and why.
+    since: Option<(DateTime<Local>, String)>,
+}
+
+enum Writer {
+    Journal(JournalLog),
+    File(LogFile),
+    Stderr,
+}
+
+impl Sink {
+    pub(super) fn open(settings: &Logger) -> Result<Self, Failure> {
+        let writer = match Target::of(settings) {
+            Target::Journal => Writer::Journal(journal().map_err(|e| {
+                Failure::new(
+                    Exit::Config,
+                    format!("logger.output: cannot reach the journal: {e}; expected a running systemd-journald"),
+                )
+            })?),
+            Target::File(path) => {
+                check(&path).map_err(|e| {
+                    let expected = "expected a file in a directory that the monitor's user may write to";
+                    Failure::new(Exit::Config, format!("logger.file: cannot write {}: {e}; {expected}", path.display()))
+                })?;
+                Writer::File(LogFile::new(path, settings))
+            }
+            Target::Stderr => Writer::Stderr,
+        };
+        Ok(Self { writer, lost: 0, since: None })
+    }
+
+    /// Writes a line; one that cannot be written is counted and reported as soon as one can.
+    pub(super) fn write(&mut self, line: &Line) {
+        let written = if self.settle() { self.writer.write(line) } else { return self.lost += 1 };
+        if let Err(e) = written {
+            self.lose(1, &e.to_string());
+        }
+    }
+
+    /// Counts `lost` lines that were dropped before they came here, and reports them.
+    pub(super) fn report(&mut self, dropped: &Dropped) {
+        let (lost, since) = dropped.take();
+        if lost > 0 {
+            self.lost += lost;
+            self.since.get_or_insert_with(|| (since.into(), "the log could not keep up".into()));
+            self.settle();
+        }
+    }
+
+    /// Writes how many lines were lost, if any; false if that is not possible yet.
+    fn settle(&mut self) -> bool {
+        let Some((since, why)) = &self.since else { return true };
+        let message = format!("{} log lines were lost since {}: {why}", self.lost, since.format("%Y-%m-%d %H:%M:%S"));
+        let line = Line { time: SystemTime::now(), level: log::Level::Warn, message, fields: Vec::new() };
+        if self.writer.write(&line).is_err() {
+            return false;
+        }
+        (self.lost, self.since) = (0, None);
+        true
+    }
+
+    fn lose(&mut self, lines: u64, why: &str) {
+        self.lost += lines;
+        self.since.get_or_insert_with(|| (Local::now(), why.to_owned()));
+    }
+
+    pub(super) fn reopen(&mut self, settings: &Logger) {
+        if let Writer::File(file) = &mut self.writer {
+            *file = LogFile::new(file.path.clone(), settings);
+        }
+    }
+}
+
+impl Writer {
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        match self {
+            Self::Journal(journal) => {
+                let fields: Vec<(&str, &str)> = line.fields.iter().map(|(key, value)| (*key, value.as_str())).collect();
+                journal.journal_send(
+                    &log::Record::builder()
+                        .level(journal_level(line.level))
+                        .target(IDENTIFIER)
+                        .args(format_args!("{}", line.message))
+                        .key_values(&fields)
+                        .build(),
+                )
+            }
+            Self::File(file) => file.write(&format(line)),
+            // Its reader knows the time, or does not care.
+            Self::Stderr => {
+                let text = format!("[{IDENTIFIER}] [{}] {}\n", level_name(line.level), line.message);
+                io::stderr().write_all(text.as_bytes())
+            }
+        }
+    }
+}
+
+/// The level that the journal crate gives the priority which syslog has for `level`; by itself it files info as notice
+/// and debug as info.
+fn journal_level(level: log::Level) -> log::Level {
+    match level {
+        log::Level::Info => log::Level::Debug,
+        log::Level::Debug => log::Level::Trace,
+        other => other,
+    }
+}
+
+fn journal() -> io::Result<JournalLog> {
+    Ok(JournalLog::empty()?.with_syslog_identifier(IDENTIFIER.into()))
+}
+
+/// The Python monitor's line.
+fn format(line: &Line) -> String {
+    let time = DateTime::<Local>::from(line.time).format("%Y-%m-%d %H:%M:%S,%3f");
+    format!("[{time}] [{IDENTIFIER}] [{}] {}\n", level_name(line.level), line.message)
+}
+
+/// Python's names.
+fn level_name(level: log::Level) -> &'static str {
+    match level {
+        log::Level::Warn => "WARNING",
+        other => other.as_str(),
+    }
+}
+
+/// Whether a log file can be opened, without waiting for the reader of a FIFO.
+fn check(path: &Path) -> io::Result<()> {
+    let waits = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
+    let opened = OpenOptions::new().append(true).create(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    match opened {
+        Err(e) if waits && e.raw_os_error() == Some(nix::libc::ENXIO) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// A file that is rotated by size. It is opened by the first line, and again after an error or when its name leads
+/// elsewhere.
+struct LogFile {
+    path: PathBuf,
+    max_size: u64,
+    rotations: usize,
+    open: Option<Open>,
+    /// Whether it has been said that the file cannot be rotated.
+    complained: bool,
+}
+
+struct Open {
+    /// Rotates only when it is told to: by itself it would report a failure on stderr, which may be closed or full.
+    file: RollingFileAppender<RollingConditionBasic>,
+    /// What the name led to after the last line.
+    found: Option<Found>,
+}
+
+/// What a log file's name leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Found {
+    inode: u64,
+    size: u64,
+    regular: bool,
+}
+
+impl LogFile {
+    fn new(path: PathBuf, settings: &Logger) -> Self {
+        let (max_size, rotations) = (settings.max_size as u64, settings.rotations);
+        Self { path, max_size, rotations, open: None, complained: false }
+    }
+
+    /// Writes a whole line or, if that fails, none of it.
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        let before = self.find();
+        let same = |open: &Open| open.found.map(|found| found.inode) == before.map(|found| found.inode);
+        let file = match self.open.take().filter(same) {
+            Some(open) => open.file,
+            None => self.appender()?,
+        };
+        let mut file = self.rotated(file, before)?;
+        let before = self.find();
+        if let Err(e) = file.write_all(text.as_bytes()).and_then(|()| file.flush()) {
+            self.take_back(before);
+            return Err(e);
+        }
+        self.open = Some(Open { file, found: self.find() });
+        Ok(())
+    }
+
+    /// Takes back what was written of a line.
+    fn take_back(&self, before: Option<Found>) {
+        let Some(Found { inode, size, regular: true }) = before else { return };
+        if let Ok(file) = OpenOptions::new().write(true).open(&self.path)
+            && file.metadata().is_ok_and(|now| now.ino() == inode)
+        {
+            let _ = file.set_len(size);
+        }
+    }
+
+    fn appender(&self) -> io::Result<RollingFileAppender<RollingConditionBasic>> {
+        RollingFileAppender::new_with_buffer_capacity(&self.path, RollingConditionBasic::new(), self.rotations, 0)
+    }
+
+    /// Rotates the file if it is large enough. One that cannot be rotated goes on growing, and says so once.
+    fn rotated(
+        &mut self,
+        mut file: RollingFileAppender<RollingConditionBasic>,
+        found: Option<Found>,
+    ) -> io::Result<RollingFileAppender<RollingConditionBasic>> {
+        let due = found.is_some_and(|found| found.regular && found.size >= self.max_size);
+        // As with Python's handler: no rotations, no rotation.
+        if !due || self.rotations == 0 {
+            return Ok(file);
+        }
+        let Err(e) = file.rollover() else {
+            self.complained = false;
+            return Ok(file);
+        };
+        let mut file = self.appender()?;
+        if !self.complained {
+            let message = format!("{} cannot be rotated and goes on growing: {e}", self.path.display());
+            let line = Line { time: SystemTime::now(), level: log::Level::Warn, message, fields: Vec::new() };
+            if let Err(e) = file.write_all(format(&line).as_bytes()) {
+                self.take_back(found);
+                return Err(e);
+            }
+            self.complained = true;
+        }
+        Ok(file)
+    }
+
+    fn find(&self) -> Option<Found> {
+        let file = std::fs::metadata(&self.path).ok()?;
+        Some(Found { inode: file.ino(), size: file.len(), regular: file.is_file() })
+    }
+}

@@ -1,0 +1,448 @@
+//! The monitor as a service: what it tells its service manager, what signals do, and what is left of root.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{Broker, DEADLINE, Host, Monitor, PROGRAM, Viewer, kill, task, until};
+use nix::unistd::geteuid;
+use std::fs::{Permissions, read_to_string, set_permissions, write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a service manager hears.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = open_directory();
+        let path = directory.path().join("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket in a directory of ours");
+        set_permissions(&path, Permissions::from_mode(0o777)).expect("it is ours");
+        Self { socket, path, _directory: directory }
+    }
+
+    /// A monitor under this manager; `variables` are more of what a manager sets.
+    fn starts(&self, variables: &[&str], config: &str) -> Monitor {
+        let notify = format!("NOTIFY_SOCKET={}", self.path.display());
+        let wrapper = [&["env", &notify], variables].concat();
+        Monitor::start_through(&wrapper, Host::default(), config)
+    }
+
+    /// The next message, or `None` if none comes within `time`.
+    fn within(&self, time: Duration) -> Option<String> {
+        self.socket.set_read_timeout(Some(time)).expect("a time over 0");
+        let mut bytes = [0; 4096];
+        let count = self.socket.recv(&mut bytes).ok()?;
+        Some(String::from_utf8(bytes[..count].to_vec()).expect("UTF-8"))
+    }
+
+    /// The next message that holds `text`.
+    fn hears(&self, text: &str) -> String {
+        until(text, || self.within(DEADLINE).filter(|message| message.contains(text)))
+    }
+}
+
+/// A directory that everybody may enter.
+fn open_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("it is ours");
+    directory
+}
+
+/// A monitor whose configuration can be rewritten and reloaded.
+struct Reloadable {
+    monitor: Monitor,
+    config: PathBuf,
+    ports: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Reloadable {
+    fn start(wrapper: &[&str], config: &str) -> Self {
+        let directory = open_directory();
+        let path = directory.path().join("config.yml");
+        let ports = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\nuser: nobody\n".to_owned();
+        write(&path, format!("{ports}{config}")).expect("it is ours");
+        // The harness names a configuration of its own; the shell puts ours in its place.
+        let script = format!("{} exec \"$1\" -c '{}'", wrapper.join(" "), path.display());
+        let monitor = Monitor::start_through(&["sh", "-c", &script, "sh"], Host::default(), "");
+        Self { monitor, config: path, ports, _directory: directory }
+    }
+
+    fn reload(&self, config: &str) {
+        write(&self.config, format!("{}{config}", self.ports)).expect("it is ours");
+        self.monitor.signal("HUP");
+    }
+}
+
+fn is_root() -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        println!("skipped: needs root");
+    }
+    root
+}
+
+/// A line of /proc/PID/status, without its name.
+fn status(pid: u32, name: &str) -> Vec<String> {
+    let text = read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).expect("a line of that name");
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Runs the program with a configuration until it ends.
+fn run_with(wrapper: &[&str], config: &str) -> Output {
+    let directory = open_directory();
+    let path = directory.path().join("config.yml");
+    write(&path, config).expect("it is ours");
+    let words = [wrapper, &[PROGRAM, "-c", path.to_str().expect("UTF-8")]].concat();
+    let child = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let child = child.expect("the program starts");
+    let pid = child.id();
+    let watcher = std::thread::spawn(move || child.wait_with_output().expect("it is our child"));
+    let start = Instant::now();
+    while !watcher.is_finished() {
+        if start.elapsed() > DEADLINE {
+            kill(pid, "KILL");
+            panic!("it did not end by itself");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    watcher.join().expect("no panic")
+}
+
+fn refused(output: &Output, code: i32, words: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in: {text}");
+    }
+}
+
+#[test]
+fn ready_is_told_when_both_ports_can_be_used_and_not_before() {
+    let manager = Manager::new();
+    let monitor = manager.starts(&[], "");
+    assert_eq!(manager.within(DEADLINE).as_deref(), Some("READY=1\n"), "the first message");
+    Viewer::watch(monitor.viewers, "job");
+    TcpStream::connect(monitor.brokers).expect("the port is bound");
+}
+
+#[test]
+fn ready_is_never_told_by_one_that_cannot_start() {
+    let manager = Manager::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("it is bound").port();
+    let notify = format!("NOTIFY_SOCKET={}", manager.path.display());
+    let config = format!("websocket_uri: [127.0.0.1, {port}]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\n");
+    refused(&run_with(&["env", &notify], &config), 69, &["websocket_uri", &port.to_string()]);
+    assert_eq!(manager.within(Duration::from_millis(1)), None);
+}
+
+#[test]
+fn the_status_tells_of_viewers_channels_and_brokers() {
+    let manager = Manager::new();
+    let monitor = manager.starts(&[], "");
+    manager.hears("STATUS=0 viewers, 0 channels, 0 messages/s, 0 brokers connected");
+    let broker = Broker::connect(monitor.brokers);
+    let viewer = Viewer::subscribed(monitor.viewers, "job");
+    manager.hears("1 viewers, ");
+    broker.task("job", "1");
+    drop(viewer);
+    manager.hears("STATUS=0 viewers, 1 channels, 0 messages/s, 1 brokers connected");
+}
+
+#[test]
+fn the_watchdog_is_pinged_at_half_its_time_while_the_relay_moves() {
+    let manager = Manager::new();
+    let monitor = manager.starts(&["WATCHDOG_USEC=400000"], "");
+    manager.hears("WATCHDOG=1");
+    let start = Instant::now();
+    for _ in 0..5 {
+        manager.hears("WATCHDOG=1");
+    }
+    assert!(start.elapsed() >= Duration::from_millis(900), "not much more often than needed");
+    monitor.signal("STOP");
+    while manager.within(Duration::from_millis(300)).is_some() {}
+    assert_eq!(manager.within(Duration::from_secs(1)), None, "one that does not move does not ping");
+    monitor.signal("CONT");
+    manager.hears("WATCHDOG=1");
+    assert!(monitor.logged(&["error"]).is_empty());
+}
+
+#[test]
+fn a_watchdog_meant_for_another_process_is_left_alone() {
+    let manager = Manager::new();
+    let mut monitor = manager.starts(&["WATCHDOG_USEC=10000", "WATCHDOG_PID=1"], "");
+    manager.hears("READY=1");
+    monitor.stop();
+    let mut all = Vec::new();
+    while let Some(message) = manager.within(Duration::from_millis(50)) {
+        all.push(message);
+    }
+    assert!(!all.iter().any(|message| message.contains("WATCHDOG")), "{all:?}");
+    assert!(all.iter().any(|message| message.contains("STOPPING=1")), "{all:?}");
+}
+
+#[test]
+fn stopping_is_told_with_the_time_it_may_take() {
+    let manager = Manager::new();
+    let mut monitor = manager.starts(&[], "");
+    manager.hears("READY=1");
+    monitor.stop();
+    let message = manager.hears("STOPPING=1");
+    assert!(message.contains("EXTEND_TIMEOUT_USEC=10000000"), "{message}");
+}
+
+#[test]
+fn a_reload_is_told_and_applies_levels_limits_and_times() {
+    let manager = Manager::new();
+    let notify = format!("NOTIFY_SOCKET={}", manager.path.display());
+    let reloadable = Reloadable::start(&[&notify], "history: {release_failed: 600}\nclients: {max: 1}\n");
+    let monitor = &reloadable.monitor;
+    manager.hears("READY=1");
+    let broker = Broker::connect(monitor.brokers);
+    let mut first = Viewer::subscribed(monitor.viewers, "job");
+    assert!(!Viewer::connected(monitor.viewers).upgrade_or_refusal(), "clients.max is 1");
+
+    reloadable.reload("history: {release_failed: 0.2}\nclients: {max: 2}\nlogger: {level: debug}\n");
+    let message = manager.hears("RELOADING=1");
+    let time = message.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).expect("its time");
+    assert!(time.parse::<u64>().is_ok_and(|time| time > 0), "{time}");
+    manager.hears("READY=1");
+    monitor.wait_log("SIGHUP");
+    let _second = Viewer::subscribed(monitor.viewers, "other");
+    monitor.wait_logged(&["[DEBUG]", "subscribed"]);
+    broker.send(&["job", "FAILED"]);
+    first.texts(&[common::command("FAILED"), common::command("FINISHED")]);
+    first.closes(1000);
+}
+
+#[test]
+fn a_reload_names_what_needs_a_restart_and_keeps_it() {
+    let reloadable = Reloadable::start(&[], "");
+    reloadable.reload("group: elsewhere\nlogger: {file: /elsewhere, level: info}\n");
+    let line = reloadable.monitor.wait_logged(&["WARNING", "restart"]);
+    assert!(line.ends_with("need a restart: group, logger.file"), "{line}");
+}
+
+#[test]
+fn a_wrong_file_changes_nothing_and_is_reported_with_its_position() {
+    let manager = Manager::new();
+    let notify = format!("NOTIFY_SOCKET={}", manager.path.display());
+    let reloadable = Reloadable::start(&[&notify], "logger: {level: info}\n");
+    let monitor = &reloadable.monitor;
+    manager.hears("READY=1");
+    reloadable.reload("logger: {level: debug}\nclients: {mux: 3}\n");
+    let line = monitor.wait_logged(&["ERROR", "SIGHUP"]);
+    assert!(line.contains("config.yml:5:11: clients: unknown key `mux`; did you mean `max`?"), "{line}");
+    manager.hears("READY=1");
+    Viewer::subscribed(monitor.viewers, "job");
+    let broker = Broker::connect(monitor.brokers);
+    common::fence(monitor, &broker);
+    assert!(monitor.logged(&["[DEBUG]"]).is_empty(), "the level stays");
+}
+
+#[test]
+fn sigusr1_logs_a_page_whatever_the_level() {
+    let reloadable = Reloadable::start(&[], "");
+    let monitor = &reloadable.monitor;
+    let broker = Broker::connect(monitor.brokers);
+    let mut viewer = Viewer::subscribed(monitor.viewers, "job");
+    broker.task("job", "1");
+    viewer.texts(&[task("1", "COMPLETED")]);
+    reloadable.reload("logger: {level: critical}\n");
+    // Its own report is above that level; that it was taken up shows in what follows.
+    let _other = Viewer::subscribed(monitor.viewers, "other");
+    monitor.signal("USR1");
+    for words in [
+        ["recodex-monitor", "up for"],
+        ["viewers:", "2 of"],
+        ["broker links:", "1 of 64"],
+        ["channels:", "2, of which 0 have finished"],
+        ["history:", "of 268435456 bytes"],
+        ["since the start:", "1 messages"],
+    ] {
+        monitor.wait_logged(&words);
+    }
+}
+
+#[test]
+fn without_a_service_manager_nothing_is_missed() {
+    let mut monitor = Monitor::start("logger: {level: debug}");
+    monitor.signal("HUP");
+    monitor.wait_log("SIGHUP");
+    monitor.stop();
+    assert!(monitor.logged(&["service manager"]).is_empty());
+}
+
+#[test]
+fn a_service_manager_that_is_gone_does_not_disturb() {
+    let manager = Manager::new();
+    let mut monitor = manager.starts(&["WATCHDOG_USEC=100000"], "");
+    manager.hears("WATCHDOG=1");
+    drop(manager);
+    let broker = Broker::connect(monitor.brokers);
+    let mut viewer = Viewer::subscribed(monitor.viewers, "job");
+    broker.task("job", "1");
+    viewer.texts(&[task("1", "COMPLETED")]);
+    monitor.stop();
+}
+
+#[test]
+fn nothing_of_root_is_left() {
+    if !is_root() {
+        return;
+    }
+    let reloadable = Reloadable::start(&[], "");
+    let pid = reloadable.monitor.pid();
+    let nobody = nix::unistd::User::from_name("nobody").expect("a user database").expect("nobody is there");
+    let (uid, gid) = (nobody.uid.to_string(), nobody.gid.to_string());
+    assert_eq!(status(pid, "Uid"), vec![uid; 4]);
+    assert_eq!(status(pid, "Gid"), vec![gid.clone(); 4]);
+    assert_eq!(status(pid, "Groups"), [gid]);
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status(pid, set), ["0000000000000000"], "{set}");
+    }
+    assert_eq!(status(pid, "NoNewPrivs"), ["1"]);
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there") {
+        let thread =
+            task.expect("it can be read").file_name().into_string().expect("a number").parse().expect("a number");
+        assert_eq!(status(thread, "CapEff"), ["0000000000000000"]);
+        assert_eq!(status(thread, "NoNewPrivs"), ["1"]);
+    }
+
+    set_permissions(&reloadable.config, Permissions::from_mode(0o600)).expect("it is ours");
+    reloadable.monitor.signal("HUP");
+    reloadable.monitor.wait_logged(&["ERROR", "Permission denied"]);
+}
+
+#[test]
+fn a_port_below_1024_works_when_started_as_root() {
+    if !is_root() {
+        return;
+    }
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let port = (600..1024).rev().find(free).expect("a free port");
+    let mut monitor = Monitor::start_at(Host { name: "127.0.0.1", viewers: port, brokers: 0 }, "");
+    assert_eq!(monitor.viewers, SocketAddr::from(([127, 0, 0, 1], port)));
+    assert_eq!(status(monitor.pid(), "CapEff"), ["0000000000000000"]);
+    Viewer::subscribed(monitor.viewers, "job");
+    monitor.stop();
+}
+
+#[test]
+fn a_port_below_1024_is_refused_77_without_root() {
+    let as_nobody: &[&str] =
+        if geteuid().is_root() { &["setpriv", "--reuid=nobody", "--clear-groups", "--inh-caps=-all"] } else { &[] };
+    if read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").is_ok_and(|start| start.trim() != "1024") {
+        return println!("skipped: this machine gives low ports to everybody");
+    }
+    // The program must be within reach of that user.
+    let directory = open_directory();
+    let program = directory.path().join("recodex-monitor");
+    // By another process: a descriptor of this one might be inherited by a child of another test, and then it is busy.
+    assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().expect("cp runs").success());
+    let config = directory.path().join("config.yml");
+    write(&config, "websocket_uri: [127.0.0.1, 79]\nzeromq_uri: [127.0.0.1, 0]\n").expect("it is ours");
+    let words = [as_nobody, &[program.to_str().expect("UTF-8"), "-c", config.to_str().expect("UTF-8")]].concat();
+    let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output().expect("it starts");
+    refused(&output, 77, &["websocket_uri", "127.0.0.1:79", "CAP_NET_BIND_SERVICE"]);
+}
+
+#[test]
+fn a_user_that_is_missing_or_root_is_refused_77() {
+    if !is_root() {
+        return;
+    }
+    let ports = "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\n";
+    refused(&run_with(&[], &format!("{ports}user: no-such-user\n")), 77, &["there is no user", "no-such-user"]);
+    refused(&run_with(&[], &format!("{ports}user: nobody\ngroup: no-such-group\n")), 77, &["there is no group"]);
+    refused(&run_with(&[], &format!("{ports}user: root\n")), 77, &["never relays as root"]);
+    refused(&run_with(&[], &format!("{ports}user: nobody\ngroup: root\n")), 77, &["never relays as root"]);
+}
+
+/// Starts with a log file as root and stops again.
+fn logs_to(file: &Path) {
+    let config = format!(
+        "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\nlogger: {{file: '{}'}}\n",
+        file.display()
+    );
+    let directory = open_directory();
+    let path = directory.path().join("config.yml");
+    write(&path, config).expect("it is ours");
+    let mut child = Command::new(PROGRAM).arg("-c").arg(&path).stdin(Stdio::null()).spawn().expect("it starts");
+    until("the log begins", || read_to_string(file).ok().filter(|log| log.contains("listening for viewers")));
+    kill(child.id(), "TERM");
+    assert_eq!(until("it ends", || child.try_wait().expect("our child")).code(), Some(0));
+}
+
+#[test]
+fn the_log_and_its_own_directory_are_handed_over_and_a_shared_one_is_not() {
+    if !is_root() {
+        return;
+    }
+    let nobody =
+        nix::unistd::User::from_name("nobody").expect("a user database").expect("nobody is there").uid.as_raw();
+    let owner = |path: &Path| path.symlink_metadata().expect("it is there").uid();
+    let directory = open_directory();
+
+    let own = directory.path().join("own");
+    logs_to(&own.join("monitor.log"));
+    assert_eq!((owner(&own), owner(&own.join("monitor.log"))), (nobody, nobody));
+    assert_eq!(own.metadata().expect("it is there").mode() & 0o7777, 0o750);
+
+    let shared = directory.path().join("shared");
+    std::fs::create_dir(&shared).expect("a directory");
+    set_permissions(&shared, Permissions::from_mode(0o755)).expect("it is ours");
+    write(shared.join("other.log"), "").expect("a file");
+    logs_to(&shared.join("monitor.log"));
+    assert_eq!((owner(&shared), owner(&shared.join("other.log"))), (0, 0));
+    assert_eq!(owner(&shared.join("monitor.log")), nobody);
+}
+
+#[test]
+fn a_link_put_in_the_place_of_the_log_gains_nothing() {
+    if !is_root() {
+        return;
+    }
+    let directory = open_directory();
+    let secret = directory.path().join("secret");
+    write(&secret, "for root only\n").expect("a file");
+    set_permissions(&secret, Permissions::from_mode(0o600)).expect("it is ours");
+    let logs = directory.path().join("logs");
+    std::fs::create_dir(&logs).expect("a directory");
+    let config = |name: &str| {
+        let file = logs.join(name);
+        format!(
+            "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\nlogger: {{file: '{}'}}\n",
+            file.display()
+        )
+    };
+    std::os::unix::fs::symlink(&secret, logs.join("soft.log")).expect("a link");
+    refused(&run_with(&[], &config("soft.log")), 78, &["soft.log"]);
+    let metadata = secret.metadata().expect("it is there");
+    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (0, 0o600));
+    assert_eq!(read_to_string(&secret).expect("it can be read"), "for root only\n");
+}
+
+#[test]
+fn completions_are_printed_for_each_shell() {
+    for (shell, sign) in
+        [("bash", "complete -F"), ("zsh", "#compdef recodex-monitor"), ("fish", "complete -c recodex-monitor")]
+    {
+        let output = common::run(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(String::from_utf8_lossy(&output.stdout).contains(sign), "{shell}");
+    }
+    assert_eq!(common::run(&["completions", "tcsh"]).status.code(), Some(64));
+}
