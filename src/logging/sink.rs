@@ -192,11 +192,13 @@ struct LogFile {
     complained: bool,
 }
 
+type Appender = RollingFileAppender<RollingConditionBasic>;
+
 struct Open {
     /// Rotates only when it is told to: by itself it would report a failure on stderr, which may be closed or full.
-    file: RollingFileAppender<RollingConditionBasic>,
-    /// What the name led to after the last line.
-    found: Option<Found>,
+    file: Appender,
+    /// What the name led to when it was opened.
+    inode: Option<u64>,
 }
 
 /// What a log file's name leads to.
@@ -215,19 +217,21 @@ impl LogFile {
 
     /// Writes a whole line or, if that fails, none of it.
     fn write(&mut self, text: &str) -> io::Result<()> {
-        let before = self.find();
-        let same = |open: &Open| open.found.map(|found| found.inode) == before.map(|found| found.inode);
-        let file = match self.open.take().filter(same) {
+        let mut found = self.find();
+        let inode = |found: Option<Found>| found.map(|found| found.inode);
+        let mut file = match self.open.take().filter(|open| open.inode == inode(found)) {
             Some(open) => open.file,
-            None => self.appender()?,
+            None => self.appender(&mut found)?,
         };
-        let mut file = self.rotated(file, before)?;
-        let before = self.find();
+        // As with Python's handler: no rotations, no rotation.
+        if self.rotations > 0 && found.is_some_and(|found| found.regular && found.size >= self.max_size) {
+            file = self.rotate(file, &mut found)?;
+        }
         if let Err(e) = file.write_all(text.as_bytes()).and_then(|()| file.flush()) {
-            self.take_back(before);
+            self.take_back(found);
             return Err(e);
         }
-        self.open = Some(Open { file, found: self.find() });
+        self.open = Some(Open { file, inode: inode(found) });
         Ok(())
     }
 
@@ -241,34 +245,31 @@ impl LogFile {
         }
     }
 
-    fn appender(&self) -> io::Result<RollingFileAppender<RollingConditionBasic>> {
-        RollingFileAppender::new_with_buffer_capacity(&self.path, RollingConditionBasic::new(), self.rotations, 0)
+    /// Opens the file, and looks at what it is then.
+    fn appender(&self, found: &mut Option<Found>) -> io::Result<Appender> {
+        let condition = RollingConditionBasic::new();
+        let file = RollingFileAppender::new_with_buffer_capacity(&self.path, condition, self.rotations, 0)?;
+        *found = self.find();
+        Ok(file)
     }
 
-    /// Rotates the file if it is large enough. One that cannot be rotated goes on growing, and says so once.
-    fn rotated(
-        &mut self,
-        mut file: RollingFileAppender<RollingConditionBasic>,
-        found: Option<Found>,
-    ) -> io::Result<RollingFileAppender<RollingConditionBasic>> {
-        let due = found.is_some_and(|found| found.regular && found.size >= self.max_size);
-        // As with Python's handler: no rotations, no rotation.
-        if !due || self.rotations == 0 {
-            return Ok(file);
-        }
+    /// Rotates the file. One that cannot be rotated goes on growing, and says so once.
+    fn rotate(&mut self, mut file: Appender, found: &mut Option<Found>) -> io::Result<Appender> {
         let Err(e) = file.rollover() else {
             self.complained = false;
+            *found = self.find();
             return Ok(file);
         };
-        let mut file = self.appender()?;
+        let mut file = self.appender(found)?;
         if !self.complained {
             let message = format!("{} cannot be rotated and goes on growing: {e}", self.path.display());
             let line = Line { time: SystemTime::now(), level: log::Level::Warn, message, fields: Vec::new() };
             if let Err(e) = file.write_all(format(&line).as_bytes()) {
-                self.take_back(found);
+                self.take_back(*found);
                 return Err(e);
             }
             self.complained = true;
+            *found = self.find();
         }
         Ok(file)
     }
