@@ -111,7 +111,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         None => monitor(&cli.run),
         Some(command) => {
-            logging::open(&Logger { output: Output::Stderr, level: Level::Warning, ..Logger::default() })?.start()?;
+            logging::begin(Level::Warning)?.open(&Logger { output: Output::Stderr, ..Logger::default() })?.start()?;
             runtime()?.block_on(execute(command))
         }
     }
@@ -145,6 +145,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     if run.check {
         return print(&settings.to_yaml());
     }
+    let log = logging::begin(settings.logger.level)?;
     let runtime = runtime()?;
     // Signals first: once the ports are bound somebody may take the monitor for started, and stop it.
     let (stop, hangup, asked, relay) = {
@@ -153,12 +154,10 @@ fn monitor(run: &Run) -> Result<(), Failure> {
         (stop_signal()?, hangup, asked, Relay::bind(settings.clone())?)
     };
     let identity = privileges::identity(&settings)?;
-    let hand_over = |identity| privileges::hand_over_log(&settings, identity);
-    let warning = identity.as_ref().map(hand_over).transpose()?.flatten();
-    let log = logging::open(&settings.logger)?;
-    if let Some(warning) = warning {
-        log::warn!("{warning}");
+    if let Some(identity) = &identity {
+        privileges::hand_over_log(&settings, identity)?;
     }
+    let log = log.open(&settings.logger)?;
     privileges::drop_all(identity.as_ref())?;
     log.start()?;
     runtime.block_on(async {

@@ -55,12 +55,12 @@ pub fn identity(settings: &Settings) -> Result<Option<Identity>, Failure> {
 /// Hands the log file to `identity`, and its directory too if the directory is the log's alone.
 ///
 /// Whoever owned the directory before may have put anything there; links are not followed, and what has other names is
-/// left alone. Returns a warning for the log, which is not open yet.
+/// left alone.
 ///
 /// # Errors
 /// [`Exit::Config`] if the file cannot be had.
-pub fn hand_over_log(settings: &Settings, identity: &Identity) -> Result<Option<String>, Failure> {
-    let Target::File(path) = Target::of(&settings.logger) else { return Ok(None) };
+pub fn hand_over_log(settings: &Settings, identity: &Identity) -> Result<(), Failure> {
+    let Target::File(path) = Target::of(&settings.logger) else { return Ok(()) };
     let failed = |what: &str, at: &Path, e: &dyn std::fmt::Display| {
         Failure::new(Exit::Config, format!("logger.file: cannot {what} {}: {e}", at.display()))
     };
@@ -73,24 +73,23 @@ pub fn hand_over_log(settings: &Settings, identity: &Identity) -> Result<Option<
         entry.is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(name))
     };
     let alone = read_dir(directory).map_err(|e| failed("read", directory, &e))?.all(is_logs);
-    let mut warning = None;
     if alone {
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let opened = open(directory, flags, Mode::empty()).map_err(|e| failed("open", directory, &e))?;
         fchown(&opened, Some(identity.uid), Some(identity.gid)).map_err(|e| failed("hand over", directory, &e))?;
     } else {
-        warning = Some(format!(
+        log::warn!(
             "logger.file: {} holds other files, so it is not given to {}; without permission to write there the log \
              cannot be rotated",
             directory.display(),
             identity.name
-        ));
+        );
     }
     let flags =
         OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let opened = match open(&path, flags, Mode::from_bits_truncate(0o640)) {
         // A FIFO that nobody reads; whoever made it says who may write to it.
-        Err(nix::errno::Errno::ENXIO) => return Ok(warning),
+        Err(nix::errno::Errno::ENXIO) => return Ok(()),
         opened => opened.map_err(|e| failed("open", &path, &e))?,
     };
     let stat = fstat(&opened).map_err(|e| failed("look at", &path, &e))?;
@@ -98,7 +97,7 @@ pub fn hand_over_log(settings: &Settings, identity: &Identity) -> Result<Option<
     if regular && stat.st_nlink == 1 {
         fchown(&opened, Some(identity.uid), Some(identity.gid)).map_err(|e| failed("hand over", &path, &e))?;
     }
-    Ok(warning)
+    Ok(())
 }
 
 /// Gives up everything that is not needed once the ports are bound. Must be called before there are threads.

@@ -6,14 +6,14 @@ mod throttle;
 pub use sink::Target;
 pub use throttle::Throttle;
 
-use crate::config::Logger;
+use crate::config::{Level, Logger};
 use crate::failure::{Exit, Failure};
 use log::kv::{Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
 use sink::Sink;
 use std::fmt::{self, Write as _};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// The most lines that wait to be written.
@@ -71,9 +71,9 @@ impl Dropped {
 
 struct Queue {
     orders: SyncSender<Order>,
-    dropped: Arc<Dropped>,
+    dropped: Dropped,
     /// Settings to open the target anew with; here, since an order may find no room.
-    changed: Arc<Mutex<Option<Logger>>>,
+    changed: Mutex<Option<Logger>>,
 }
 
 static QUEUE_OF_LOG: OnceLock<Queue> = OnceLock::new();
@@ -127,28 +127,39 @@ fn cut(mut line: String) -> String {
     line
 }
 
-/// The log before its thread runs. Lines wait in the queue meanwhile.
-pub struct Opened {
-    sink: Sink,
+/// The log before it is open. Lines wait in the queue meanwhile.
+pub struct Waiting {
+    queue: &'static Queue,
     orders: Receiver<Order>,
-    dropped: Arc<Dropped>,
-    changed: Arc<Mutex<Option<Logger>>>,
 }
 
-/// Opens the log and takes lines from now on. May be called once in a process.
+/// The log before its thread runs.
+pub struct Opened {
+    waiting: Waiting,
+    sink: Sink,
+}
+
+/// Takes lines from now on, from `level` up. May be called once in a process.
 ///
 /// # Errors
-/// [`Exit::Config`] if the target cannot be written to.
-pub fn open(settings: &Logger) -> Result<Opened, Failure> {
-    let sink = Sink::open(settings)?;
+/// [`Exit::Software`] if it is called twice.
+pub fn begin(level: Level) -> Result<Waiting, Failure> {
     let (sender, orders) = mpsc::sync_channel(QUEUE);
-    let dropped = Arc::new(Dropped::default());
-    let changed = Arc::default();
-    let queue = Queue { orders: sender, dropped: Arc::clone(&dropped), changed: Arc::clone(&changed) };
-    let queue = QUEUE_OF_LOG.get_or_init(|| queue);
-    log::set_logger(queue).map_err(|_| Failure::new(Exit::Software, "the log was opened twice"))?;
-    log::set_max_level(settings.level.filter());
-    Ok(Opened { sink, orders, dropped, changed })
+    let new = Queue { orders: sender, dropped: Dropped::default(), changed: Mutex::new(None) };
+    let queue = QUEUE_OF_LOG.get_or_init(|| new);
+    log::set_logger(queue).map_err(|_| Failure::new(Exit::Software, "the log was begun twice"))?;
+    log::set_max_level(level.filter());
+    Ok(Waiting { queue, orders })
+}
+
+impl Waiting {
+    /// Opens what the lines go to.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] if the target cannot be written to.
+    pub fn open(self, settings: &Logger) -> Result<Opened, Failure> {
+        Ok(Opened { waiting: self, sink: Sink::open(settings)? })
+    }
 }
 
 impl Opened {
@@ -157,7 +168,7 @@ impl Opened {
     /// # Errors
     /// [`Exit::Software`] if there can be no thread.
     pub fn start(self) -> Result<(), Failure> {
-        let Self { mut sink, orders, dropped, changed } = self;
+        let Self { waiting: Waiting { queue, orders }, mut sink } = self;
         let write = move || {
             loop {
                 let order = match orders.try_recv() {
@@ -165,12 +176,12 @@ impl Opened {
                     Err(TryRecvError::Disconnected) => return,
                     Err(TryRecvError::Empty) => {
                         // What was dropped is told when the rush is over.
-                        sink.report(&dropped);
+                        sink.report(&queue.dropped);
                         let Ok(order) = orders.recv() else { return };
                         order
                     }
                 };
-                if let Some(settings) = locked(&changed).take() {
+                if let Some(settings) = locked(&queue.changed).take() {
                     sink.reopen(&settings);
                 }
                 match order {
