@@ -38,8 +38,10 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The viewers' places.
     pub viewers: Arc<Places>,
-    /// The brokers' places.
+    /// The places of ZeroMQ links, whether or not they have shaken hands.
     pub links: Arc<Places>,
+    /// The links that have: brokers.
+    pub brokers: Arc<Places>,
     /// Notified when there is something new to tell about viewers, brokers or messages.
     pub changed: Arc<Notify>,
     /// True once the monitor stops.
@@ -56,6 +58,7 @@ impl Shared {
             metrics,
             viewers: Places::new(settings.clients.max, Arc::clone(&changed)),
             links: Places::new(settings.zeromq.max_connections, Arc::clone(&changed)),
+            brokers: Places::new(usize::MAX, Arc::clone(&changed)),
             changed,
             stop: watch::Sender::new(false),
             started: Instant::now(),
@@ -100,7 +103,12 @@ impl Shared {
         vec![
             format!("recodex-monitor {}, up for {} s", env!("CARGO_PKG_VERSION"), self.started.elapsed().as_secs()),
             format!("viewers: {} of {}", self.viewers.taken(), settings.clients.max),
-            format!("broker links: {} of {}", self.links.taken(), settings.zeromq.max_connections),
+            format!(
+                "broker links: {} of {}, of which {} are connected brokers",
+                self.links.taken(),
+                settings.zeromq.max_connections,
+                self.brokers.taken()
+            ),
             format!("channels: {}, of which {} have finished", usage.channels, usage.finished),
             format!("history: {} of {} bytes", usage.bytes, settings.history.total_bytes),
             format!("since the start: {}", self.metrics),

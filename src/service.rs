@@ -62,7 +62,7 @@ async fn status(shared: &Shared) {
             "{} viewers, {} channels, {rate} messages/s, {} brokers connected",
             shared.viewers.taken(),
             shared.hub.usage().channels,
-            shared.links.taken()
+            shared.brokers.taken()
         );
         if line != last {
             notify(&[NotifyState::Status(&line)]);

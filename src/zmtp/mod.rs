@@ -53,6 +53,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared, place: 
     let ended = if let Err(ended) = handshake.unwrap_or(Err(Ended::Handshake)) {
         ended
     } else {
+        let _connected = shared.brokers.take();
         log::info!(RECODEX_PEER:% = peer; "broker {peer} connected");
         let ended = link.receive().await;
         log::info!(RECODEX_PEER:% = peer; "broker {peer} disconnected after {} messages: {ended}", link.messages);
