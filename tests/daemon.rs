@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Broker, DEADLINE, Host, Monitor, PROGRAM, Viewer, kill, task, until};
+use common::{Broker, DEADLINE, Host, Monitor, PROGRAM, Viewer, is_root, kill, open_directory, open_up, task, until};
 use nix::unistd::geteuid;
 use std::fs::{Permissions, read_to_string, set_permissions, write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -26,7 +26,7 @@ impl Manager {
         let directory = open_directory();
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket in a directory of ours");
-        set_permissions(&path, Permissions::from_mode(0o777)).expect("it is ours");
+        open_up(&path);
         Self { socket, path, _directory: directory }
     }
 
@@ -49,13 +49,6 @@ impl Manager {
     fn hears(&self, text: &str) -> String {
         until(text, || self.within(DEADLINE).filter(|message| message.contains(text)))
     }
-}
-
-/// A directory that everybody may enter.
-fn open_directory() -> tempfile::TempDir {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    set_permissions(directory.path(), Permissions::from_mode(0o777)).expect("it is ours");
-    directory
 }
 
 /// A monitor whose configuration can be rewritten and reloaded.
@@ -84,14 +77,6 @@ impl Reloadable {
     }
 }
 
-fn is_root() -> bool {
-    let root = geteuid().is_root();
-    if !root {
-        println!("skipped: needs root");
-    }
-    root
-}
-
 /// A line of /proc/PID/status, without its name.
 fn status(pid: u32, name: &str) -> Vec<String> {
     let text = read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
@@ -104,20 +89,7 @@ fn run_with(wrapper: &[&str], config: &str) -> Output {
     let directory = open_directory();
     let path = directory.path().join("config.yml");
     write(&path, config).expect("it is ours");
-    let words = [wrapper, &[PROGRAM, "-c", path.to_str().expect("UTF-8")]].concat();
-    let child = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
-    let child = child.expect("the program starts");
-    let pid = child.id();
-    let watcher = std::thread::spawn(move || child.wait_with_output().expect("it is our child"));
-    let start = Instant::now();
-    while !watcher.is_finished() {
-        if start.elapsed() > DEADLINE {
-            kill(pid, "KILL");
-            panic!("it did not end by itself");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    watcher.join().expect("no panic")
+    common::run_words(&[wrapper, &[PROGRAM, "-c", path.to_str().expect("UTF-8")]].concat())
 }
 
 fn refused(output: &Output, code: i32, words: &[&str]) {
@@ -153,6 +125,8 @@ fn the_status_tells_of_viewers_channels_and_brokers() {
     let manager = Manager::new();
     let monitor = manager.starts(&[], "");
     manager.hears("STATUS=0 viewers, 0 channels, 0 messages/s, 0 brokers connected");
+    // One that only holds a connection open is no broker.
+    let _silent = TcpStream::connect(monitor.brokers).expect("it listens");
     let broker = Broker::connect(monitor.brokers);
     let viewer = Viewer::subscribed(monitor.viewers, "job");
     manager.hears("1 viewers, ");
@@ -267,7 +241,7 @@ fn sigusr1_logs_a_page_whatever_the_level() {
     for words in [
         ["recodex-monitor", "up for"],
         ["viewers:", "2 of"],
-        ["broker links:", "1 of 64"],
+        ["broker links:", "1 of 64, of which 1 are connected brokers"],
         ["channels:", "2, of which 0 have finished"],
         ["history:", "of 268435456 bytes"],
         ["since the start:", "1 messages"],
@@ -357,6 +331,22 @@ fn a_port_below_1024_is_refused_77_without_root() {
     let words = [as_nobody, &[program.to_str().expect("UTF-8"), "-c", config.to_str().expect("UTF-8")]].concat();
     let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output().expect("it starts");
     refused(&output, 77, &["websocket_uri", "127.0.0.1:79", "CAP_NET_BIND_SERVICE"]);
+}
+
+#[test]
+fn what_is_logged_before_the_log_is_open_is_in_it() {
+    if !is_root() {
+        return;
+    }
+    let directory = open_directory();
+    let hosts = directory.path().join("hosts");
+    write(&hosts, "127.0.0.1 two.example\n192.0.2.77 two.example\n").expect("it is ours");
+    let script = format!("mount --bind '{}' /etc/hosts && exec \"$@\"", hosts.display());
+    let wrapper = ["unshare", "-m", "--propagation", "private", "sh", "-c", &script, "sh"];
+    let monitor = Monitor::start_through(&wrapper, Host { name: "two.example", viewers: 0, brokers: 0 }, "");
+    let lines = monitor.logged(&["WARNING", "192.0.2.77", "is left out"]);
+    assert_eq!(lines.len(), 2, "one for each port: {:?}", monitor.log());
+    Viewer::subscribed(monitor.viewers, "job");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 mod common;
 
 use chrono::{Local, NaiveDateTime};
-use common::{Broker, DEADLINE, PROGRAM, Viewer, kill, task, unique, until};
+use common::{Broker, DEADLINE, PROGRAM, Viewer, is_root, kill, open_directory, open_up, task, unique, until};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::geteuid;
 use std::collections::HashMap;
@@ -32,28 +32,9 @@ const SUMMARY: [&str; 6] =
 /// How many viewers cause more lines than the 1024 that may wait: each causes two.
 const MANY: usize = 700;
 
-/// A directory that everybody may write to.
-fn open_directory() -> tempfile::TempDir {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    open_up(directory.path());
-    directory
-}
-
-fn open_up(path: &Path) {
-    set_permissions(path, Permissions::from_mode(0o777)).expect("it is ours");
-}
-
 fn make_open(directory: &Path) {
     fs::create_dir(directory).expect("a new directory");
     open_up(directory);
-}
-
-fn is_root() -> bool {
-    let root = geteuid().is_root();
-    if !root {
-        println!("skipped: needs root");
-    }
-    root
 }
 
 /// A monitor whose log is somewhere else than with the harness, which reads the ports from it.

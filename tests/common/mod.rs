@@ -9,8 +9,11 @@ mod monitor;
 pub(crate) mod viewer;
 pub(crate) mod zmtp;
 
+use nix::unistd::geteuid;
+use std::fs::{Permissions, set_permissions};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -71,8 +74,13 @@ pub(crate) fn task_id(text: &str) -> &str {
 /// # Panics
 /// When it does not end by [`DEADLINE`]; it is killed then.
 pub(crate) fn run(args: &[&str]) -> Output {
-    let child = Command::new(PROGRAM)
-        .args(args)
+    run_words(&[&[PROGRAM], args].concat())
+}
+
+/// Runs a command to its end, as [`run`] does.
+pub(crate) fn run_words(words: &[&str]) -> Output {
+    let child = Command::new(words[0])
+        .args(&words[1..])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -83,7 +91,7 @@ pub(crate) fn run(args: &[&str]) -> Output {
     let waiter = std::thread::spawn(move || sender.send(child.wait_with_output()));
     let Ok(output) = receiver.recv_timeout(DEADLINE) else {
         kill(pid, "KILL");
-        panic!("still running after {DEADLINE:?}: {args:?}");
+        panic!("still running after {DEADLINE:?}: {words:?}");
     };
     waiter.join().expect("the waiter does not panic").expect("the output was received");
     output.expect("the program can be waited for")
@@ -107,6 +115,27 @@ pub(crate) fn temporary(name: &str, content: impl AsRef<[u8]>) -> (tempfile::Tem
     let path = dir.path().join(name);
     std::fs::write(&path, content).expect("it is writable");
     (dir, path)
+}
+
+/// A directory that everybody may write to.
+pub(crate) fn open_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    open_up(directory.path());
+    directory
+}
+
+/// Lets everybody write to a file or a directory.
+pub(crate) fn open_up(path: &Path) {
+    set_permissions(path, Permissions::from_mode(0o777)).expect("it is ours");
+}
+
+/// Whether the test runs as root; if not, it says that it is skipped.
+pub(crate) fn is_root() -> bool {
+    let root = geteuid().is_root();
+    if !root {
+        println!("skipped: needs root");
+    }
+    root
 }
 
 /// Bytes that look random and are the same in every run (xorshift64).
