@@ -1,0 +1,5 @@
+# Here and not in %postun: at the first upgrade, that is the Python monitor's. A service that does not run is left alone.
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload || :
+    systemctl try-restart recodex-monitor.service || :
+fi

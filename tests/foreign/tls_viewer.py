@@ -1,0 +1,37 @@
+"""A viewer that may come over TLS: tls_viewer.py URL CHANNEL [CERTIFICATE]
+
+Prints every message as a line, then `closed CODE`, then the SHA-256 of every byte after the upgrade.
+"""
+
+import asyncio
+import hashlib
+import ssl
+import sys
+
+import websockets
+from websockets.asyncio.client import ClientConnection, connect
+
+DEADLINE = 40  # seconds; only a failing test waits this long
+
+
+class Recorder(ClientConnection):
+    received = b""
+
+    def data_received(self, data):
+        self.received += data
+        super().data_received(data)
+
+
+async def watch(url, channel, certificate=None):
+    trust = ssl.create_default_context(cafile=certificate) if certificate else None
+    async with connect(url, ssl=trust, proxy=None, ping_interval=None, create_connection=Recorder) as viewer:
+        await viewer.send(channel)
+        try:
+            while True:
+                print(await asyncio.wait_for(viewer.recv(), DEADLINE), flush=True)
+        except websockets.ConnectionClosed as closed:
+            print("closed", closed.rcvd.code if closed.rcvd else None)
+    print(hashlib.sha256(viewer.received.partition(b"\r\n\r\n")[2]).hexdigest())
+
+
+asyncio.run(watch(*sys.argv[1:]))
