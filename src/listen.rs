@@ -2,11 +2,10 @@
 
 use crate::config::Address;
 use crate::failure::{Exit, Failure};
-use crate::places::{Place, Places};
+use crate::logging::Throttle;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -15,6 +14,8 @@ const BACKLOG: u32 = 4096;
 
 /// How long accepting pauses after it failed, usually for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+
+static CANNOT_ACCEPT: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// Binds every address of `address`; `key` is its configuration key, for errors.
 ///
@@ -98,35 +99,31 @@ fn cannot_bind(key: &str, at: &str, error: &io::Error) -> Failure {
     Failure::new(exit, format!("{key}: cannot listen on {at}: {error}{hint}"))
 }
 
-/// Accepts for ever: `serve` gets every connection that finds a place, `turn_away` every other.
-pub async fn accept(
-    listener: TcpListener,
-    places: &Arc<Places>,
-    serve: impl Fn(TcpStream, SocketAddr, Place),
-    turn_away: impl Fn(TcpStream, SocketAddr),
-) {
-    let mut failing = false;
+/// Accepts for ever; `serve` gets every connection.
+pub async fn accept(listener: TcpListener, mut serve: impl FnMut(TcpStream, SocketAddr)) {
+    // Whether accepting fails now, and if so, whether that was logged.
+    let mut failing = None;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if std::mem::take(&mut failing) {
+                if failing.take() == Some(true) {
                     log::info!("accepting connections again");
                 }
-                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                match places.take() {
-                    Some(place) => serve(stream, peer, place),
-                    None => turn_away(stream, peer),
-                }
+                serve(stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()));
             }
             // The client went before it was accepted.
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(e) => {
-                if !std::mem::replace(&mut failing, true) {
-                    log::error!(
-                        "cannot accept connections: {e}; those connected are served, new ones wait \
-                         (see the limit of open files and clients.max)"
-                    );
-                }
+                failing.get_or_insert_with(|| {
+                    let more = CANNOT_ACCEPT.pass();
+                    if let Some(more) = &more {
+                        log::error!(
+                            "cannot accept connections: {e}; those connected are served, new ones wait \
+                             (see the limit of open files and clients.max){more}"
+                        );
+                    }
+                    more.is_some()
+                });
                 tokio::time::sleep(PAUSE).await;
             }
         }

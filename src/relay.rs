@@ -6,17 +6,19 @@ use crate::hub::Hub;
 use crate::listen;
 use crate::logging::{self, Throttle};
 use crate::metrics::Metrics;
-use crate::places::{Place, Places};
+use crate::places::Places;
 use crate::websocket::{upgrade, viewer};
 use crate::{limits, service, zmtp};
 use nix::sys::socket::{setsockopt, sockopt};
+use socket2::SockRef;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 /// How long stopping may take; with what ends the process it stays under the 5 s that are promised.
@@ -25,8 +27,17 @@ const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 /// How long a silent broker's machine is trusted to be there: after a minute it is asked every 10 s, six times.
 const KEEPALIVE: (u32, u32, u32) = (60, 10, 6);
 
+/// The most ZeroMQ links of one listener that are shaking hands. One more takes the place of the oldest: who is silent keeps
+/// out nobody who is not.
+pub const STRANGERS: usize = 32;
+
+/// How many bytes wait in the kernel to be sent to a viewer before it counts as not writable: a burst of frames, and more than
+/// fits on the way to most viewers.
+pub const UNSENT: u32 = 64 * 1024;
+
 static VIEWERS_REFUSED: Throttle = Throttle::new(Duration::from_secs(60));
-static LINKS_REFUSED: Throttle = Throttle::new(Duration::from_secs(60));
+static NOT_ALLOWED: Throttle = Throttle::new(Duration::from_secs(60));
+static STRANGERS_GONE: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// What every connection of a monitor shares.
 #[derive(Debug)]
@@ -38,9 +49,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The viewers' places.
     pub viewers: Arc<Places>,
-    /// The places of ZeroMQ links, whether or not they have shaken hands.
-    pub links: Arc<Places>,
-    /// The links that have: brokers.
+    /// The brokers' places: of ZeroMQ links that have shaken hands.
     pub brokers: Arc<Places>,
     /// Notified when there is something new to tell about viewers, brokers or messages.
     pub changed: Arc<Notify>,
@@ -57,8 +66,7 @@ impl Shared {
             hub: Hub::new(settings.history.clone(), Arc::clone(&metrics)),
             metrics,
             viewers: Places::new(settings.clients.max, Arc::clone(&changed)),
-            links: Places::new(settings.zeromq.max_connections, Arc::clone(&changed)),
-            brokers: Places::new(usize::MAX, Arc::clone(&changed)),
+            brokers: Places::new(settings.zeromq.max_connections, Arc::clone(&changed)),
             changed,
             stop: watch::Sender::new(false),
             started: Instant::now(),
@@ -90,7 +98,7 @@ impl Shared {
         let Settings { websocket_uri, zeromq_uri, user, group, .. } = old;
         let new = Settings { websocket_uri, zeromq_uri, user, group, logger, ..new };
         self.viewers.set_limit(new.clients.max);
-        self.links.set_limit(new.zeromq.max_connections);
+        self.brokers.set_limit(new.zeromq.max_connections);
         self.hub.set_limits(new.history.clone());
         logging::reload(&new.logger);
         *settings = Arc::new(new);
@@ -103,12 +111,7 @@ impl Shared {
         vec![
             format!("recodex-monitor {}, up for {} s", env!("CARGO_PKG_VERSION"), self.started.elapsed().as_secs()),
             format!("viewers: {} of {}", self.viewers.taken(), settings.clients.max),
-            format!(
-                "broker links: {} of {}, of which {} are connected brokers",
-                self.links.taken(),
-                settings.zeromq.max_connections,
-                self.brokers.taken()
-            ),
+            format!("brokers: {} of {}", self.brokers.taken(), settings.zeromq.max_connections),
             format!("channels: {}, of which {} have finished", usage.channels, usage.finished),
             format!("history: {} of {} bytes", usage.bytes, settings.history.total_bytes),
             format!("since the start: {}", self.metrics),
@@ -188,7 +191,7 @@ impl Relay {
         log::info!("stopping with {} viewers and {} channels", shared.viewers.taken(), shared.hub.usage().channels);
         tasks.shutdown().await;
         shared.stop.send_replace(true);
-        let _ = timeout_at(deadline, shared.links.all_free()).await;
+        let _ = timeout_at(deadline, shared.brokers.all_free()).await;
         shared.hub.stop();
         if timeout_at(deadline, shared.viewers.all_free()).await.is_err() {
             log::warn!("{} viewers did not take what was sent to them in time", shared.viewers.taken());
@@ -204,34 +207,53 @@ fn announce(whom: &str, listener: &TcpListener) {
 }
 
 async fn accept_brokers(listener: TcpListener, shared: Arc<Shared>) {
-    let refused = |_, peer: SocketAddr| {
-        shared.metrics.links_refused.add(1);
-        if let Some(more) = LINKS_REFUSED.pass() {
-            log::warn!(RECODEX_PEER:% = peer; "refused a broker link from {peer}: zeromq.max_connections is reached{more}");
+    let mut strangers = VecDeque::<(SocketAddr, AbortHandle)>::new();
+    let serve = |stream: TcpStream, peer: SocketAddr| {
+        if !shared.settings().zeromq.allow.iter().any(|network| network.contains(peer.ip())) {
+            shared.metrics.links_refused.add(1);
+            if let Some(more) = NOT_ALLOWED.pass() {
+                log::warn!(RECODEX_PEER:% = peer; "refused a ZeroMQ link from {peer}: zeromq.allow does not name it{more}");
+            }
+            return;
         }
-    };
-    let serve = |stream: TcpStream, peer, place: Place| {
         if let Err(e) = keep_alive(&stream) {
             log::debug!(RECODEX_PEER:% = peer; "broker {peer}: no TCP keepalive: {e}");
         }
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move { zmtp::serve(stream, peer, &shared, place).await });
+        strangers.retain(|(_, handshake)| !handshake.is_finished());
+        if strangers.len() >= STRANGERS
+            && let Some((oldest, handshake)) = strangers.pop_front()
+        {
+            handshake.abort();
+            shared.metrics.links_refused.add(1);
+            if let Some(more) = STRANGERS_GONE.pass() {
+                log::warn!(
+                    RECODEX_PEER:% = oldest;
+                    "closed the ZeroMQ link from {oldest}: {STRANGERS} others began a handshake after it{more}"
+                );
+            }
+        }
+        let handshake = tokio::spawn(zmtp::serve(stream, peer, Arc::clone(&shared)));
+        strangers.push_back((peer, handshake.abort_handle()));
     };
-    listen::accept(listener, &shared.links, serve, refused).await;
+    listen::accept(listener, serve).await;
 }
 
 async fn accept_viewers(listener: TcpListener, shared: Arc<Shared>) {
-    let refused = |stream: TcpStream, peer: SocketAddr| {
-        shared.metrics.viewers_refused.add(1);
-        if let Some(more) = VIEWERS_REFUSED.pass() {
-            log::warn!(RECODEX_PEER:% = peer; "refused viewer {peer}: clients.max is reached{more}");
+    let serve = |stream: TcpStream, peer: SocketAddr| {
+        let Some(place) = shared.viewers.take() else {
+            shared.metrics.viewers_refused.add(1);
+            if let Some(more) = VIEWERS_REFUSED.pass() {
+                log::warn!(RECODEX_PEER:% = peer; "refused viewer {peer}: clients.max is reached{more}");
+            }
+            return upgrade::turn_away(&stream);
+        };
+        // Without it the kernel would buffer megabytes for a viewer that does not read.
+        if let Err(e) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
+            log::debug!(RECODEX_PEER:% = peer; "viewer {peer}: its send buffer is not bounded: {e}");
         }
-        upgrade::turn_away(&stream);
-    };
-    let serve = |stream, peer, place| {
         tokio::spawn(viewer::serve(stream, peer, Arc::clone(&shared), place));
     };
-    listen::accept(listener, &shared.viewers, serve, refused).await;
+    listen::accept(listener, serve).await;
 }
 
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {

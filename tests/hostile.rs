@@ -189,6 +189,37 @@ fn who_is_silent_is_closed_after_the_handshake_timeout() {
     scene.is_unharmed();
 }
 
+/// Silent links, as many as may be open, do not keep a broker out, nor those that come faster than they time out.
+#[test]
+fn who_is_silent_keeps_nobody_out() {
+    let mut scene = Scene::new("zeromq: {max_connections: 3, handshake_timeout: 600}");
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.extend((0..100).map(|_| RawPeer::connect(scene.brokers())));
+        fence(&scene.monitor, &Broker::connect(scene.brokers()));
+        scene.relays();
+    }
+    scene.monitor.wait_log("others began a handshake after it");
+    let first: &mut RawPeer = &mut silent[0];
+    first.is_closed();
+    drop(silent);
+    scene.is_unharmed();
+}
+
+#[test]
+fn whom_zeromq_allow_does_not_name_is_closed_and_logged_once() {
+    let mut scene = Scene::new("zeromq: {allow: [\"127.0.0.1\", \"fd00::/8\"]}");
+    for from in [[127, 0, 0, 2], [127, 0, 1, 1]] {
+        for _ in 0..20 {
+            let mut refused = RawPeer::connect_from(from.into(), scene.brokers());
+            refused.send_what_goes(&greeting(b"NULL"));
+            refused.is_closed();
+        }
+    }
+    assert_eq!(scene.monitor.logged(&["zeromq.allow does not name it"]).len(), 1);
+    scene.is_unharmed();
+}
+
 #[test]
 fn a_dribbled_handshake_does_not_extend_the_timeout() {
     let mut scene = Scene::new("zeromq: {handshake_timeout: 0.5}");
@@ -312,10 +343,11 @@ fn links_over_max_connections_are_closed_until_one_has_left() {
     let third = RawPeer::ready(scene.brokers());
     for _ in 0..3 {
         let mut over = RawPeer::connect(scene.brokers());
-        over.send_what_goes(&greeting(b"NULL"));
+        over.send_what_goes(&greeted(&ready(&[("Socket-Type", b"DEALER")])));
         over.is_closed();
     }
     scene.relays();
+    scene.monitor.wait_log("zeromq.max_connections is reached");
     // libzmq tries again by itself.
     let waits = Broker::connect(scene.brokers());
     drop((second, third));

@@ -27,7 +27,7 @@ const PROMPT: Duration = Duration::from_secs(6);
 
 /// The lines of the summary that SIGUSR1 asks for, by how they begin.
 const SUMMARY: [&str; 6] =
-    ["recodex-monitor ", "viewers: ", "broker links: ", "channels: ", "history: ", "since the start: "];
+    ["recodex-monitor ", "viewers: ", "brokers: ", "channels: ", "history: ", "since the start: "];
 
 /// How many viewers cause more lines than the 1024 that may wait: each causes two.
 const MANY: usize = 700;

@@ -11,7 +11,7 @@ use recodex_monitor::cli::Cli;
 use recodex_monitor::config::Settings;
 use recodex_monitor::failure::Exit;
 use recodex_monitor::logging::{CHANNEL, CLOSE_CODE, PEER};
-use recodex_monitor::relay::Relay;
+use recodex_monitor::relay::{self, Relay};
 use recodex_monitor::websocket::{socket, upgrade};
 use recodex_monitor::zmtp::parser;
 use recodex_monitor::{limits, message};
@@ -308,6 +308,7 @@ fn shown(key: &str, default: &Value) -> String {
             assert_eq!(max.as_u64(), Some(limits::default_max_clients() as u64));
             "the limit of open files less 128".into()
         }
+        ("zeromq.allow", Value::Sequence(_)) => "everybody".into(),
         ("group", Value::Null) => "the user's group".into(),
         ("logger.file", Value::Null) => "none, and with the output file it is /var/log/recodex/monitor.log".into(),
         (_, Value::Null) => panic!("{key} has no default; the manual should say what that means, and this test, too"),
@@ -329,7 +330,8 @@ fn refused(config: &str) -> String {
 /// What the program says it expects of a key's value.
 fn expected(key: &str) -> String {
     // A word that is no value where words are; else what is neither a scalar nor what the key takes.
-    let unknown = refused(&set(key, "[]"));
+    let list = Settings::parse(Path::new("c.yml"), set(key, "[]").as_bytes());
+    let unknown = list.map_or_else(|e| e.to_string(), |_| refused(&set(key, "{}")));
     let words = Settings::parse(Path::new("c.yml"), set(key, "no-such-word").as_bytes()).err().map(|e| e.to_string());
     if let Some((_, known)) = words.as_deref().and_then(|error| error.split_once("(known: ")) {
         return format!("one of {}", known.trim_end_matches(')'));
@@ -372,6 +374,7 @@ fn other(key: &str, default: &Value) -> Value {
     match (key, default) {
         (_, Value::Bool(value)) => Value::from(!value),
         (_, Value::Number(number)) => Value::from(number.as_u64().expect("defaults are whole") + 1),
+        ("zeromq.allow", _) => serde_yaml::from_str("[\"127.0.0.2\"]").expect("it is YAML"),
         (_, Value::Sequence(_)) => serde_yaml::from_str("[\"127.0.0.2\", 0]").expect("it is YAML"),
         ("logger.level", _) => Value::from("debug"),
         ("logger.output", _) => Value::from("stderr"),
@@ -439,6 +442,8 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         ("frame", parser::MAX_MESSAGE),
         ("message", parser::MAX_MESSAGE),
         ("frames of a message", parser::MAX_PARTS),
+        ("links that shake hands", relay::STRANGERS),
+        ("unsent bytes in the kernel", relay::UNSENT as usize),
     ] {
         assert_eq!(limits.get(name), Some(&value.to_string().as_str()), "{name}");
     }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::viewer::{frame, http, upgrade_request, upgrade_request_with};
@@ -515,6 +516,35 @@ fn a_viewer_that_never_reads_costs_the_others_nothing() {
     broker.send(&["job", "FINISHED"]);
     reads.texts(&[command("FINISHED")]);
     reads.closes(1000);
+}
+
+/// What waits to be sent to a peer, as the kernel counts it, in bytes.
+fn sending(from: SocketAddr, to: SocketAddr) -> usize {
+    let hex = |at: SocketAddr| format!("0100007F:{:04X}", at.port());
+    let table = std::fs::read_to_string("/proc/self/net/tcp").expect("there is /proc");
+    let line =
+        table.lines().find(|line| line.contains(&format!("{} {}", hex(from), hex(to)))).expect("it is connected");
+    let queues = line.split_whitespace().nth(4).expect("the queues");
+    usize::from_str_radix(&queues[..8], 16).expect("a number")
+}
+
+#[test]
+fn the_kernel_buffers_little_for_a_viewer_that_does_not_read() {
+    let monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    let mut stalled = Viewer::subscribed_with_small_buffer(monitor.viewers, "job");
+    let padding = "x".repeat(8192);
+    let mut reads = Viewer::subscribed(monitor.viewers, "job");
+    for id in 0..1000 {
+        broker.task("job", &format!("{id} {padding}"));
+        assert_eq!(task_id(&reads.text()), format!("{id} {padding}"));
+    }
+    let waits = sending(monitor.viewers, stalled.local_address());
+    assert!((1..256 * 1024).contains(&waits), "{waits} bytes of 8 MiB wait in the kernel");
+    broker.send(&["job", "FINISHED"]);
+    let mut events = stalled.rest();
+    assert_eq!(events.pop(), Some(Event::Close(Some(1000))));
+    assert_eq!(events.len(), 1001);
 }
 
 /// Only a place that becomes free tells, as whoever reads to find out does not stall.

@@ -4,7 +4,7 @@
 
 mod value;
 
-pub use value::{Address, Level, Output, Seconds};
+pub use value::{Address, Level, Network, Output, Seconds};
 
 use crate::channel::Bounds;
 use crate::limits;
@@ -116,6 +116,9 @@ pub struct Clients {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, expecting = "the keys of `zeromq`")]
 pub struct Zeromq {
+    /// Who may connect.
+    #[serde(deserialize_with = "value::networks")]
+    pub allow: Vec<Network>,
     /// The most broker links at once.
     #[serde(deserialize_with = "value::whole::<_, 1, 10_000>")]
     pub max_connections: usize,
@@ -188,7 +191,7 @@ impl Default for Clients {
 
 impl Default for Zeromq {
     fn default() -> Self {
-        Self { max_connections: 64, handshake_timeout: Seconds::from_secs(5) }
+        Self { allow: Network::all(), max_connections: 64, handshake_timeout: Seconds::from_secs(5) }
     }
 }
 
@@ -327,6 +330,8 @@ mod tests {
             ("websocket_url: [a, 1]\n", format!("1:1: unknown key `websocket_url`; did you mean `websocket_uri`? (known: {known})")),
             ("logger:\n  levle: debug\n", "2:3: logger: unknown key `levle`; did you mean `level`? (known: output, file, level, max-size, rotations)".into()),
             ("logger:\n  level: inof\n", "2:10: logger.level: unknown value `inof`; did you mean `info`? (known: debug, info, warning, error, critical)".into()),
+            ("zeromq:\n  allow: [10.0.0.0/8, 10.0.0.0/33]\n", "2:23: zeromq.allow[1]: invalid value: string \"10.0.0.0/33\", expected an address or a network, such as \"192.0.2.7\", \"10.1.0.0/16\" or \"2001:db8::/32\"".into()),
+            ("zeromq:\n  allow: 10.0.0.1\n", "2:10: zeromq.allow: invalid type: string \"10.0.0.1\", expected a list of addresses and networks".into()),
             ("xyzzy: 1\n", format!("1:1: unknown key `xyzzy` (known: {known})")),
             ("websocket_uri: [\"127.0.0.1\", 65536]\n", "1:30: websocket_uri[1]: invalid value: integer `65536`, expected a port from 0 to 65535, as a number or in quotes".into()),
             ("websocket_uri: [\"127.0.0.1\", \"http\"]\n", "1:30: websocket_uri[1]: invalid value: string \"http\", expected a port from 0 to 65535, as a number or in quotes".into()),

@@ -1,8 +1,10 @@
 //! The types of configuration values, each checked against its bounds where it is read.
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,6 +52,70 @@ impl<'de> Deserialize<'de> for Address {
         }
         deserializer.deserialize_seq(HostAndPort)
     }
+}
+
+/// The addresses of a network; one address is the smallest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Every address.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        vec![Self(Ipv4Net::default().into()), Self(Ipv6Net::default().into())]
+    }
+
+    /// Whether the address is in the network.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address)
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Network;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address or a network, such as \"192.0.2.7\", \"10.1.0.0/16\" or \"2001:db8::/32\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Network, E> {
+                let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+                network.map(Network).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// Reads a list of networks.
+pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Network>, D::Error> {
+    struct List;
+    impl<'de> Visitor<'de> for List {
+        type Value = Vec<Network>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of addresses and networks")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Network>, A::Error> {
+            let mut networks = Vec::new();
+            while let Some(network) = list.next_element()? {
+                networks.push(network);
+            }
+            Ok(networks)
+        }
+    }
+    deserializer.deserialize_seq(List)
 }
 
 struct Port(u16);

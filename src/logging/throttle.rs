@@ -3,18 +3,33 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lets one line through per period and says how many it held back. For what outsiders can cause at will.
+/// Lets a few lines through per period and says how many it held back. For what outsiders can cause at will.
 #[derive(Debug)]
 pub struct Throttle {
+    burst: u64,
     period: Duration,
-    last: Mutex<(Option<Instant>, u64)>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// When the first line of this period passed.
+    since: Option<Instant>,
+    passed: u64,
+    held: u64,
 }
 
 impl Throttle {
     /// Lets one line through per `period`.
     #[must_use]
     pub const fn new(period: Duration) -> Self {
-        Self { period, last: Mutex::new((None, 0)) }
+        Self::bursts(1, period)
+    }
+
+    /// Lets `burst` lines through per `period`.
+    #[must_use]
+    pub const fn bursts(burst: u64, period: Duration) -> Self {
+        Self { burst, period, state: Mutex::new(State { since: None, passed: 0, held: 0 }) }
     }
 
     /// What to append to a line that may pass now, or `None` if it is held back.
@@ -25,13 +40,17 @@ impl Throttle {
 
     /// Whether a line may pass now; if so, how many were held back before it.
     fn held(&self, now: Instant) -> Option<u64> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.0.is_some_and(|at| now < at + self.period) {
-            last.1 += 1;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.since.is_none_or(|since| now >= since + self.period) {
+            state.since = Some(now);
+            state.passed = 0;
+        }
+        if state.passed == self.burst {
+            state.held += 1;
             return None;
         }
-        last.0 = Some(now);
-        Some(std::mem::take(&mut last.1))
+        state.passed += 1;
+        Some(std::mem::take(&mut state.held))
     }
 }
 
@@ -48,5 +67,14 @@ mod tests {
         assert_eq!(throttle.held(start + Duration::from_millis(9_999)), None);
         assert_eq!(throttle.held(start + Duration::from_secs(10)), Some(2));
         assert_eq!(throttle.held(start + Duration::from_secs(20)), Some(0));
+    }
+
+    #[test]
+    fn a_burst_passes_and_the_rest_is_counted() {
+        let throttle = Throttle::bursts(2, Duration::from_secs(10));
+        let start = Instant::now();
+        let at = |seconds| throttle.held(start + Duration::from_secs(seconds));
+        assert_eq!([at(0), at(5), at(6), at(9)], [Some(0), Some(0), None, None]);
+        assert_eq!([at(10), at(19), at(19), at(20)], [Some(2), Some(0), None, Some(1)]);
     }
 }

@@ -9,6 +9,7 @@ use crate::relay::Shared;
 use parser::{Event, GREETING, Parser, Parts, Violation};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
@@ -23,6 +24,9 @@ const DRAIN_SILENCE: Duration = Duration::from_millis(100);
 /// How long it takes from a broker that does not pause.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
+/// Brokers come seldom; more than this many at once are somebody's play.
+static COMERS: Throttle = Throttle::bursts(64, Duration::from_secs(60));
+static FULL: Throttle = Throttle::new(Duration::from_secs(60));
 static VIOLATIONS: Throttle = Throttle::new(Duration::from_secs(10));
 static MALFORMED: Throttle = Throttle::new(Duration::from_secs(10));
 static EXITS: Throttle = Throttle::new(Duration::from_secs(10));
@@ -44,41 +48,62 @@ enum Ended {
     Handshake,
     #[error("it does not read the answers to its PINGs")]
     NotReading,
+    #[error("zeromq.max_connections is reached")]
+    Full,
 }
 
-/// Receives from a broker until it goes or the monitor stops.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared, place: Place) {
+/// Shakes hands with a peer; once it is a broker, another task receives from it until it goes or the monitor stops.
+///
+/// Aborting this one ends the handshake and never a broker's link.
+pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+    let time = shared.settings().zeromq.handshake_timeout.duration();
     let mut link = Link { stream, peer, shared, parser: Parser::default(), buffer: Vec::new(), messages: 0 };
-    let handshake = timeout(shared.settings().zeromq.handshake_timeout.duration(), link.handshake()).await;
-    let ended = if let Err(ended) = handshake.unwrap_or(Err(Ended::Handshake)) {
-        ended
-    } else {
-        let _connected = shared.brokers.take();
-        log::info!(RECODEX_PEER:% = peer; "broker {peer} connected");
-        let ended = link.receive().await;
-        log::info!(RECODEX_PEER:% = peer; "broker {peer} disconnected after {} messages: {ended}", link.messages);
-        ended
-    };
-    if let Ended::Violation(_) | Ended::Handshake | Ended::NotReading = ended {
-        shared.metrics.links_refused.add(1);
-        if let Some(more) = VIOLATIONS.pass() {
-            log::warn!(RECODEX_PEER:% = peer; "closed the ZeroMQ link from {peer}: {ended}{more}");
-        }
+    match timeout(time, link.handshake()).await.unwrap_or(Err(Ended::Handshake)) {
+        Err(ended) => link.close(&ended),
+        Ok(()) => match link.shared.brokers.take() {
+            Some(place) => drop(tokio::spawn(link.serve(place))),
+            None => link.close(&Ended::Full),
+        },
     }
-    drop(place);
 }
 
-struct Link<'a> {
+struct Link {
     stream: TcpStream,
     peer: SocketAddr,
-    shared: &'a Shared,
+    shared: Arc<Shared>,
     parser: Parser,
     /// For encoding; kept so that no message allocates.
     buffer: Vec<u8>,
     messages: u64,
 }
 
-impl Link<'_> {
+impl Link {
+    async fn serve(mut self, place: Place) {
+        let peer = self.peer;
+        let connected = COMERS.pass();
+        if let Some(more) = &connected {
+            log::info!(RECODEX_PEER:% = peer; "broker {peer} connected{more}");
+        }
+        let ended = self.receive().await;
+        if connected.is_some() {
+            log::info!(RECODEX_PEER:% = peer; "broker {peer} disconnected after {} messages: {ended}", self.messages);
+        }
+        self.close(&ended);
+        drop(place);
+    }
+
+    /// What is to be said and counted of a link that ended.
+    fn close(&self, ended: &Ended) {
+        if let Ended::Violation(_) | Ended::Handshake | Ended::NotReading | Ended::Full = ended {
+            self.shared.metrics.links_refused.add(1);
+            let throttle = if let Ended::Full = ended { &FULL } else { &VIOLATIONS };
+            if let Some(more) = throttle.pass() {
+                let peer = self.peer;
+                log::warn!(RECODEX_PEER:% = peer; "closed the ZeroMQ link from {peer}: {ended}{more}");
+            }
+        }
+    }
+
     async fn handshake(&mut self) -> Result<(), Ended> {
         self.stream.writable().await?;
         self.answer(&opening())?;
@@ -151,7 +176,7 @@ impl Link<'_> {
             match event {
                 Event::Message(parts) => {
                     self.messages += 1;
-                    relay(self.shared, self.peer, &parts, &mut self.buffer, now);
+                    relay(&self.shared, self.peer, &parts, &mut self.buffer, now);
                 }
                 Event::Ping(context) => {
                     let length = u8::try_from(5 + context.len()).unwrap_or(u8::MAX);

@@ -64,6 +64,10 @@ impl Viewer {
         viewer.once_subscribed()
     }
 
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.stream.local_addr().expect("it is connected")
+    }
+
     /// Connects and upgrades.
     pub(crate) fn upgraded(address: SocketAddr) -> Self {
         let mut viewer = Self::connected(address);

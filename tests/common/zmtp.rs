@@ -1,8 +1,10 @@
 //! A peer on the brokers' port that says exactly what it is told to, however wrong.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 use super::DEADLINE;
 
@@ -19,7 +21,18 @@ pub(crate) struct Command {
 
 impl RawPeer {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the monitor listens");
+        Self::of(TcpStream::connect(address).expect("the monitor listens"))
+    }
+
+    /// Connects from an address of its own.
+    pub(crate) fn connect_from(from: IpAddr, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of this machine");
+        socket.connect(&address.into()).expect("the monitor listens");
+        Self::of(socket.into())
+    }
+
+    fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a TCP socket");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout above zero");
         stream.set_write_timeout(Some(DEADLINE)).expect("a timeout above zero");
