@@ -3,13 +3,12 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Broker, DEADLINE, Monitor, command, fence};
+use common::{Broker, DEADLINE, Monitor, PythonViewer, command, fence};
 use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde::Deserialize;
@@ -83,7 +82,7 @@ fn a_python_viewer_gets_every_message_to_the_byte_and_a_normal_close() {
     let send = |tasks: std::ops::Range<u32>| tasks.for_each(|task| broker.task(JOB, &format!("úloha {task}")));
     let task = |task| common::task(&format!("\\u00faloha {task}"), "COMPLETED");
     send(0..200);
-    let mut viewer = PythonViewer::watch(&monitor, JOB);
+    let mut viewer = python_viewer(&monitor);
     assert_eq!(viewer.next(), task(0));
     send(200..400);
     broker.send(&[JOB, "FINISHED"]);
@@ -97,7 +96,7 @@ fn a_python_viewer_is_told_that_the_monitor_goes_away() {
     let mut monitor = Monitor::start("");
     let broker = Broker::connect(monitor.brokers);
     broker.send(&[JOB, "STARTED"]);
-    let mut viewer = PythonViewer::watch(&monitor, JOB);
+    let mut viewer = python_viewer(&monitor);
     assert_eq!(viewer.next(), command("STARTED"));
     monitor.stop();
     assert_eq!(viewer.rest(), ["closed 1001"]);
@@ -233,37 +232,6 @@ impl Drop for Driver {
     }
 }
 
-/// tests/foreign/viewer.py in a process of its own.
-struct PythonViewer {
-    process: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl PythonViewer {
-    fn watch(monitor: &Monitor, channel: &str) -> Self {
-        let mut process = Command::new(Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("venv/bin/python3"))
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign/viewer.py"))
-            .args([&format!("ws://{}", monitor.viewers), channel])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("tests/run has put Python's websockets into the target directory");
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, lines }
-    }
-
-    fn next(&mut self) -> String {
-        self.lines.next().expect("the viewer prints a line").unwrap()
-    }
-
-    /// The lines to the end of the viewer.
-    fn rest(mut self) -> Vec<String> {
-        self.lines.by_ref().map(Result::unwrap).collect()
-    }
-}
-
-impl Drop for PythonViewer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+fn python_viewer(monitor: &Monitor) -> PythonViewer {
+    PythonViewer::start("viewer.py", [&format!("ws://{}", monitor.viewers), JOB])
 }

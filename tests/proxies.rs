@@ -5,13 +5,13 @@ mod common;
 
 use std::fmt::Write as _;
 use std::fs::{OpenOptions, read_to_string, write};
-use std::io::{BufRead, BufReader, Lines, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::{panicking, sleep};
 use std::time::Duration;
 
-use common::{Broker, Monitor, command, kill, taken_port, task, until};
+use common::{Broker, Monitor, PythonViewer, command, kill, taken_port, task, until};
 use tempfile::TempDir;
 
 const JOB: &str = "student_5d1f";
@@ -266,10 +266,9 @@ impl Drop for Proxy {
     }
 }
 
-/// `tests/foreign/tls_viewer.py` in a process of its own, watching the job.
+/// `tests/foreign/tls_viewer.py`, watching the job.
 struct Viewer {
-    process: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    python: PythonViewer,
     seen: Vec<String>,
 }
 
@@ -283,33 +282,18 @@ impl Viewer {
     }
 
     fn start(url: &str, certificate: Option<PathBuf>) -> Self {
-        let mut process = Command::new(Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("venv/bin/python3"))
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign/tls_viewer.py"))
-            .args([url, JOB])
-            .args(certificate)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("tests/run has put Python's websockets into the target directory");
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, lines, seen: Vec::new() }
+        let arguments = [url.into(), JOB.into()].into_iter().chain(certificate);
+        Self { python: PythonViewer::start("tls_viewer.py", arguments), seen: Vec::new() }
     }
 
     fn next(&mut self) -> String {
-        let line = self.lines.next().expect("the viewer prints a line").unwrap();
+        let line = self.python.next();
         self.seen.push(line.clone());
         line
     }
 
     /// Every line, from the first to the last.
-    fn all(mut self) -> Vec<String> {
-        self.seen.extend(self.lines.by_ref().map(Result::unwrap));
-        std::mem::take(&mut self.seen)
-    }
-}
-
-impl Drop for Viewer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+    fn all(self) -> Vec<String> {
+        [self.seen, self.python.rest()].concat()
     }
 }

@@ -6,6 +6,7 @@
 
 mod broker;
 mod monitor;
+mod python;
 pub(crate) mod viewer;
 pub(crate) mod zmtp;
 
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use broker::{Broker, Kind, fence};
 pub(crate) use monitor::{Host, Monitor};
+pub(crate) use python::PythonViewer;
 pub(crate) use viewer::{Event, Viewer};
 pub(crate) use zmtp::RawPeer;
 
