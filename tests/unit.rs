@@ -148,10 +148,10 @@ fn the_manual_pages_the_unit_names_exist() {
 
 #[test]
 fn what_a_restart_cannot_mend_is_not_restarted() {
-    let listed = setting("Service.RestartPreventExitStatus");
-    let listed: BTreeSet<u8> = listed.split_whitespace().map(|status| status.parse().expect("a status")).collect();
     // systemd's own status where it cannot make the log directory (systemd.exec(5)).
     const LOGS_DIRECTORY: u8 = 240;
+    let listed = setting("Service.RestartPreventExitStatus");
+    let listed: BTreeSet<u8> = listed.split_whitespace().map(|status| status.parse().expect("a status")).collect();
     let ours = [Exit::Usage, Exit::NoPermission, Exit::Config].map(|exit| exit as u8);
     assert_eq!(listed, ours.into_iter().chain([LOGS_DIRECTORY]).collect());
     assert_eq!(setting("Service.Restart"), "on-failure");
