@@ -6,60 +6,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::zmtp::{command, frame, greeting, long_head, message, ready};
-use common::{Broker, DEADLINE, Host, Monitor, RawPeer, Viewer, fence, noise, until};
-
-/// What a monitor may take, whatever it is sent.
-const MEMORY_KIB: u64 = 32 * 1024;
-
-/// A monitor with a broker and a viewer that were there before the attack.
-struct Scene {
-    monitor: Monitor,
-    broker: Broker,
-    viewer: Viewer,
-    next: usize,
-}
-
-impl Scene {
-    fn new(config: &str) -> Self {
-        Self::of(Monitor::start(config))
-    }
-
-    fn of(monitor: Monitor) -> Self {
-        let broker = Broker::connect(monitor.brokers);
-        let viewer = Viewer::watch(monitor.viewers, "healthy");
-        let mut scene = Scene { monitor, broker, viewer, next: 0 };
-        scene.relays();
-        scene
-    }
-
-    fn brokers(&self) -> SocketAddr {
-        self.monitor.brokers
-    }
-
-    /// Asserts that a message still reaches the viewer.
-    fn relays(&mut self) {
-        let id = self.next.to_string();
-        self.broker.task("healthy", &id);
-        assert_eq!(self.viewer.text(), common::task(&id, "COMPLETED"));
-        self.next += 1;
-    }
-
-    /// Asserts that the same process serves as before, those who were there and newcomers, and is small.
-    fn is_unharmed(&mut self) {
-        self.relays();
-        fence(&self.monitor, &Broker::connect(self.monitor.brokers));
-        self.monitor.assert_alive();
-        let rss = self.monitor.rss_kib();
-        assert!(rss < MEMORY_KIB, "{rss} KiB");
-    }
-}
+use common::{Broker, DEADLINE, Host, Monitor, RawPeer, Scene, Viewer, fence, noise, until};
 
 /// Sends what closes a link; each attack alone, then the monitor must be as before.
 fn each_closes_its_link<B: AsRef<[u8]>>(attacks: &[(&str, B)]) {
     let mut scene = Scene::new("");
     for (name, bytes) in attacks {
         eprintln!("attack: {name}");
-        let mut peer = RawPeer::connect(scene.brokers());
+        let mut peer = RawPeer::connect(scene.monitor.brokers);
         peer.send_what_goes(bytes.as_ref());
         peer.is_closed();
         scene.relays();
@@ -72,7 +26,7 @@ fn each_closes_its_ready_link<B: AsRef<[u8]>>(attacks: &[(&str, B)]) {
     let mut scene = Scene::new("");
     for (name, bytes) in attacks {
         eprintln!("attack: {name}");
-        let mut peer = RawPeer::ready(scene.brokers());
+        let mut peer = RawPeer::ready(scene.monitor.brokers);
         peer.send_what_goes(bytes.as_ref());
         peer.is_closed();
         scene.relays();
@@ -118,10 +72,10 @@ fn random_bytes_are_closed() {
 fn random_bytes_after_a_greeting_or_a_handshake_do_no_harm() {
     let mut scene = Scene::new("");
     for seed in 1..=20 {
-        let mut peer = RawPeer::connect(scene.brokers());
+        let mut peer = RawPeer::connect(scene.monitor.brokers);
         peer.send_what_goes(&greeted(&noise(seed, 100_000)));
         peer.is_closed();
-        let mut peer = RawPeer::ready(scene.brokers());
+        let mut peer = RawPeer::ready(scene.monitor.brokers);
         peer.send_what_goes(&noise(seed, 100_000));
         drop(peer);
         scene.relays();
@@ -178,13 +132,13 @@ fn handshakes_with_something_wrong_are_closed() {
 fn who_is_silent_is_closed_after_the_handshake_timeout() {
     let mut scene = Scene::new("zeromq: {handshake_timeout: 0.3}");
     for bytes in [vec![], vec![0xFF], greeting(b"NULL"), greeted(&ready(&[("Socket-Type", b"DEALER")])[..10])] {
-        let mut peer = RawPeer::connect(scene.brokers());
+        let mut peer = RawPeer::connect(scene.monitor.brokers);
         peer.send(&bytes);
         peer.is_closed();
     }
     scene.monitor.wait_log("closed the ZeroMQ link");
     // Those who are through are silent as long as they like.
-    let mut ready = RawPeer::ready(scene.brokers());
+    let mut ready = RawPeer::ready(scene.monitor.brokers);
     ready.is_silent_for(Duration::from_secs(1));
     scene.is_unharmed();
 }
@@ -195,8 +149,8 @@ fn who_is_silent_keeps_nobody_out() {
     let mut scene = Scene::new("zeromq: {max_connections: 3, handshake_timeout: 600}");
     let mut silent = Vec::new();
     for _ in 0..20 {
-        silent.extend((0..100).map(|_| RawPeer::connect(scene.brokers())));
-        fence(&scene.monitor, &Broker::connect(scene.brokers()));
+        silent.extend((0..100).map(|_| RawPeer::connect(scene.monitor.brokers)));
+        fence(&scene.monitor, &Broker::connect(scene.monitor.brokers));
         scene.relays();
     }
     scene.monitor.wait_log("others began a handshake after it");
@@ -211,7 +165,7 @@ fn whom_zeromq_allow_does_not_name_is_closed_and_logged_once() {
     let mut scene = Scene::new("zeromq: {allow: [\"127.0.0.1\", \"fd00::/8\"]}");
     for from in [[127, 0, 0, 2], [127, 0, 1, 1]] {
         for _ in 0..20 {
-            let mut refused = RawPeer::connect_from(from.into(), scene.brokers());
+            let mut refused = RawPeer::connect_from(from.into(), scene.monitor.brokers);
             refused.send_what_goes(&greeting(b"NULL"));
             refused.is_closed();
         }
@@ -223,7 +177,7 @@ fn whom_zeromq_allow_does_not_name_is_closed_and_logged_once() {
 #[test]
 fn a_dribbled_handshake_does_not_extend_the_timeout() {
     let mut scene = Scene::new("zeromq: {handshake_timeout: 0.5}");
-    let mut peer = RawPeer::connect(scene.brokers());
+    let mut peer = RawPeer::connect(scene.monitor.brokers);
     let start = Instant::now();
     let filler = [("X-Filler", [0; 200].as_slice()), ("Socket-Type", b"DEALER")];
     let closed = greeted(&ready(&filler)).into_iter().any(|byte| {
@@ -269,7 +223,7 @@ fn a_message_over_64_kib_in_all_closes_the_link() {
 #[test]
 fn a_message_of_more_than_16_parts_closes_the_link() {
     let mut scene = Scene::new("");
-    let mut peer = RawPeer::ready(scene.brokers());
+    let mut peer = RawPeer::ready(scene.monitor.brokers);
     let parts = |count: usize| {
         let mut parts = vec!["sixteen", "STARTED"];
         parts.resize(count, "");
@@ -287,7 +241,7 @@ fn a_message_of_more_than_16_parts_closes_the_link() {
 fn an_endless_multipart_message_closes_the_link() {
     let mut scene = Scene::new("");
     for part in [frame(1, b""), frame(1, b"x"), frame(1, &[b'x'; 1000])] {
-        let mut peer = RawPeer::ready(scene.brokers());
+        let mut peer = RawPeer::ready(scene.monitor.brokers);
         peer.send_what_goes(&part.repeat(100_000));
         peer.is_closed();
         scene.relays();
@@ -298,7 +252,7 @@ fn an_endless_multipart_message_closes_the_link() {
 #[test]
 fn a_large_message_in_dribbles_closes_the_link_and_takes_no_memory() {
     let mut scene = Scene::new("");
-    let mut peer = RawPeer::ready(scene.brokers());
+    let mut peer = RawPeer::ready(scene.monitor.brokers);
     for _ in 0..8 {
         peer.send(&frame(1, &[b'x'; 8000]));
         scene.relays();
@@ -315,7 +269,7 @@ fn a_large_message_in_dribbles_closes_the_link_and_takes_no_memory() {
 #[test]
 fn pings_whose_answers_are_not_read_take_no_memory() {
     let mut scene = Scene::new("");
-    let mut peer = RawPeer::ready(scene.brokers());
+    let mut peer = RawPeer::ready(scene.monitor.brokers);
     peer.stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout above zero");
     let flood = command("PING", b"\x00\x00sixteen bytes ok").repeat(10_000);
     for _ in 0..100 {
@@ -329,7 +283,7 @@ fn pings_whose_answers_are_not_read_take_no_memory() {
 #[test]
 fn unknown_commands_are_ignored_or_close_the_link_but_do_no_harm() {
     let mut scene = Scene::new("");
-    let mut peer = RawPeer::ready(scene.brokers());
+    let mut peer = RawPeer::ready(scene.monitor.brokers);
     for name in ["SUBSCRIBE", "CANCEL", "X", "PONG"] {
         peer.send_what_goes(&command(name, b"data"));
     }
@@ -339,17 +293,17 @@ fn unknown_commands_are_ignored_or_close_the_link_but_do_no_harm() {
 #[test]
 fn links_over_max_connections_are_closed_until_one_has_left() {
     let mut scene = Scene::new("zeromq: {max_connections: 3}"); // one of which is the scene's broker
-    let second = RawPeer::ready(scene.brokers());
-    let third = RawPeer::ready(scene.brokers());
+    let second = RawPeer::ready(scene.monitor.brokers);
+    let third = RawPeer::ready(scene.monitor.brokers);
     for _ in 0..3 {
-        let mut over = RawPeer::connect(scene.brokers());
+        let mut over = RawPeer::connect(scene.monitor.brokers);
         over.send_what_goes(&greeted(&ready(&[("Socket-Type", b"DEALER")])));
         over.is_closed();
     }
     scene.relays();
     scene.monitor.wait_log("zeromq.max_connections is reached");
     // libzmq tries again by itself.
-    let waits = Broker::connect(scene.brokers());
+    let waits = Broker::connect(scene.monitor.brokers);
     drop((second, third));
     fence(&scene.monitor, &waits);
     drop(waits);
@@ -361,7 +315,7 @@ fn peers_that_only_connect_and_leave_leave_nothing_behind() {
     let mut scene = Scene::new("");
     let before = scene.monitor.descriptors();
     for _ in 0..500 {
-        drop(TcpStream::connect(scene.brokers()).expect("the monitor listens"));
+        drop(TcpStream::connect(scene.monitor.brokers).expect("the monitor listens"));
         drop(TcpStream::connect(scene.monitor.viewers).expect("the monitor listens"));
     }
     scene.relays();
@@ -459,7 +413,7 @@ fn by_default_viewers_leave_descriptors_to_brokers() {
         crowd.push(viewer);
         assert!(crowd.len() < 200, "more viewers than descriptors");
     }
-    let newcomers: Vec<_> = (0..10).map(|_| RawPeer::ready(scene.brokers())).collect();
+    let newcomers: Vec<_> = (0..10).map(|_| RawPeer::ready(scene.monitor.brokers)).collect();
     drop((crowd, newcomers));
     until("there is room again", || (scene.monitor.descriptors() < 100).then_some(()));
     scene.is_unharmed();

@@ -7,6 +7,7 @@
 mod broker;
 mod monitor;
 mod python;
+mod scene;
 pub(crate) mod viewer;
 pub(crate) mod zmtp;
 
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 pub(crate) use broker::{Broker, Kind, fence};
 pub(crate) use monitor::{Host, Monitor};
 pub(crate) use python::PythonViewer;
+pub(crate) use scene::{MEMORY_KIB, Scene};
 pub(crate) use viewer::{Event, Viewer};
 pub(crate) use zmtp::RawPeer;
 
