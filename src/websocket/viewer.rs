@@ -1,6 +1,6 @@
 //! One viewer: from the accepted connection to its close. Every wait has a deadline.
 
-use super::socket::Socket;
+use super::socket::{Received, Socket};
 use super::upgrade::{self, Refused};
 use crate::channel::End;
 use crate::config::Clients;
@@ -18,6 +18,7 @@ use std::task::Poll;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -26,7 +27,7 @@ use tokio_tungstenite::tungstenite::{self, error::CapacityError};
 /// How long a viewer may take to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most messages read, or writes made, before other tasks get their turn.
+/// The most reads, or writes, made before other tasks get their turn.
 const STEPS: usize = 8;
 
 static LOST: Throttle = Throttle::new(Duration::from_secs(10));
@@ -141,8 +142,10 @@ async fn subscribe(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>)
             Ok(Box::new(Viewer { socket, cursor, clock, peer, shared }))
         }
         Err(left) => {
-            if let Left::Closed { code, reason } = left {
-                let _ = timeout(CLOSE_TIMEOUT, socket.close(&[], code, reason)).await;
+            match left {
+                Left::ByPeer => drop(timeout(CLOSE_TIMEOUT, socket.finish(&[])).await),
+                Left::Closed { code, reason } => drop(timeout(CLOSE_TIMEOUT, socket.close(&[], code, reason)).await),
+                _ => {}
             }
             Err(left)
         }
@@ -196,21 +199,23 @@ impl Viewer {
                 Ok(wait) => wait,
                 Err(left) => return left,
             };
-            if wait == Wait::Turn {
-                tokio::task::yield_now().await;
-                continue;
-            }
-            self.clock.arm(timer.as_mut());
-            let stream = self.socket.stream();
-            let rang = poll_fn(|cx| {
-                let room = wait == Wait::Room && stream.poll_write_ready(cx).is_ready();
-                let log = wait == Wait::Log && changed.as_mut().poll(cx).is_ready();
-                if room || log || stream.poll_read_ready(cx).is_ready() {
-                    return Poll::Ready(false);
-                }
-                timer.as_mut().poll(cx).map(|()| true)
-            });
-            if rang.await {
+            let rang = if wait == Wait::Turn {
+                yield_now().await;
+                self.clock.next() <= Instant::now()
+            } else {
+                self.clock.arm(timer.as_mut());
+                let stream = self.socket.stream();
+                poll_fn(|cx| {
+                    let room = wait == Wait::Room && stream.poll_write_ready(cx).is_ready();
+                    let log = wait == Wait::Log && changed.as_mut().poll(cx).is_ready();
+                    if room || log || stream.poll_read_ready(cx).is_ready() {
+                        return Poll::Ready(false);
+                    }
+                    timer.as_mut().poll(cx).map(|()| true)
+                })
+                .await
+            };
+            if rang {
                 match self.clock.ring(&self.shared.settings().clients) {
                     Ok(true) => self.socket.ping(),
                     Ok(false) => {}
@@ -222,14 +227,23 @@ impl Viewer {
 
     /// Reads what the viewer sent, which only shows that it lives, and writes what it has not got yet.
     fn step(&mut self) -> Result<Wait, Left> {
-        let mut steps = 0;
-        while self.socket.receive()?.is_some() {
-            self.clock.answered();
-            steps += 1;
-            if steps == STEPS {
-                return Ok(Wait::Turn);
+        let mut more = true;
+        for _ in 0..STEPS {
+            match self.socket.receive()? {
+                Received::Message(_) => self.clock.answered(),
+                Received::Part => {}
+                Received::Nothing => {
+                    more = false;
+                    break;
+                }
             }
         }
+        let wait = self.write()?;
+        Ok(if more { Wait::Turn } else { wait })
+    }
+
+    /// Writes what the viewer has not got yet.
+    fn write(&mut self) -> Result<Wait, Left> {
         for _ in 0..STEPS {
             if self.socket.has_control() && self.cursor.rest().is_empty() {
                 if !self.socket.write_control()? {
@@ -263,7 +277,11 @@ impl Viewer {
             }
         }
         match &left {
-            Left::ByPeer if self.cursor.rest().is_empty() => drop(self.socket.write_control()),
+            Left::ByPeer => {
+                let rest = self.cursor.rest().to_vec();
+                drop(self.cursor);
+                let _ = timeout(CLOSE_TIMEOUT, self.socket.finish(&rest)).await;
+            }
             Left::Closed { code, reason } => {
                 let rest = self.cursor.rest().to_vec();
                 drop(self.cursor);
