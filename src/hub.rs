@@ -197,6 +197,10 @@ impl Hub {
     pub fn stop(&self) {
         let mut state = self.state();
         state.stopping = true;
+        // They take no message any more, not even the monitor's own.
+        for channel in std::mem::take(&mut state.failed).into_values() {
+            channel.log().failed_at = None;
+        }
         for channel in state.open.values() {
             channel.log().end = Some(End::Stopping);
             channel.changed.notify_waiters();

@@ -52,15 +52,22 @@ impl Bench {
         let runs: Vec<_> =
             [&state.open, &state.finished, &state.draining].into_iter().flat_map(Order::values).collect();
         assert_eq!(state.used, runs.iter().map(|channel| channel.cost(&channel.log())).sum::<usize>());
-        assert!(state.used <= state.limits.total_bytes || runs.len() == 1);
+        assert!(state.used <= state.limits.total_bytes || runs.len() == 1 || state.stopping);
         assert_eq!(state.channels.len(), state.open.len() + state.finished.len());
         for channel in state.failed.values() {
             assert_eq!(channel.log().place, Place::Open);
         }
-        if let Some(due) = state.next_due() {
+        if let Some(due) = state.next_due().filter(|_| !state.stopping) {
             assert!(state.alarm.is_some_and(|alarm| alarm <= due));
         }
     }
+}
+
+/// Asserts that nothing is left in any map.
+fn assert_empty(hub: &Hub) {
+    let state = hub.state();
+    let orders = [&state.open, &state.finished, &state.draining, &state.failed];
+    assert_eq!((state.channels.len(), orders.map(Order::len), state.used), (0, [0; 4], 0));
 }
 
 fn frame(text: &str) -> Vec<u8> {
@@ -247,6 +254,19 @@ fn over_the_total_the_oldest_finished_go_first_then_the_longest_idle() {
 }
 
 #[test]
+fn at_the_total_all_stay_and_a_byte_past_it_the_oldest_goes() {
+    let bench = Bench::new(History::default());
+    bench.publish("old", "STARTED");
+    bench.publish("new", "STARTED");
+    let bytes = bench.hub.usage().bytes;
+    for (total_bytes, channels) in [(bytes, 2), (bytes - 1, 1)] {
+        bench.hub.set_limits(History { total_bytes, ..History::default() });
+        assert_eq!(bench.hub.usage().channels, channels);
+    }
+    assert!(bench.hub.state().channels.contains("new"));
+}
+
+#[test]
 fn a_run_that_is_only_drained_goes_before_all_others() {
     let bench = Bench::new(History { total_bytes: 3 * 700, ..History::default() });
     bench.publish("a", "FINISHED");
@@ -293,6 +313,16 @@ fn stopping_delivers_what_there_is_and_nothing_new() {
     assert_eq!(read(&mut open), got(&["STARTED"], Turn::Ended(End::Stopping)));
     assert_eq!(read(&mut done), got(&["FINISHED"], FINISHED));
     assert_eq!(read(&mut bench.subscribe("new")), got(&[], Turn::Ended(End::Stopping)));
+}
+
+/// A reload does not wait for the end, and looks for what is due.
+#[test]
+fn a_failed_job_is_not_released_while_the_monitor_stops() {
+    let mut bench = Bench::new(History::default());
+    bench.publish("job", "FAILED");
+    bench.hub.stop();
+    bench.pass(secs(10));
+    assert_eq!(bench.metrics.released.get(), 0);
 }
 
 #[test]
@@ -468,7 +498,95 @@ fn any_interleaving(limits: History, steps: Vec<Step>) {
     bench.check();
 }
 
+/// Whatever can happen to a hub.
+#[derive(Debug, Clone)]
+enum Operation {
+    Step(Step),
+    /// A message that was read before others which are in the hub already.
+    Late {
+        channel: u8,
+        kind: u8,
+        milliseconds: u64,
+    },
+    Limit(History),
+    Probe,
+    Stop,
+}
+
+fn limits() -> impl Strategy<Value = History> {
+    let times = (0..400u64, 1..500u64, 0..20u64);
+    (times, 1..8usize, 1..2000usize, 1..8000usize).prop_map(|(times, channel_messages, channel_bytes, total_bytes)| {
+        let (finished, unfinished, release_failed) = times;
+        let [finished, unfinished, release_failed] = [finished, unfinished, release_failed].map(Seconds::from_secs);
+        History { finished, unfinished, release_failed, channel_messages, channel_bytes, total_bytes }
+    })
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let late = (0..3u8, 0..8u8, 0..3000u64);
+    prop_oneof![
+        300 => step().prop_map(Operation::Step),
+        20 => late.prop_map(|(channel, kind, milliseconds)| Operation::Late { channel, kind, milliseconds }),
+        20 => limits().prop_map(Operation::Limit),
+        10 => Just(Operation::Probe),
+        1 => Just(Operation::Stop),
+    ]
+}
+
+/// Lets any operations happen; [`Bench::check`] follows each.
+fn any_operations(limits: History, operations: Vec<Operation>) {
+    let mut bench = Bench::new(limits);
+    let mut viewers: Vec<Cursor> = Vec::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let command = |kind| ["FINISHED", "FAILED", "TASK"][usize::from(kind).min(2)];
+    for operation in operations {
+        match operation {
+            Operation::Step(Step::Publish { channel, kind, size }) => {
+                let (kind, text) = match command(kind) {
+                    "FINISHED" => (Kind::Finished, "FINISHED".into()),
+                    "FAILED" => (Kind::Failed, "FAILED".into()),
+                    text => (Kind::Progress, text.repeat(size)),
+                };
+                bench.hub.publish(bench.now, &channel.to_string(), kind, &frame(&text));
+            }
+            Operation::Late { channel, kind, milliseconds } => {
+                let now = bench.now;
+                bench.now -= Duration::from_millis(milliseconds);
+                bench.publish(&channel.to_string(), command(kind));
+                bench.now = now;
+            }
+            Operation::Step(Step::Subscribe { channel }) => viewers.push(bench.subscribe(&channel.to_string())),
+            Operation::Step(Step::Read { viewer, most }) if !viewers.is_empty() => {
+                let _ = viewer.get_mut(&mut viewers).turn(|pending| Ok(most.min(pending.len())));
+            }
+            Operation::Step(Step::Leave { viewer }) if !viewers.is_empty() => {
+                viewers.swap_remove(viewer.index(viewers.len()));
+            }
+            Operation::Step(Step::Pass { seconds }) => bench.pass(secs(seconds)),
+            Operation::Limit(limits) => bench.hub.set_limits(limits),
+            Operation::Probe => runtime.block_on(bench.hub.probe()),
+            Operation::Stop => bench.hub.stop(),
+            Operation::Step(_) => {}
+        }
+        bench.check();
+    }
+    drop(viewers);
+    bench.check();
+    // Twice, since what failed is finished first.
+    bench.pass(secs(86_400));
+    bench.pass(secs(86_400));
+    assert_empty(&bench.hub);
+}
+
 proptest! {
+    #[test]
+    fn what_is_counted_is_what_is_held_whatever_happens(
+        limits in prop_oneof![Just(History::default()), limits()],
+        operations in prop::collection::vec(operation(), 0..300),
+    ) {
+        any_operations(limits, operations);
+    }
+
     #[test]
     fn any_interleaving_gives_every_viewer_an_exact_prefix_of_its_run(steps in prop::collection::vec(step(), 0..200)) {
         any_interleaving(History::default(), steps);
