@@ -22,7 +22,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 /// How long stopping may take; with what ends the process it stays under the 5 s that are promised.
-const STOP_LIMIT: Duration = Duration::from_millis(4_500);
+pub const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 
 /// How long a silent broker's machine is trusted to be there: after a minute it is asked every 10 s, six times.
 const KEEPALIVE: (u32, u32, u32) = (60, 10, 6);

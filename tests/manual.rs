@@ -8,11 +8,11 @@ use std::process::Command;
 
 use clap::{CommandFactory, Parser};
 use recodex_monitor::cli::Cli;
-use recodex_monitor::config::Settings;
+use recodex_monitor::config::{self, Settings};
 use recodex_monitor::failure::Exit;
-use recodex_monitor::logging::{CHANNEL, CLOSE_CODE, PEER};
+use recodex_monitor::logging::{self, CHANNEL, CLOSE_CODE, PEER};
 use recodex_monitor::relay::{self, Relay};
-use recodex_monitor::websocket::{socket, upgrade};
+use recodex_monitor::websocket::{socket, upgrade, viewer};
 use recodex_monitor::zmtp::parser;
 use recodex_monitor::{limits, message};
 use serde_yaml::Value;
@@ -415,6 +415,10 @@ fn the_keys_that_need_a_restart_are_marked_and_no_others() {
     assert_eq!(marked, needs_restart);
 }
 
+fn whole<N: TryInto<usize>>(number: N) -> usize {
+    number.try_into().ok().expect("a small number")
+}
+
 #[test]
 fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
     let (text, keys) = (page(DAEMON), keys());
@@ -444,11 +448,23 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         ("frames of a message", parser::MAX_PARTS),
         ("links that shake hands", relay::STRANGERS),
         ("unsent bytes in the kernel", relay::UNSENT as usize),
+        ("answer to a close", whole(viewer::CLOSE_TIMEOUT.as_secs())),
+        ("routing id of a peer", parser::MAX_IDENTITY),
+        ("context of a PING", parser::MAX_PING_CONTEXT),
+        ("configuration file", whole(config::MAX_FILE)),
+        // Half a second less, for what ends the process.
+        ("time to stop", whole(relay::STOP_LIMIT.as_millis().div_ceil(1000))),
+        ("waiting log lines", logging::QUEUE),
+        ("log line", logging::MAX_LINE),
+        ("last log lines at the end", whole(logging::CLOSE_TIMEOUT.as_secs())),
     ] {
-        assert_eq!(limits.get(name), Some(&value.to_string().as_str()), "{name}");
+        assert_eq!(limits.remove(name), Some(value.to_string().as_str()), "{name}");
     }
-    let unknown: Vec<_> = limits.keys().filter(|limit| limit.contains('.') && !keys.contains_key(**limit)).collect();
-    assert!(unknown.is_empty(), "no such keys: {unknown:?}");
+    // The heads of the tables, and what the system sets.
+    limits.remove("Em limit");
+    assert_eq!(limits.remove("open files"), Some("the system's"));
+    let unknown: Vec<_> = limits.keys().filter(|limit| !keys.contains_key(**limit)).collect();
+    assert!(unknown.is_empty(), "neither keys nor in the code: {unknown:?}");
 }
 
 /// Every status that the program exits with, 0 apart. The match does not compile while one is missing here.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// The largest configuration file read, in bytes.
-const MAX_FILE: u64 = 1024 * 1024;
+pub const MAX_FILE: u64 = 1024 * 1024;
 
 /// Everything that can be set. Each key has a default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -348,6 +348,18 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err(), format!("c.yml:{error}"), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit_and_refused_past_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.yml");
+        let load = |size: u64| {
+            std::fs::write(&path, "#".repeat(usize::try_from(size).unwrap())).unwrap();
+            Settings::load(&path)
+        };
+        assert_eq!(load(MAX_FILE), Ok(Settings::default()));
+        assert!(load(MAX_FILE + 1).unwrap_err().to_string().contains("at most 1048576 bytes"));
     }
 
     #[test]

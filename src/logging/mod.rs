@@ -17,11 +17,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// The most lines that wait to be written.
-const QUEUE: usize = 1024;
+pub const QUEUE: usize = 1024;
 /// The longest line, in bytes; the rest of a longer one is cut.
-const MAX_LINE: usize = 4096;
+pub const MAX_LINE: usize = 4096;
 /// How long the end of the program waits for what is queued.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Journal fields (systemd.journal-fields(7)) that a line may carry besides its message.
 pub const PEER: &str = "RECODEX_PEER";

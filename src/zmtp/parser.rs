@@ -11,12 +11,12 @@ pub const MAX_PARTS: usize = 16;
 /// The longest command, in bytes.
 pub const MAX_COMMAND: usize = 4 * 1024;
 /// The longest context of a PING, in bytes.
-const MAX_PING_CONTEXT: usize = 16;
+pub const MAX_PING_CONTEXT: usize = 16;
 /// The length of a PING's time to live, which comes before its context, in bytes.
 const PING_TTL: usize = 2;
 const MAX_PING: usize = PING_TTL + MAX_PING_CONTEXT;
 /// The longest routing id, in bytes.
-const MAX_IDENTITY: usize = 255;
+pub const MAX_IDENTITY: usize = 255;
 /// The buffer: a message of the greatest size, its headers, commands in between, and room to read more at once.
 const BUFFER: usize = 2 * MAX_MESSAGE;
 
@@ -433,9 +433,13 @@ mod tests {
         ] {
             assert_eq!(ready(bad), Some(Violation::BadCommand("READY")), "{bad:?}");
         }
-        let long = [b"\x08Identity\0\0\x01\0".as_slice(), &[b'i'; 256]].concat();
-        let frame = [&greeting()[..], b"\x06\0\0\0\0\0\0\x01\x13\x05READY", &long[..]].concat();
-        assert_eq!(violation(&frame), Some(Violation::BadCommand("READY")));
+        let named = |length: u16| {
+            let [high, low] = length.to_be_bytes();
+            let id = [b"\x08Identity\0\0", &[high, low][..], &vec![b'i'; usize::from(length)]].concat();
+            let body = [b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER".as_slice(), &id].concat();
+            violation(&[&greeting()[..], &[6], &(body.len() as u64).to_be_bytes(), &body].concat())
+        };
+        assert_eq!((named(255), named(256)), (None, Some(Violation::BadCommand("READY"))));
     }
 
     #[test]
