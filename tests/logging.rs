@@ -900,7 +900,7 @@ fn stderr_that_is_closed_does_not_disturb_the_relay() {
 struct Journal {
     path: PathBuf,
     entries: Arc<Mutex<Vec<Entry>>>,
-    running: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
+    running: Option<(Arc<AtomicBool>, JoinHandle<UnixDatagram>)>,
 }
 
 type Entry = HashMap<String, Vec<u8>>;
@@ -916,6 +916,10 @@ impl Journal {
         let socket = UnixDatagram::bind(&self.path).expect("a socket in a directory of ours");
         open_up(&self.path);
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a time over 0");
+        self.read(socket);
+    }
+
+    fn read(&mut self, socket: UnixDatagram) {
         let stop = Arc::new(AtomicBool::new(false));
         let (entries, stopped) = (Arc::clone(&self.entries), Arc::clone(&stop));
         let receive = move || {
@@ -927,14 +931,20 @@ impl Journal {
                     entries.lock().expect("no panic").push(entry(&bytes[..length]));
                 }
             }
+            socket
         };
         self.running = Some((stop, std::thread::spawn(receive)));
     }
 
-    fn end(&mut self) {
+    /// Reads no more; the socket stays, as that of a journal that is stopped.
+    fn pause(&mut self) -> UnixDatagram {
         let (stop, thread) = self.running.take().expect("it runs");
         stop.store(true, Ordering::Relaxed);
-        thread.join().expect("entries are as the native protocol has them");
+        thread.join().expect("entries are as the native protocol has them")
+    }
+
+    fn end(&mut self) {
+        drop(self.pause());
         fs::remove_file(&self.path).expect("it is ours");
     }
 
@@ -1078,6 +1088,25 @@ fn a_journal_that_goes_away_does_not_disturb_the_relay_and_the_loss_is_reported(
     daemon.relays();
     daemon.stop();
     journal.wait(&["stopped: "]);
+}
+
+#[test]
+fn a_journal_that_nobody_reads_holds_up_neither_relay_nor_end_and_the_loss_is_reported() {
+    let Some((mut daemon, mut journal)) = with_journal("output: journald, level: debug") else { return };
+    journal.wait(&["listening for brokers"]);
+    let socket = journal.pause();
+    daemon.relays();
+    // The socket holds some hundred lines itself.
+    daemon.has_viewers(2 * MANY);
+    daemon.relays();
+    journal.read(socket);
+    let report = journal.wait(&["log lines were lost since"]);
+    assert_eq!(field(&report, "PRIORITY"), "4");
+    let socket = journal.pause();
+    daemon.has_viewers(2 * MANY);
+    daemon.relays();
+    daemon.stop();
+    drop(socket);
 }
 
 #[test]

@@ -144,10 +144,12 @@ fn a_request_head_over_16_kib_is_answered_431() {
     // Also before its end has come, and spread over many headers.
     let many = "X-Filler: 0123456789\r\n".repeat(1000);
     assert_eq!(answer(&monitor, format!("GET / HTTP/1.1\r\n{many}").as_bytes()).0, "431");
-    // Close below the limit it is a viewer like any other.
+    // At the limit it is a viewer like any other, and a byte past it is none.
+    let most = 16_384 - with(0).len();
     let mut viewer = Viewer::connected(monitor.viewers);
-    viewer.send_raw(with(16_000).as_bytes());
+    viewer.send_raw(with(most).as_bytes());
     viewer.read_upgrade();
+    assert_eq!(answer(&monitor, with(most + 1).as_bytes()).0, "431");
 }
 
 #[test]
@@ -178,8 +180,10 @@ fn over_clients_max_is_answered_503_until_one_has_left() {
 #[test]
 fn who_sends_no_request_is_closed_after_the_handshake_timeout() {
     let monitor = Monitor::start("clients: {handshake_timeout: 0.3}");
+    let start = Instant::now();
     let mut silent = Viewer::connected(monitor.viewers);
     silent.raw_to_end();
+    assert!(start.elapsed() >= Duration::from_millis(300), "closed after {:?}", start.elapsed());
     let mut half = Viewer::connected(monitor.viewers);
     half.send_raw(&upgrade_request("/").as_bytes()[..50]);
     half.raw_to_end();
@@ -202,7 +206,22 @@ fn a_dribbled_request_does_not_extend_the_handshake_timeout() {
 #[test]
 fn who_names_no_channel_is_closed_1008_after_the_subscribe_timeout() {
     let monitor = Monitor::start("clients: {subscribe_timeout: 0.3}");
+    let start = Instant::now();
     Viewer::upgraded(monitor.viewers).closes(1008);
+    assert!(start.elapsed() >= Duration::from_millis(300), "closed after {:?}", start.elapsed());
+}
+
+#[test]
+fn who_does_not_answer_a_close_is_let_go_after_5_seconds() {
+    let monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    let mut mute = Viewer::subscribed(monitor.viewers, "job");
+    let start = Instant::now();
+    broker.send(&["job", "FINISHED"]);
+    mute.texts(&[command("FINISHED")]);
+    assert_eq!(mute.next(), Event::Close(Some(1000)));
+    assert_eq!(mute.next(), Event::Gone);
+    assert!(start.elapsed() >= Duration::from_secs(5), "let go after {:?}", start.elapsed());
 }
 
 #[test]
