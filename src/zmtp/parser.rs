@@ -4,6 +4,8 @@ use thiserror::Error;
 
 /// The length of a greeting in bytes.
 pub const GREETING: usize = 64;
+/// The one security mechanism, as a greeting names it.
+const MECHANISM: &[u8; 20] = b"NULL\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 /// The longest frame, and the longest message over all its frames, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// The most frames in a message.
@@ -225,8 +227,8 @@ impl Parser {
             return Err(Violation::OldVersion(version));
         }
         let Some(mechanism) = bytes.get(12..32) else { return Ok(false) };
-        if mechanism[..5] != *b"NULL\0" {
-            let end = mechanism.iter().position(|b| *b == 0).unwrap_or(mechanism.len());
+        if mechanism != MECHANISM {
+            let end = mechanism.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
             return Err(Violation::Mechanism(String::from_utf8_lossy(&mechanism[..end]).into_owned()));
         }
         if bytes.len() < GREETING {
@@ -411,6 +413,12 @@ mod tests {
         let mut longer = greeting();
         longer[16] = b'S';
         assert_eq!(violation(&longer), Some(Violation::Mechanism("NULLS".into())));
+        let mut padded = greeting();
+        padded[31] = b'S';
+        assert_eq!(violation(&padded), Some(Violation::Mechanism(format!("NULL{}S", "\0".repeat(15)))));
+        let mut none = greeting();
+        none[12..16].fill(0);
+        assert_eq!(violation(&none), Some(Violation::Mechanism(String::new())));
         let mut newer = greeting();
         newer[10] = 4;
         assert_eq!(violation(&newer), None);
