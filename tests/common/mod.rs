@@ -6,13 +6,17 @@
 
 mod broker;
 mod monitor;
+mod namespace;
 mod python;
 mod scene;
 pub(crate) mod viewer;
+mod wire;
 pub(crate) mod zmtp;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use std::fs::{Permissions, set_permissions};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -22,9 +26,11 @@ use std::time::{Duration, Instant};
 
 pub(crate) use broker::{Broker, Kind, fence};
 pub(crate) use monitor::{Host, Monitor};
+pub(crate) use namespace::Namespace;
 pub(crate) use python::PythonViewer;
 pub(crate) use scene::{MEMORY_KIB, Scene};
 pub(crate) use viewer::{Event, Viewer};
+pub(crate) use wire::{Random, Weather, Wire};
 pub(crate) use zmtp::RawPeer;
 
 /// The program under test.
@@ -133,13 +139,26 @@ pub(crate) fn open_up(path: &Path) {
     set_permissions(path, Permissions::from_mode(0o777)).expect("it is ours");
 }
 
+/// Lets the test open so many files.
+pub(crate) fn raise_open_files(files: u64) {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("there is a limit");
+    assert!(hard >= files, "the test needs {files} open files, and {hard} is the limit");
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(files), hard).expect("it is below the hard limit");
+}
+
 /// Whether the test runs as root; if not, it says that it is skipped.
 pub(crate) fn is_root() -> bool {
     let root = geteuid().is_root();
     if !root {
-        println!("skipped: needs root");
+        skipped("needs root");
     }
     root
+}
+
+/// Says that a test is skipped, also where the output of tests that pass is not shown.
+pub(crate) fn skipped(why: &str) {
+    let thread = std::thread::current();
+    writeln!(std::io::stderr(), "skipped: {}: {why}", thread.name().unwrap_or("a test")).expect("it can be written");
 }
 
 /// Bytes that look random and are the same in every run (xorshift64).

@@ -89,12 +89,20 @@ impl Viewer {
 
     /// Reads the answer to an upgrade request, and returns its head.
     pub(crate) fn read_upgrade(&mut self) -> String {
+        let head = self.upgrade_or_end();
+        head.unwrap_or_else(|| panic!("no upgrade, but: {:?}", String::from_utf8_lossy(&self.unread)))
+    }
+
+    /// The same, or nothing if the connection ends before.
+    pub(crate) fn upgrade_or_end(&mut self) -> Option<String> {
         let end = Instant::now() + DEADLINE;
         let length = loop {
             if let Some(at) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
             }
-            assert!(self.fill(end), "no upgrade, but: {:?}", String::from_utf8_lossy(&self.unread));
+            if !self.fill(end) {
+                return None;
+            }
         };
         let head = String::from_utf8(self.unread.drain(..length).collect()).expect("heads are ASCII");
         self.received.drain(..length);
@@ -104,7 +112,7 @@ impl Viewer {
             .filter_map(|line| line.split_once(": "))
             .any(|(name, value)| name.eq_ignore_ascii_case("Sec-WebSocket-Accept") && value == ACCEPT);
         assert!(accepted, "the key is not answered: {head}");
-        head
+        Some(head)
     }
 
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {

@@ -1,10 +1,10 @@
 //! A peer on the brokers' port that says exactly what it is told to, however wrong.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::DEADLINE;
 
@@ -41,12 +41,32 @@ impl RawPeer {
 
     /// Connects and shakes hands as a DEALER.
     pub(crate) fn ready(address: SocketAddr) -> Self {
-        let mut peer = Self::connect(address);
-        peer.send(&greeting(b"NULL"));
-        peer.send(&ready(&[("Socket-Type", b"DEALER"), ("Identity", b"")]));
-        assert_eq!(peer.read_greeting()[..10], [0xFF, 0, 0, 0, 0, 0, 0, 0, 1, 0x7F]);
-        assert_eq!(peer.read_command().name, "READY");
+        Self::connect(address).shaken()
+    }
+
+    /// The same from an address of its own; returns when the monitor has given it a place.
+    pub(crate) fn placed(from: IpAddr, address: SocketAddr) -> Self {
+        let mut peer = Self::connect_from(from, address).shaken();
+        peer.send(&command("PING", &[0, 0]));
+        assert_eq!(peer.read_command().name, "PONG");
         peer
+    }
+
+    fn shaken(mut self) -> Self {
+        self.send(&greeted(&ready(&[("Socket-Type", b"DEALER"), ("Identity", b"")])));
+        assert_eq!(self.read_greeting()[..10], [0xFF, 0, 0, 0, 0, 0, 0, 0, 1, 0x7F]);
+        assert_eq!(self.read_command().name, "READY");
+        self
+    }
+
+    /// No more will be sent, but all is read.
+    pub(crate) fn shut_sending(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write); // the other side may have gone
+    }
+
+    /// Leaves by a reset.
+    pub(crate) fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -112,6 +132,11 @@ pub(crate) fn greeting(mechanism: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(mechanism);
     bytes.resize(64, 0);
     bytes
+}
+
+/// A greeting, and what follows it.
+pub(crate) fn greeted(rest: &[u8]) -> Vec<u8> {
+    [&greeting(b"NULL"), rest].concat()
 }
 
 /// A READY command with these properties.

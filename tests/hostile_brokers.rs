@@ -1,0 +1,508 @@
+//! Whatever comes on the brokers' port, the process lives, stays small, and serves the others.
+
+mod common;
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::zmtp::{command, frame, greeted, greeting, long_head, message, ready};
+use common::{A_WHILE, Broker, DEADLINE, RawPeer, Scene, Viewer, fence, noise, raise_open_files, until};
+use recodex_monitor::relay::STRANGERS;
+
+/// Makes only what is wrong close a link, and not the time it takes.
+const PATIENT: &str = "zeromq: {handshake_timeout: 600}";
+
+/// Sends what closes a link; each attack alone, then the monitor must be as before.
+fn each_closes_its_link<N: Display, B: AsRef<[u8]>>(attacks: &[(N, B)]) {
+    let mut scene = Scene::new(PATIENT);
+    for (name, bytes) in attacks {
+        eprintln!("attack: {name}");
+        let mut peer = RawPeer::connect(scene.monitor.brokers);
+        peer.send_what_goes(bytes.as_ref());
+        peer.is_closed();
+        scene.relays();
+    }
+    scene.is_unharmed();
+}
+
+/// The same for what is sent after a handshake.
+fn each_closes_its_ready_link<N: Display, B: AsRef<[u8]>>(attacks: &[(N, B)]) {
+    let mut scene = Scene::new("");
+    for (name, bytes) in attacks {
+        eprintln!("attack: {name}");
+        let mut peer = RawPeer::ready(scene.monitor.brokers);
+        peer.send_what_goes(bytes.as_ref());
+        peer.is_closed();
+        scene.relays();
+    }
+    scene.is_unharmed();
+    scene.monitor.wait_log("closed the ZeroMQ link");
+}
+
+/// Every power of two from 1 GiB on, one less, and the greatest length there is.
+fn huge() -> impl Iterator<Item = u64> {
+    (30..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit]).chain([u64::MAX])
+}
+
+/// A whole handshake, as libzmq sends it.
+fn handshake() -> Vec<u8> {
+    greeted(&ready(&[("Socket-Type", b"DEALER"), ("Identity", b"")]))
+}
+
+// Before the handshake.
+
+#[test]
+fn other_protocols_are_closed() {
+    let mut zmtp1 = vec![0x01, 0x00];
+    zmtp1.extend_from_slice(b"\x04\x00job\x08\x00STARTED");
+    let signed = |rest: &[u8]| [&[0xFF, 0, 0, 0, 0, 0, 0, 0, 1, 0x7F], rest].concat();
+    let mut no_signature = greeting(b"NULL");
+    no_signature[9] = 0x7E;
+    each_closes_its_link(&[
+        ("HTTP", b"GET / HTTP/1.1\r\nHost: monitor.example\r\n\r\n".to_vec()),
+        ("WebSocket", common::viewer::upgrade_request("/").into_bytes()),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
+        ("ZMTP 1", zmtp1),
+        ("ZMTP 1 with a long identity", [&[0xFF, 0, 0, 0, 0, 0, 0, 1, 0, 0][..], &[b'x'; 255]].concat()),
+        ("ZMTP 1 by a library that knows 2", signed(&[0])),
+        ("ZMTP 2", signed(&[1, 6, 0, 0])),
+        ("ZMTP 2, numbered as such", signed(&[2, 6, 0, 0])),
+        ("not quite ZMTP's signature", no_signature),
+    ]);
+}
+
+#[test]
+fn random_bytes_are_closed() {
+    let attacks: Vec<_> = (1..=20).map(|seed| (format!("seed {seed}"), noise(seed, 100_000))).collect();
+    let attacks: Vec<_> = attacks.iter().map(|(name, bytes)| (name.as_str(), bytes)).collect();
+    each_closes_its_link(&attacks);
+}
+
+/// Whoever knows how a handshake goes, and only then sends noise.
+#[test]
+fn random_bytes_after_a_greeting_or_a_handshake_do_no_harm() {
+    let mut scene = Scene::new("");
+    for seed in 1..=20 {
+        let mut peer = RawPeer::connect(scene.monitor.brokers);
+        peer.send_what_goes(&greeted(&noise(seed, 100_000)));
+        peer.is_closed();
+        let mut peer = RawPeer::ready(scene.monitor.brokers);
+        peer.send_what_goes(&noise(seed, 100_000));
+        drop(peer);
+        scene.relays();
+    }
+    scene.is_unharmed();
+}
+
+#[test]
+fn other_security_mechanisms_are_closed() {
+    each_closes_its_link(&[
+        ("PLAIN", greeting(b"PLAIN")),
+        ("CURVE", greeting(b"CURVE")),
+        ("none", greeting(b"")),
+        ("lower case", greeting(b"null")),
+        ("longer", greeting(b"NULLNULLNULLNULLNULL")),
+        ("NULL and then something", greeting(b"NULL\0X")),
+        ("control characters", greeting(b"\n\x1b[31mNULL")),
+    ]);
+}
+
+#[test]
+fn handshakes_with_something_wrong_are_closed() {
+    let property = |name: &str, value: &[u8]| greeted(&ready(&[(name, value)]));
+    each_closes_its_link(&[
+        ("no Socket-Type", property("Identity", b"x")),
+        ("no property", greeted(&ready(&[]))),
+        ("SUB", property("Socket-Type", b"SUB")),
+        ("PUSH", property("Socket-Type", b"PUSH")),
+        ("an unknown Socket-Type", property("Socket-Type", b"\n\x1b[31mROUTER")),
+        ("an empty Socket-Type", property("Socket-Type", b"")),
+        ("a property that announces more than there is", {
+            greeted(&command("READY", b"\x0bSocket-Type\x00\x00\x00\xffDEALER"))
+        }),
+        ("a property of 4 GiB", greeted(&command("READY", b"\x0bSocket-Type\xff\xff\xff\xffDEALER"))),
+        ("a property name that is not UTF-8", greeted(&command("READY", b"\x02\xC3\x28\x00\x00\x00\x00"))),
+        ("a Socket-Type that is not UTF-8", property("Socket-Type", b"DEALER\xFF")),
+        ("a Socket-Type of 3,000 bytes", property("Socket-Type", &[b'x'; 3000])),
+        ("an Identity of 256 bytes", { greeted(&ready(&[("Socket-Type", b"DEALER"), ("Identity", &[b'x'; 256])])) }),
+        ("a property without a name", greeted(&ready(&[("Socket-Type", b"DEALER"), ("", b"x")]))),
+        ("half a property name", greeted(&command("READY", b"\xffSocket"))),
+        ("half a property length", greeted(&command("READY", b"\x0bSocket-Type\x00\x00"))),
+        ("an unknown command", greeted(&command("HELLO", b""))),
+        ("ERROR", greeted(&command("ERROR", b"\x02no"))),
+        ("an empty command", greeted(&frame(0x04, b""))),
+        ("a command name longer than the command", greeted(&frame(0x04, b"\xffREADY"))),
+        ("a message instead of READY", greeted(&message(&["job", "STARTED"]))),
+        ("PING instead of READY", greeted(&command("PING", b"\x00\x00"))),
+        ("a command of more than 4 KiB", greeted(&command("READY", &[0; 5000]))),
+    ]);
+}
+
+/// Of a READY whose frame is whole, no beginning will do.
+#[test]
+fn a_ready_that_ends_too_early_closes_the_link() {
+    let whole = &ready(&[("Identity", b"x"), ("Socket-Type", b"DEALER")])[2..];
+    let cut = |length: usize| (format!("READY of {length} bytes"), greeted(&frame(0x04, &whole[..length])));
+    each_closes_its_link(&(0..whole.len()).map(cut).collect::<Vec<_>>());
+}
+
+#[test]
+fn flags_that_mean_nothing_close_the_link() {
+    let wrong = (0..=u8::MAX).filter(|flags| flags & 0xF8 != 0 || flags & 0x05 == 0x05);
+    let attacks: Vec<_> = wrong.map(|flags| (format!("flags {flags:#04x}"), [flags, 5])).collect();
+    each_closes_its_ready_link(&attacks);
+    let before: Vec<_> = attacks.iter().map(|(name, bytes)| (name, greeted(bytes))).collect();
+    each_closes_its_link(&before);
+}
+
+/// A frame is judged by its head, before a byte of it has come.
+#[test]
+fn announced_gigabytes_close_the_link_before_they_come() {
+    let named = |what, bytes: Vec<u8>| (what, bytes);
+    let in_the_handshake: Vec<_> = huge()
+        .flat_map(|length| {
+            [
+                named(format!("a command of {length}"), greeted(&long_head(4, length))),
+                named(format!("a message of {length}"), greeted(&long_head(0, length))),
+            ]
+        })
+        .collect();
+    each_closes_its_link(&in_the_handshake);
+    let later: Vec<_> = huge()
+        .flat_map(|length| {
+            [
+                named(format!("a command of {length}"), long_head(4, length)),
+                named(format!("a message of {length}"), long_head(0, length)),
+                named(format!("a first part of {length}"), long_head(1, length)),
+                named(format!("a later part of {length}"), [frame(1, b"job"), long_head(0, length)].concat()),
+            ]
+        })
+        .collect();
+    each_closes_its_ready_link(&later);
+}
+
+#[test]
+fn who_is_silent_is_closed_after_the_handshake_timeout() {
+    let mut scene = Scene::new("zeromq: {handshake_timeout: 0.3}");
+    let handshake = handshake();
+    let begun = [0, 1, 2, 9, 10, 11, 12, 13, 17, 31, 32, 33, 63, 64, 65, 66, 72, handshake.len() - 1];
+    let start = Instant::now();
+    let mut peers: Vec<_> = begun.iter().map(|_| RawPeer::connect(scene.monitor.brokers)).collect();
+    for (peer, length) in peers.iter_mut().zip(begun) {
+        peer.send(&handshake[..length]);
+    }
+    for peer in &mut peers {
+        peer.is_closed();
+        assert!(start.elapsed() >= Duration::from_millis(300), "closed after {:?}", start.elapsed());
+    }
+    scene.monitor.wait_logged(&["closed the ZeroMQ link", "zeromq.handshake_timeout"]);
+    // Those who are through are silent as long as they like.
+    let mut ready = RawPeer::ready(scene.monitor.brokers);
+    ready.is_silent_for(Duration::from_secs(1));
+    scene.is_unharmed();
+}
+
+#[test]
+fn nine_thousand_silent_connections_keep_nobody_out() {
+    let mut scene = Scene::new(PATIENT);
+    raise_open_files(9_100);
+    let before = scene.monitor.descriptors();
+    let mut silent = Vec::new();
+    for _ in 0..9 {
+        silent.extend((0..1000).map(|_| TcpStream::connect(scene.monitor.brokers).expect("the kernel accepts")));
+        scene.is_unharmed();
+    }
+    until("all but a few are closed", || (scene.monitor.descriptors() <= before + STRANGERS).then_some(()));
+    scene.is_unharmed();
+    drop(silent);
+    until("all are closed", || (scene.monitor.descriptors() <= before).then_some(()));
+}
+
+/// The other side ends at once, and nothing stays of a link wherever it was cut.
+#[test]
+fn a_handshake_may_be_cut_at_every_byte() {
+    let mut scene = Scene::new(PATIENT);
+    let before = scene.monitor.descriptors();
+    let handshake = handshake();
+    for length in 0..=handshake.len() {
+        let mut ends = RawPeer::connect(scene.monitor.brokers);
+        ends.send(&handshake[..length]);
+        ends.shut_sending();
+        ends.is_closed();
+        let mut resets = RawPeer::connect(scene.monitor.brokers);
+        resets.send(&handshake[..length]);
+        resets.reset();
+        scene.relays();
+    }
+    until("all descriptors are closed", || (scene.monitor.descriptors() <= before).then_some(()));
+    scene.is_unharmed();
+}
+
+/// Silent links, as many as may be open, do not keep a broker out, nor those that come faster than they time out.
+#[test]
+fn who_is_silent_keeps_nobody_out() {
+    let mut scene = Scene::new("zeromq: {max_connections: 3, handshake_timeout: 600}");
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.extend((0..100).map(|_| RawPeer::connect(scene.monitor.brokers)));
+        fence(&scene.monitor, &Broker::connect(scene.monitor.brokers));
+        scene.relays();
+    }
+    scene.monitor.wait_log("others began a handshake after it");
+    let first: &mut RawPeer = &mut silent[0];
+    first.is_closed();
+    drop(silent);
+    scene.is_unharmed();
+}
+
+/// A peer whose link was taken, and who does not shake hands.
+fn stranger(scene: &Scene) -> RawPeer {
+    let mut peer = RawPeer::connect(scene.monitor.brokers);
+    peer.read_greeting();
+    assert_eq!(peer.read_command().name, "READY");
+    peer
+}
+
+#[test]
+fn as_many_as_have_a_place_may_shake_hands_and_one_more_takes_that_of_the_oldest() {
+    let mut scene = Scene::new(PATIENT);
+    let mut silent: Vec<_> = (0..STRANGERS).map(|_| stranger(&scene)).collect();
+    silent[0].is_silent_for(A_WHILE);
+    silent.push(stranger(&scene));
+    silent[0].is_closed();
+    silent[1].is_silent_for(A_WHILE);
+    // Those who are through are none of them.
+    silent[1].send(&handshake());
+    scene.relays();
+    silent.push(stranger(&scene));
+    silent[1].send(&message(&["through", "FINISHED"]));
+    Viewer::watch(scene.monitor.viewers, "through").texts(&[common::command("FINISHED")]);
+    silent[2].is_silent_for(A_WHILE);
+    scene.is_unharmed();
+}
+
+#[test]
+fn whom_zeromq_allow_does_not_name_is_closed_and_logged_once() {
+    let mut scene = Scene::new("zeromq: {allow: [\"127.0.0.1\", \"fd00::/8\"]}");
+    for from in [[127, 0, 0, 2], [127, 0, 1, 1]] {
+        for _ in 0..20 {
+            let mut refused = RawPeer::connect_from(from.into(), scene.monitor.brokers);
+            refused.send_what_goes(&greeting(b"NULL"));
+            refused.is_closed();
+        }
+    }
+    assert_eq!(scene.monitor.logged(&["zeromq.allow does not name it"]).len(), 1);
+    scene.is_unharmed();
+}
+
+#[test]
+fn a_dribbled_handshake_does_not_extend_the_timeout() {
+    let mut scene = Scene::new("zeromq: {handshake_timeout: 0.5}");
+    let mut peer = RawPeer::connect(scene.monitor.brokers);
+    let start = Instant::now();
+    let filler = [("X-Filler", [0; 200].as_slice()), ("Socket-Type", b"DEALER")];
+    let closed = greeted(&ready(&filler)).into_iter().any(|byte| {
+        assert!(start.elapsed() < DEADLINE, "still served");
+        std::thread::sleep(Duration::from_millis(20)); // which is the attack
+        peer.try_send(&[byte]).is_err()
+    });
+    assert!(closed, "the whole handshake was read");
+    scene.is_unharmed();
+}
+
+// After the handshake.
+
+#[test]
+fn frames_with_something_wrong_close_the_link() {
+    each_closes_its_ready_link(&[
+        ("a frame of 64 KiB and a byte", long_head(0, 65_537)),
+        ("a command of more than 4 KiB", command("PING", &[0; 5000])),
+        ("PING without a time to live", command("PING", b"\x00")),
+        ("an empty command", frame(0x04, b"")),
+        ("a second READY", ready(&[("Socket-Type", b"DEALER")])),
+    ]);
+}
+
+#[test]
+fn a_message_over_64_kib_in_all_closes_the_link() {
+    let part = "x".repeat(8000);
+    each_closes_its_ready_link(&[
+        ("nine parts of 8,000 bytes", message(&[part.as_str(); 9])),
+        ("sixteen parts of 8,000 bytes", message(&[part.as_str(); 16])),
+    ]);
+}
+
+#[test]
+fn a_message_of_more_than_16_parts_closes_the_link() {
+    let mut scene = Scene::new("");
+    let mut peer = RawPeer::ready(scene.monitor.brokers);
+    let parts = |count: usize| {
+        let mut parts = vec!["sixteen", "STARTED"];
+        parts.resize(count, "");
+        message(&parts)
+    };
+    peer.send(&parts(16));
+    let text = "{\"command\": \"STARTED\", \"task_id\": \"\", \"task_state\": \"\"}";
+    assert_eq!(Viewer::watch(scene.monitor.viewers, "sixteen").text(), text);
+    peer.send(&parts(17));
+    peer.is_closed();
+    scene.is_unharmed();
+}
+
+#[test]
+fn an_endless_multipart_message_closes_the_link() {
+    let mut scene = Scene::new("");
+    for part in [frame(1, b""), frame(1, b"x"), frame(1, &[b'x'; 100]), frame(1, &[b'x'; 1000])] {
+        let mut peer = RawPeer::ready(scene.monitor.brokers);
+        peer.send_what_goes(&part.repeat(100_000));
+        peer.is_closed();
+        scene.relays();
+    }
+    scene.is_unharmed();
+}
+
+#[test]
+fn a_large_message_in_dribbles_closes_the_link_and_takes_no_memory() {
+    let mut scene = Scene::new("");
+    let mut peer = RawPeer::ready(scene.monitor.brokers);
+    for _ in 0..8 {
+        peer.send(&frame(1, &[b'x'; 8000]));
+        scene.relays();
+    }
+    // The last part, which is over the limit, grows byte by byte.
+    let closed = frame(1, &[b'x'; 4000]).iter().any(|byte| peer.try_send(&[*byte]).is_err());
+    if !closed {
+        peer.is_closed();
+    }
+    scene.is_unharmed();
+}
+
+/// What would be gigabytes in dribbles is refused at its head; what is not too long may take its time.
+#[test]
+fn a_frame_of_8_gib_is_refused_at_its_head_and_one_at_the_limit_may_dribble() {
+    const LIMIT: usize = 65_536;
+    let mut scene = Scene::new("");
+    let mut peer = RawPeer::ready(scene.monitor.brokers);
+    for byte in long_head(0, 8 << 30) {
+        peer.send(&[byte]);
+    }
+    peer.is_closed();
+    let mut peer = RawPeer::ready(scene.monitor.brokers);
+    let id = "x".repeat(LIMIT - "dribbled".len() - "TASK".len() - "COMPLETED".len());
+    for (number, byte) in message(&["dribbled", "TASK", &id, "COMPLETED"]).into_iter().enumerate() {
+        peer.send(&[byte]);
+        if number % 8192 == 0 {
+            scene.relays();
+        }
+    }
+    assert_eq!(Viewer::watch(scene.monitor.viewers, "dribbled").text(), common::task(&id, "COMPLETED"));
+    scene.is_unharmed();
+}
+
+/// As many links as there may be, each with as much of a message as it may hold.
+#[test]
+fn many_half_messages_take_little_memory() {
+    let mut scene = Scene::new("zeromq: {max_connections: 66}");
+    let mut half = message(&["x".repeat(8000).as_str(); 8]);
+    half.truncate(half.len() - 1);
+    let mut peers: Vec<_> = (0..64).map(|_| RawPeer::ready(scene.monitor.brokers)).collect();
+    for peer in &mut peers {
+        peer.send(&half);
+    }
+    scene.is_unharmed();
+}
+
+/// Answers that nobody reads must not pile up.
+#[test]
+fn pings_whose_answers_are_not_read_take_no_memory() {
+    let mut scene = Scene::new("");
+    let mut peer = RawPeer::ready(scene.monitor.brokers);
+    peer.stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout above zero");
+    let flood = command("PING", b"\x00\x00sixteen bytes ok").repeat(10_000);
+    for _ in 0..100 {
+        if peer.try_send(&flood).is_err() {
+            break;
+        }
+    }
+    scene.is_unharmed();
+}
+
+#[test]
+fn unknown_commands_are_ignored_or_close_the_link_but_do_no_harm() {
+    let mut scene = Scene::new("");
+    let mut peer = RawPeer::ready(scene.monitor.brokers);
+    for name in ["SUBSCRIBE", "CANCEL", "X", "PONG"] {
+        peer.send_what_goes(&command(name, b"data"));
+    }
+    scene.is_unharmed();
+}
+
+#[test]
+fn links_over_max_connections_are_closed_until_one_has_left() {
+    let mut scene = Scene::new("zeromq: {max_connections: 3}"); // one of which is the scene's broker
+    let second = RawPeer::ready(scene.monitor.brokers);
+    let third = RawPeer::ready(scene.monitor.brokers);
+    for _ in 0..3 {
+        let mut over = RawPeer::connect(scene.monitor.brokers);
+        over.send_what_goes(&greeted(&ready(&[("Socket-Type", b"DEALER")])));
+        over.is_closed();
+    }
+    scene.relays();
+    scene.monitor.wait_log("zeromq.max_connections is reached");
+    // libzmq tries again by itself.
+    let waits = Broker::connect(scene.monitor.brokers);
+    drop((second, third));
+    fence(&scene.monitor, &waits);
+    drop(waits);
+    scene.is_unharmed();
+}
+
+/// The default cap, filled by peers whose handshakes are flawless and who then say nothing.
+#[test]
+fn idle_peers_that_fill_the_cap_keep_out_only_newcomers_and_are_kept_out_by_zeromq_allow() {
+    const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    let refused = |scene: &Scene| {
+        let mut peer = RawPeer::connect_from(STRANGER, scene.monitor.brokers);
+        peer.send_what_goes(&handshake());
+        peer.is_closed();
+    };
+    let mut scene = Scene::new(""); // whose broker is one of 64
+    let mut idle: Vec<_> = (1..64).map(|_| RawPeer::placed(STRANGER, scene.monitor.brokers)).collect();
+    (0..100).for_each(|_| refused(&scene));
+    idle[0].is_silent_for(A_WHILE);
+    assert_eq!(scene.monitor.logged(&["zeromq.max_connections is reached"]).len(), 1);
+    scene.is_unharmed_for_those_who_are_there();
+    drop(idle);
+    scene.is_unharmed();
+
+    let mut scene = Scene::new("zeromq: {allow: [\"127.0.0.1\"]}");
+    (0..100).for_each(|_| refused(&scene));
+    assert!(scene.monitor.logged(&["zeromq.max_connections"]).is_empty());
+    scene.is_unharmed();
+}
+
+/// Sixty thousand times, half of them by a reset, from addresses enough that ports do not run out.
+#[test]
+fn peers_that_come_and_go_leave_nothing_behind() {
+    let mut scene = Scene::new("");
+    let before = scene.monitor.descriptors();
+    let mut first = 0;
+    for round in 0..60_u8 {
+        for number in 0..1000 {
+            let peer = RawPeer::connect_from([127, 0, 1, round].into(), scene.monitor.brokers);
+            if number % 2 == 0 {
+                peer.reset();
+            }
+        }
+        scene.relays();
+        if round == 19 {
+            until("all descriptors are closed", || (scene.monitor.descriptors() <= before).then_some(()));
+            first = scene.monitor.rss_kib();
+        }
+    }
+    until("all descriptors are closed", || (scene.monitor.descriptors() <= before).then_some(()));
+    let grown = scene.monitor.rss_kib().saturating_sub(first);
+    assert!(grown < 512, "grown by {grown} KiB");
+    scene.is_unharmed();
+}
