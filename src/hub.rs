@@ -281,6 +281,27 @@ impl Hub {
         }
     }
 
+    /// Asserts that the counter equals the sum over all runs, every run is in one place, and nothing is over the bound.
+    ///
+    /// # Panics
+    /// If it is not so.
+    #[cfg(any(test, fuzzing))]
+    pub fn check(&self) {
+        let state = self.state();
+        let runs: Vec<_> =
+            [&state.open, &state.finished, &state.draining].into_iter().flat_map(Order::values).collect();
+        assert_eq!(state.used, runs.iter().map(|channel| channel.cost(&channel.log())).sum::<usize>());
+        // Once it stops, nothing is evicted any more and nobody keeps the time.
+        assert!(state.used <= state.limits.total_bytes || runs.len() == 1 || state.stopping);
+        assert_eq!(state.channels.len(), state.open.len() + state.finished.len());
+        for channel in state.failed.values() {
+            assert_eq!(channel.log().place, Place::Open);
+        }
+        if let Some(due) = state.next_due().filter(|_| !state.stopping) {
+            assert!(state.alarm.is_some_and(|alarm| alarm <= due));
+        }
+    }
+
     fn set_alarm(&self, state: &mut State) {
         let next = state.next_due();
         if next.is_some() && state.alarm.is_none_or(|alarm| next < Some(alarm)) {

@@ -46,20 +46,8 @@ impl Bench {
         self.check();
     }
 
-    /// The counter equals the sum over all runs, every run is in one place, and nothing is over the bound.
     fn check(&self) {
-        let state = self.hub.state();
-        let runs: Vec<_> =
-            [&state.open, &state.finished, &state.draining].into_iter().flat_map(Order::values).collect();
-        assert_eq!(state.used, runs.iter().map(|channel| channel.cost(&channel.log())).sum::<usize>());
-        assert!(state.used <= state.limits.total_bytes || runs.len() == 1 || state.stopping);
-        assert_eq!(state.channels.len(), state.open.len() + state.finished.len());
-        for channel in state.failed.values() {
-            assert_eq!(channel.log().place, Place::Open);
-        }
-        if let Some(due) = state.next_due().filter(|_| !state.stopping) {
-            assert!(state.alarm.is_some_and(|alarm| alarm <= due));
-        }
+        self.hub.check();
     }
 }
 
