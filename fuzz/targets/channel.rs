@@ -153,8 +153,8 @@ fuzz_target!(|input: &[u8]| {
         hub.check();
     }
     viewers.clear();
-    hub.expire(now + Duration::from_secs(86_400));
-    hub.expire(now + Duration::from_secs(2 * 86_400));
+    hub.expire(now + limits.unfinished.duration());
+    hub.expire(now + 2 * limits.unfinished.duration());
     hub.check();
     assert_eq!(hub.usage(), Usage { channels: 0, finished: 0, bytes: 0 });
 });

@@ -13,7 +13,6 @@ use recodex_monitor::websocket::upgrade::MAX_HEAD;
 use recodex_monitor::websocket::viewer;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -34,10 +33,9 @@ thread_local!(static WORLD: World = {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let anywhere = b"{websocket_uri: [127.0.0.1, 0], zeromq_uri: [127.0.0.1, 0]}";
     let settings = Settings::parse(Path::new(""), anywhere).unwrap();
-    let _inside = runtime.enter();
-    let shared = Relay::bind(settings).unwrap().shared();
+    let shared = runtime.block_on(async { Relay::bind(settings).unwrap().shared() });
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-    World { shared, listener, runtime: { drop(_inside); runtime } }
+    World { runtime, shared, listener }
 });
 
 /// What must become of a client.
@@ -96,7 +94,7 @@ async fn talk(world: &World, bytes: &[u8], piece: usize) -> Vec<u8> {
     client.set_nodelay(true).unwrap(); // or the kernel would hold pieces back, for no time on this clock
     client.set_zero_linger().unwrap(); // or its port would be kept for a minute
     let place = world.shared.viewers.take().unwrap();
-    let served = viewer::serve(server, peer, Arc::clone(&world.shared), place);
+    let monitor = viewer::serve(server, peer, Arc::clone(&world.shared), place);
     let mut answer = Vec::new();
     let client = async {
         for piece in bytes.chunks(piece.max(1 + bytes.len() / 16)) {
@@ -111,7 +109,7 @@ async fn talk(world: &World, bytes: &[u8], piece: usize) -> Vec<u8> {
         let _ = client.read_to_end(&mut answer).await;
         drop(client);
     };
-    tokio::join!(served, client);
+    tokio::join!(monitor, client);
     answer
 }
 
@@ -139,7 +137,7 @@ fn check(world: &World, input: &[u8]) {
     let bytes = [&head, body].concat();
     let answer = world.runtime.block_on(talk(world, &bytes, usize::from(*piece) + 1));
     let subscribed = world.shared.metrics.viewers.get() - viewers;
-    hub.expire(Instant::now() + Duration::from_secs(400 * 86_400));
+    hub.expire(Instant::now() + world.shared.settings().history.unfinished.duration());
     assert_eq!((hub.usage().bytes, world.shared.viewers.taken()), (0, 0));
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
     let (status, rest) = answer.split_at(end);
@@ -163,7 +161,7 @@ fn check(world: &World, input: &[u8]) {
             assert!(!alone || frames.len() == 2 && frames[0] == RELEASE_FRAME && code == Some(1000), "{frames:?}");
         }
         Fate::Closed(codes) => {
-            assert!(subscribed == 0 && frames.len() == 1 && codes.contains(&code.unwrap()), "{code:?}")
+            assert!(subscribed == 0 && frames.len() == 1 && codes.contains(&code.unwrap()), "{code:?}");
         }
         Fate::Left => assert!(subscribed == 0 && frames.iter().all(|frame| frame[0] == 0x88)),
     }
