@@ -6,7 +6,8 @@ mod common;
 use std::net::TcpStream;
 
 use common::zmtp::{command, frame, greeted, greeting, message, ready};
-use common::{RawPeer, Scene, Viewer, noise, until};
+use common::{A_WHILE, RawPeer, Scene, Viewer, noise, until};
+use recodex_monitor::websocket::upgrade::{LONG_HEADS, SHORT_HEAD};
 
 // The viewers' port.
 
@@ -31,14 +32,20 @@ fn random_bytes_from_viewers_do_no_harm() {
 }
 
 #[test]
-fn many_half_sent_requests_take_little_memory() {
-    let mut scene = Scene::new("");
-    let half = common::viewer::upgrade_request_with("/", &[("X-Filler", &"x".repeat(15_000))]);
-    let half = half.trim_end().as_bytes();
-    let mut crowd: Vec<_> = (0..300).map(|_| Viewer::connected(scene.monitor.viewers)).collect();
+fn many_half_sent_requests_take_little_memory_and_hold_up_only_long_ones() {
+    let mut scene = Scene::new("clients: {handshake_timeout: 600}");
+    let long = |length| common::viewer::upgrade_request_with("/", &[("X-Filler", &"x".repeat(length))]);
+    let half = long(15_000);
+    let mut crowd: Vec<_> = (0..3 * LONG_HEADS).map(|_| Viewer::connected(scene.monitor.viewers)).collect();
     for viewer in &mut crowd {
-        viewer.send_raw(half);
+        viewer.send_raw(half.trim_end().as_bytes());
     }
+    scene.is_unharmed();
+    let mut waits = Viewer::connected(scene.monitor.viewers);
+    waits.send_raw(long(SHORT_HEAD).as_bytes());
+    waits.is_silent_for(A_WHILE);
+    drop(crowd);
+    waits.read_upgrade();
     scene.is_unharmed();
 }
 

@@ -440,6 +440,8 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
     }
     for (name, value) in [
         ("request head", upgrade::MAX_HEAD),
+        ("short request head", upgrade::SHORT_HEAD),
+        ("long request heads at once", upgrade::LONG_HEADS),
         ("message from a viewer", socket::MAX_INCOMING),
         ("channel id", message::MAX_CHANNEL_ID),
         ("command of the protocol", parser::MAX_COMMAND),

@@ -4,12 +4,19 @@ use std::io;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::error::{Error as WebSocketError, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
 
 /// The longest request head, in bytes.
 pub const MAX_HEAD: usize = 16 * 1024;
+/// The longest request head that anybody may send at any time, in bytes.
+pub const SHORT_HEAD: usize = 2048;
+/// How many longer ones are read at once; a further one waits, or slow requests could fill the memory.
+pub const LONG_HEADS: usize = 256;
+
+static LONG: Semaphore = Semaphore::const_new(LONG_HEADS);
 
 /// Why a connection did not become a viewer's.
 #[derive(Debug, Error)]
@@ -61,8 +68,12 @@ const FULL: Answer = Answer {
 /// # Errors
 /// See [`Refused`].
 pub async fn accept(stream: &mut TcpStream) -> Result<Vec<u8>, Refused> {
-    let mut head = Vec::with_capacity(1024);
+    let mut head = Vec::with_capacity(SHORT_HEAD);
+    let mut long = None;
     let end = loop {
+        if head.len() >= SHORT_HEAD && long.is_none() {
+            long = LONG.acquire().await.ok();
+        }
         let seen = head.len().saturating_sub(3);
         if stream.read_buf(&mut head).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
