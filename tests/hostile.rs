@@ -120,3 +120,31 @@ fn nothing_from_outside_reaches_the_log_raw() {
         assert!(!line.contains(raw), "raw characters: {line:?}");
     }
 }
+
+/// Who knows a channel's id may watch its job, so a log that many may read must not tell it.
+#[test]
+fn no_channel_id_is_logged_in_full_above_debug() {
+    const ID: &str = "student-5d1f3c7a9be24f60";
+    let begin =
+        "history: {release_failed: 0.1, channel_messages: 8, total_bytes: 65536, finished: 0.1, unfinished: 0.5}";
+    let scene = Scene::new(&format!("logger: {{level: info}}\n{begin}"));
+    let mut stays = Viewer::watch(scene.monitor.viewers, ID);
+    for number in 0..20 {
+        scene.broker.task(ID, &number.to_string());
+    }
+    scene.broker.send(&[ID, "FAILED"]);
+    stays.rest();
+    scene.broker.send(&[ID]);
+    scene.broker.send(&[ID, "FINISHED"]);
+    scene.broker.send(&[ID, "FINISHED"]);
+    for number in 0..3 {
+        scene.broker.task(&format!("{ID}{number}"), &"x".repeat(60_000));
+    }
+    scene.broker.send(&[ID.repeat(20).as_str(), "STARTED"]);
+    Viewer::watch(scene.monitor.viewers, &ID.repeat(20)).rest();
+    scene.monitor.signal("USR1");
+    scene.monitor.wait_log("expired");
+    scene.monitor.wait_log("evicted");
+    scene.monitor.wait_log("channel student-…: failed and fell silent");
+    assert_eq!(scene.monitor.logged(&[ID]), [""; 0]);
+}
