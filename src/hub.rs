@@ -109,18 +109,12 @@ impl Hub {
 
     /// Appends a message's ready frame to its channel and wakes the viewers.
     pub fn publish(&self, now: Instant, id: &str, kind: Kind, frame: &[u8]) {
-        let mut state = self.state();
-        let mut channel = state.current(id, now);
-        if channel.log().end == Some(End::Finished) {
-            if kind == Kind::Finished {
-                self.metrics.repeated.add(1);
-                log::debug!("channel {}: dropped a repeated FINISHED", Abridged(id));
-                return;
-            }
-            state.supersede(&channel);
-            channel = state.current(id, now);
-        }
-        self.append(&mut state, &channel, now, kind, frame);
+        self.publisher(now).publish(id, kind, frame);
+    }
+
+    /// Takes messages that arrived together. Nobody else gets at the hub meanwhile.
+    pub fn publisher(&self, now: Instant) -> Publisher<'_> {
+        Publisher { hub: self, state: self.state(), now }
     }
 
     fn append(&self, state: &mut State, channel: &Arc<Channel>, now: Instant, kind: Kind, frame: &[u8]) {
@@ -158,7 +152,6 @@ impl Hub {
         drop(log);
         channel.changed.notify_waiters();
         self.evict(state, channel.run());
-        self.set_alarm(state);
     }
 
     /// Subscribes a viewer, from the oldest message kept.
@@ -332,6 +325,37 @@ impl Hub {
                 );
             }
         }
+    }
+}
+
+/// The hub, taken by one broker's link for the messages of one read.
+#[derive(Debug)]
+pub struct Publisher<'a> {
+    hub: &'a Hub,
+    state: MutexGuard<'a, State>,
+    now: Instant,
+}
+
+impl Publisher<'_> {
+    /// Appends a message's ready frame to its channel and wakes the viewers.
+    pub fn publish(&mut self, id: &str, kind: Kind, frame: &[u8]) {
+        let mut channel = self.state.current(id, self.now);
+        if channel.log().end == Some(End::Finished) {
+            if kind == Kind::Finished {
+                self.hub.metrics.repeated.add(1);
+                log::debug!("channel {}: dropped a repeated FINISHED", Abridged(id));
+                return;
+            }
+            self.state.supersede(&channel);
+            channel = self.state.current(id, self.now);
+        }
+        self.hub.append(&mut self.state, &channel, self.now, kind, frame);
+    }
+}
+
+impl Drop for Publisher<'_> {
+    fn drop(&mut self) {
+        self.hub.set_alarm(&mut self.state);
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod parser;
 
+use crate::hub::Publisher;
 use crate::logging::Throttle;
 use crate::message::Message;
 use crate::places::Place;
@@ -172,11 +173,12 @@ impl Link {
         let now = Instant::now();
         let full = self.parser.is_full();
         let before = self.messages;
+        let mut publisher = self.shared.hub.publisher(now);
         while let Some(event) = self.parser.event()? {
             match event {
                 Event::Message(parts) => {
                     self.messages += 1;
-                    relay(&self.shared, self.peer, &parts, &mut self.buffer, now);
+                    relay(&self.shared, &mut publisher, self.peer, &parts, &mut self.buffer);
                 }
                 Event::Ping(context) => {
                     let length = u8::try_from(5 + context.len()).unwrap_or(u8::MAX);
@@ -202,7 +204,7 @@ impl Link {
     }
 }
 
-fn relay(shared: &Shared, peer: SocketAddr, parts: &Parts<'_>, buffer: &mut Vec<u8>, now: Instant) {
+fn relay(shared: &Shared, publisher: &mut Publisher<'_>, peer: SocketAddr, parts: &Parts<'_>, buffer: &mut Vec<u8>) {
     let message = match Message::decode(parts.as_slice()) {
         Ok(message) => message,
         Err(malformed) => {
@@ -225,7 +227,7 @@ fn relay(shared: &Shared, peer: SocketAddr, parts: &Parts<'_>, buffer: &mut Vec<
         }
         return;
     }
-    shared.hub.publish(now, message.channel, message.kind(), message.encode(buffer));
+    publisher.publish(message.channel, message.kind(), message.encode(buffer));
 }
 
 /// What the monitor sends first: its greeting and READY.
