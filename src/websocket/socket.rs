@@ -12,8 +12,8 @@ use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 /// The longest message a viewer may send, in bytes: far more than a channel id, little enough for many viewers.
 pub const MAX_INCOMING: usize = 4 * 1024;
 
-/// The read buffer of a viewer, in bytes; tungstenite allocates it at once and keeps it.
-const READ_BUFFER: usize = 128;
+/// The read buffer of a viewer, in bytes; tungstenite allocates it at once and keeps it. A channel id of the usual length fits.
+const READ_BUFFER: usize = 64;
 /// The most control bytes kept back: a close frame and a few pongs.
 const CONTROL_LIMIT: usize = 512;
 /// The most bytes read at once, whether or not they make a message: empty fragments may go on for ever.

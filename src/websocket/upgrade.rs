@@ -68,7 +68,7 @@ const FULL: Answer = Answer {
 /// # Errors
 /// See [`Refused`].
 pub async fn accept(stream: &mut TcpStream) -> Result<Vec<u8>, Refused> {
-    let mut head = Vec::with_capacity(SHORT_HEAD);
+    let mut head = Vec::with_capacity(1024);
     let mut long = None;
     let end = loop {
         if head.len() >= SHORT_HEAD && long.is_none() {

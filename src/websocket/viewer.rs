@@ -98,14 +98,17 @@ pub fn serve(
     // The beginning and the end are boxed, and nothing is captured twice: what is left is kept as long as the viewer
     // stays, and there are many.
     let beginning = Box::pin(subscribe(stream, peer, shared));
-    async move {
-        let left = match beginning.await {
-            Ok(mut viewer) => {
-                let left = viewer.relay().await;
-                Box::pin(viewer.end(left)).await
-            }
-            Err(left) => left,
+    // And boxed as a whole, since tokio rounds up the size of a task.
+    Box::pin(async move {
+        let left = async {
+            let mut viewer = match beginning.await {
+                Ok(viewer) => viewer,
+                Err(left) => return left,
+            };
+            let left = viewer.relay().await;
+            Box::pin(viewer.end(peer, left)).await
         };
+        let left = left.await;
         match &left {
             Left::Closed { code, .. } => {
                 log::debug!(RECODEX_PEER:% = peer, RECODEX_CLOSE_CODE = u16::from(*code); "viewer {peer} left: {left}");
@@ -113,11 +116,11 @@ pub fn serve(
             _ => log::debug!(RECODEX_PEER:% = peer; "viewer {peer} left: {left}"),
         }
         drop(place);
-    }
+    })
 }
 
 /// Brings a connection to the point where it has named its channel.
-async fn subscribe(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) -> Result<Box<Viewer>, Left> {
+async fn subscribe(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) -> Result<Viewer, Left> {
     let clients = shared.settings().clients.clone();
     let mut stop = shared.stop.subscribe();
     stream.set_nodelay(true)?;
@@ -139,7 +142,7 @@ async fn subscribe(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>)
             log::debug!(RECODEX_PEER:% = peer, RECODEX_CHANNEL = id.as_str(); "viewer {peer} subscribed to channel {id}");
             let cursor = shared.hub.subscribe(Instant::now(), &id);
             let clock = Clock::new(&clients);
-            Ok(Box::new(Viewer { socket, cursor, clock, peer, shared }))
+            Ok(Viewer { socket, cursor, clock, shared })
         }
         Err(left) => {
             match left {
@@ -173,7 +176,6 @@ struct Viewer {
     socket: Socket,
     cursor: Cursor,
     clock: Clock,
-    peer: SocketAddr,
     shared: Arc<Shared>,
 }
 
@@ -268,11 +270,10 @@ impl Viewer {
     }
 
     /// Closes as `left` demands, and hands it back.
-    async fn end(mut self: Box<Self>, left: Left) -> Left {
+    async fn end(mut self, peer: SocketAddr, left: Left) -> Left {
         if let Left::Stalled | Left::Silent = left {
             self.shared.metrics.viewers_lost.add(1);
             if let Some(more) = LOST.pass() {
-                let peer = self.peer;
                 log::info!(RECODEX_PEER:% = peer; "gave up viewer {peer}: {left}{more}");
             }
         }
