@@ -218,8 +218,38 @@ mod tests {
 
     #[test]
     fn a_message_larger_than_the_bounds_is_kept_alone() {
-        let (channel, dropped) = append_all(Bounds { messages: 1, bytes: 1 }, 5);
-        assert_eq!(dropped, 4);
-        assert_eq!(channel.log().from(16).unwrap(), [0x81, 2, b'0', b'4']);
+        for messages in [1, 100] {
+            let (channel, dropped) = append_all(Bounds { messages, bytes: 1 }, 5);
+            assert_eq!(dropped, 4);
+            assert_eq!(channel.log().from(16).unwrap(), [0x81, 2, b'0', b'4']);
+        }
+    }
+
+    #[test]
+    fn a_log_is_trimmed_once_something_was_dropped() {
+        let bounds = Bounds { messages: 2, bytes: 8 };
+        assert!(!append_all(bounds, 2).0.log().trimmed);
+        assert!(append_all(bounds, 3).0.log().trimmed);
+        assert!(!append_all(Bounds { messages: 2, bytes: 1 }, 1).0.log().trimmed);
+        let (channel, _) = append_all(bounds, 3);
+        channel.log().append(&[0x81, 0], Bounds { messages: 9, bytes: 99 });
+        assert!(channel.log().trimmed);
+    }
+
+    #[test]
+    fn a_log_that_is_full_doubles_and_its_channel_costs_what_it_takes() {
+        let bounds = Bounds { messages: 1000, bytes: 1 << 20 };
+        for (frames, capacity) in [(0, 0), (1, 128), (32, 128), (33, 256), (64, 256), (65, 512)] {
+            let (channel, _) = append_all(bounds, frames);
+            assert_eq!(channel.cost(&channel.log()), 512 + "job".len() + capacity, "{frames} frames");
+        }
+    }
+
+    #[test]
+    fn a_discarded_log_is_empty_and_begins_where_it_ended() {
+        let (channel, _) = append_all(Bounds { messages: 8, bytes: 1 << 20 }, 9);
+        let mut log = channel.log();
+        log.discard(End::Expired);
+        assert_eq!((log.start(), log.messages(), log.bytes.capacity(), log.end), (36, 0, 0, Some(End::Expired)));
     }
 }

@@ -339,6 +339,25 @@ fn a_frame_begun_is_written_to_its_end_even_when_its_history_is_gone() {
     assert_eq!(written, one);
 }
 
+#[test]
+fn a_write_gets_256_kib_at_most_and_one_that_ends_with_a_frame_leaves_no_rest() {
+    let bench = Bench::new(History::default());
+    let mut cursor = bench.subscribe("job");
+    let long = frame(&"x".repeat(60_000));
+    for _ in 0..6 {
+        bench.hub.publish(bench.now, "job", Kind::Progress, &long);
+    }
+    let mut most = 0;
+    let turn = cursor.turn(|pending| {
+        most = pending.len();
+        Ok(long.len())
+    });
+    assert_eq!((turn.unwrap(), most), (Turn::Wrote, 256 * 1024));
+    assert!(cursor.rest().is_empty());
+    assert_eq!(cursor.turn(|pending| Ok(pending.len())).unwrap(), Turn::Wrote);
+    assert_eq!(cursor.rest().len(), 5 * long.len() - 256 * 1024);
+}
+
 #[tokio::test(start_paused = true)]
 async fn time_passes_by_itself_and_an_earlier_deadline_is_seen() {
     let bench = Bench::new(History::default());
