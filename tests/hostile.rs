@@ -133,6 +133,7 @@ fn no_channel_id_is_logged_in_full_above_debug() {
         scene.broker.task(ID, &number.to_string());
     }
     scene.broker.send(&[ID, "FAILED"]);
+    scene.monitor.wait_log("channel student-…: failed and fell silent");
     stays.rest();
     scene.broker.send(&[ID]);
     scene.broker.send(&[ID, "FINISHED"]);
@@ -145,6 +146,5 @@ fn no_channel_id_is_logged_in_full_above_debug() {
     scene.monitor.signal("USR1");
     scene.monitor.wait_log("expired");
     scene.monitor.wait_log("evicted");
-    scene.monitor.wait_log("channel student-…: failed and fell silent");
     assert_eq!(scene.monitor.logged(&[ID]), [""; 0]);
 }
