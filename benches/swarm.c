@@ -1,8 +1,10 @@
-/* swarm: many WebSocket viewers in one process: swarm PORT VIEWERS CHANNEL
+/* swarm: many WebSocket viewers in one process: swarm PORT VIEWERS CHANNELS path|message
  *
- * All of them watch CHANNEL. Prints "ready" when all are subscribed. Then, for every line on standard input (a number
- * of messages), waits until each viewer has had so many more, and prints "done". Answers pings, which
- * are expected to be empty.
+ * They are spread over CHANNELS channels, watched-0 and so on, which each names by its path (/sub/watched-0) or in its first
+ * message. Prints "ready" when all are subscribed. Then, for every line on standard input (a
+ * number of messages), waits until each viewer has had so many more, and prints "done" and how many microseconds they were
+ * under way: the median, the 99th percentile and the most. A message says when it was sent as @NANOSECONDS@ of
+ * CLOCK_MONOTONIC. Answers pings, which are expected to be empty.
  */
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -11,6 +13,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 struct viewer {
@@ -18,7 +21,12 @@ struct viewer {
     unsigned head_length;     /* of a frame that is partly read */
     unsigned char head[4];
     size_t body;              /* bytes of the frame still to come */
+    int stamping;             /* whether the next digits are a time */
+    long stamp;
 };
+
+static unsigned *lags;        /* microseconds */
+static size_t lag_count, lag_room;
 
 static void check(int ok, const char *what) {
     if (!ok) {
@@ -27,22 +35,47 @@ static void check(int ok, const char *what) {
     }
 }
 
-static int subscribe(int port, int i, const char *channel) {
+static int by_size(const void *a, const void *b) {
+    unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
+    return (x > y) - (x < y);
+}
+
+static unsigned lag(double share) {
+    return lag_count ? lags[(size_t)(share * (lag_count - 1))] : 0;
+}
+
+/* Looks for a time in a piece of a message. */
+static void look(struct viewer *viewer, const unsigned char *bytes, size_t length, long now) {
+    for (size_t i = 0; i < length; i++) {
+        if (bytes[i] == '@' && (viewer->stamping = !viewer->stamping)) {
+            viewer->stamp = 0;
+        } else if (bytes[i] == '@') {
+            if (lag_count == lag_room) lags = realloc(lags, (lag_room = 2 * lag_room + 1024) * sizeof *lags);
+            lags[lag_count++] = (now - viewer->stamp) / 1000;
+        } else if (viewer->stamping) {
+            viewer->stamp = viewer->stamp * 10 + bytes[i] - '0';
+        }
+    }
+}
+
+static int subscribe(int port, int i, int channels, int by_message) {
     /* Every 20,000 viewers come from another loopback address, since one has not ports enough. */
     struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + i / 20000)};
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
     int s = socket(AF_INET, SOCK_STREAM, 0), one = 1;
     setsockopt(s, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
     check(s >= 0 && !bind(s, (struct sockaddr *)&from, sizeof from) && !connect(s, (struct sockaddr *)&to, sizeof to), "connect");
-    char text[512];
+    char text[512], channel[32];
+    snprintf(channel, sizeof channel, "watched-%d", i % channels);
     int length = snprintf(text, sizeof text,
-        "GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", port);
+        "GET /sub/%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", channel, port);
     check(write(s, text, length) == length, "handshake");
     for (length = 0; length < 4 || memcmp(text + length - 4, "\r\n\r\n", 4); length++)
         check(length < (int)sizeof text && read(s, text + length, 1) == 1, "handshake");
     check(!memcmp(text, "HTTP/1.1 101", 12), "handshake");
 
+    if (!by_message) return s;
     length = strlen(channel);
     text[0] = 0x81;
     text[1] = 0x80 | length;
@@ -53,7 +86,7 @@ static int subscribe(int port, int i, const char *channel) {
 }
 
 /* Returns how many texts ended in these bytes. */
-static long take(struct viewer *viewer, const unsigned char *bytes, size_t length) {
+static long take(struct viewer *viewer, const unsigned char *bytes, size_t length, long now) {
     long texts = 0;
     for (size_t at = 0; at < length;) {
         if (viewer->body == 0) {
@@ -62,6 +95,7 @@ static long take(struct viewer *viewer, const unsigned char *bytes, size_t lengt
             viewer->body = viewer->head[1] == 126 ? viewer->head[2] << 8 | viewer->head[3] : viewer->head[1];
         }
         size_t here = viewer->body < length - at ? viewer->body : length - at;
+        if (viewer->head[0] == 0x81) look(viewer, bytes + at, here, now);
         viewer->body -= here;
         at += here;
         if (viewer->body > 0) continue;
@@ -74,11 +108,11 @@ static long take(struct viewer *viewer, const unsigned char *bytes, size_t lengt
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4 || strlen(argv[3]) > 125) {
-        fprintf(stderr, "usage: swarm PORT VIEWERS CHANNEL\n");
+    if (argc != 5 || atoi(argv[3]) < 1) {
+        fprintf(stderr, "usage: swarm PORT VIEWERS CHANNELS path|message\n");
         return 64;
     }
-    int port = atoi(argv[1]), viewers = atoi(argv[2]), poll = epoll_create1(0);
+    int port = atoi(argv[1]), viewers = atoi(argv[2]), channels = atoi(argv[3]), poll = epoll_create1(0);
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
@@ -86,7 +120,7 @@ int main(int argc, char **argv) {
 
     struct viewer *all = calloc(viewers, sizeof *all);
     for (int i = 0; i < viewers; i++) {
-        all[i].socket = subscribe(port, i, argv[3]);
+        all[i].socket = subscribe(port, i, channels, !strcmp(argv[4], "message"));
         epoll_ctl(poll, EPOLL_CTL_ADD, all[i].socket, &(struct epoll_event){.events = EPOLLIN, .data.ptr = &all[i]});
     }
     epoll_ctl(poll, EPOLL_CTL_ADD, STDIN_FILENO, &(struct epoll_event){.events = EPOLLIN, .data.ptr = NULL});
@@ -109,12 +143,15 @@ int main(int argc, char **argv) {
             }
             ssize_t length = read(viewer->socket, bytes, sizeof bytes);
             check(length > 0, "read");
-            got += take(viewer, bytes, length);
+            struct timespec now;
+            clock_gettime(CLOCK_MONOTONIC, &now);
+            got += take(viewer, bytes, length, now.tv_sec * 1000000000 + now.tv_nsec);
         }
         if (wanted > 0 && got >= wanted) {
-            puts("done");
+            qsort(lags, lag_count, sizeof *lags, by_size);
+            printf("done %u %u %u\n", lag(0.5), lag(0.99), lag(1));
             fflush(stdout);
-            wanted = got = 0;
+            wanted = got = lag_count = 0;
         }
     }
 }

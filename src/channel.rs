@@ -218,10 +218,11 @@ mod tests {
 
     #[test]
     fn a_message_larger_than_the_bounds_is_kept_alone() {
-        for messages in [1, 100] {
-            let (channel, dropped) = append_all(Bounds { messages, bytes: 1 }, 5);
-            assert_eq!(dropped, 4);
-            assert_eq!(channel.log().from(16).unwrap(), [0x81, 2, b'0', b'4']);
+        for (messages, frames) in [(1, 5), (100, 4), (100, 5)] {
+            let (channel, dropped) = append_all(Bounds { messages, bytes: 1 }, frames);
+            assert_eq!((dropped, channel.log().messages()), (frames - 1, 1));
+            let newest = 4 * dropped as u64;
+            assert_eq!(channel.log().from(newest).unwrap(), [0x81, 2, b'0', b'0' + u8::try_from(dropped).unwrap()]);
         }
     }
 

@@ -7,8 +7,9 @@ use super::{Broker, Monitor, Viewer, fence, task};
 /// What a monitor may take, whatever it is sent.
 pub(crate) const MEMORY_KIB: u64 = 32 * 1024;
 
-/// How long a message may take while an attack runs: long for any machine, and short against the timeouts of the monitor.
-const PROMPT: Duration = Duration::from_secs(1);
+/// How long a message may take while an attack runs. It takes milliseconds; this is for the slowest machine, and half of the
+/// timeout by which an attack that starves others would end.
+const PROMPT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Scene {
     pub(crate) monitor: Monitor,
