@@ -215,6 +215,13 @@ mod tests {
     }
 
     #[test]
+    fn only_finished_and_failed_mean_something_for_the_channel() {
+        let kind = |command| Message { channel: "job", command, task: None, state: None }.kind();
+        assert_eq!((kind("FINISHED"), kind("FAILED")), (Kind::Finished, Kind::Failed));
+        assert!(["ABORTED", "TASK", "failed", ""].into_iter().all(|command| kind(command) == Kind::Progress));
+    }
+
+    #[test]
     fn every_wire_vector_to_the_byte() {
         let file: Vectors = serde_json::from_str(include_str!("../tests/wire.json")).unwrap();
         assert!(file.vectors.len() > 30);

@@ -379,6 +379,7 @@ async fn a_probe_comes_out_and_leaves_nothing() {
     let bench = Bench::new(History::default());
     bench.hub.probe().await;
     bench.check();
+    assert_eq!(bench.hub.state().runs, 1, "it went through a channel");
     assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, bytes: 0 });
     assert_eq!((bench.metrics.messages.get(), bench.metrics.viewers.get()), (0, 0));
 }
