@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { AT_ONCE = 64 }; /* handshakes */
+
 struct viewer {
     int socket;
     unsigned head_length;     /* of a frame that is partly read */
@@ -71,19 +73,26 @@ static int subscribe(int port, int i, int channels, int by_message) {
     int length = snprintf(text, sizeof text,
         "GET /sub/%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", channel, port);
+    if (by_message) {
+        text[length++] = 0x81;
+        text[length++] = 0x80 | strlen(channel);
+        memset(text + length, 0, 4); /* a mask that changes nothing */
+        length += 4 + sprintf(text + length + 4, "%s", channel);
+    }
     check(write(s, text, length) == length, "handshake");
-    for (length = 0; length < 4 || memcmp(text + length - 4, "\r\n\r\n", 4); length++)
-        check(length < (int)sizeof text && read(s, text + length, 1) == 1, "handshake");
-    check(!memcmp(text, "HTTP/1.1 101", 12), "handshake");
-
-    if (!by_message) return s;
-    length = strlen(channel);
-    text[0] = 0x81;
-    text[1] = 0x80 | length;
-    memset(text + 2, 0, 4); /* a mask that changes nothing */
-    memcpy(text + 6, channel, length);
-    check(write(s, text, 6 + length) == 6 + length, "subscribe");
     return s;
+}
+
+/* Reads the answer, and no byte of what may come behind it. */
+static void await_upgrade(int s) {
+    char text[512], *end;
+    do {
+        ssize_t length = recv(s, text, sizeof text - 1, MSG_PEEK);
+        check(length > 0, "handshake");
+        text[length] = 0;
+    } while (!(end = strstr(text, "\r\n\r\n")));
+    check(!memcmp(text, "HTTP/1.1 101", 12), "handshake");
+    check(recv(s, text, end + 4 - text, 0) == end + 4 - text, "handshake");
 }
 
 /* Returns how many texts ended in these bytes. */
@@ -120,7 +129,9 @@ int main(int argc, char **argv) {
     setrlimit(RLIMIT_NOFILE, &limit);
 
     struct viewer *all = calloc(viewers, sizeof *all);
-    for (int i = 0; i < viewers; i++) {
+    for (int i = 0; i < viewers + AT_ONCE; i++) {
+        if (i >= AT_ONCE) await_upgrade(all[i - AT_ONCE].socket);
+        if (i >= viewers) continue;
         all[i].socket = subscribe(port, i, channels, !strcmp(argv[4], "message"));
         epoll_ctl(poll, EPOLL_CTL_ADD, all[i].socket, &(struct epoll_event){.events = EPOLLIN, .data.ptr = &all[i]});
     }

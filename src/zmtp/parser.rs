@@ -364,6 +364,7 @@ mod tests {
         let (mut bytes, mut pieces) = (bytes, pieces.iter().cycle());
         while !bytes.is_empty() {
             let space = parser.space();
+            assert!(space.len() >= MAX_MESSAGE / 2);
             let size = (*pieces.next().unwrap()).clamp(1, bytes.len()).min(space.len());
             space[..size].copy_from_slice(&bytes[..size]);
             parser.received(size);
@@ -486,6 +487,7 @@ mod tests {
 
     #[test]
     fn each_limit_holds_at_its_value_and_breaks_one_past_it() {
+        assert_eq!((MAX_MESSAGE, MAX_PARTS, MAX_COMMAND, MAX_PING_CONTEXT, MAX_IDENTITY), (65_536, 16, 4096, 16, 255));
         let frame = |more: u8, size: usize| [&[more | 2][..], &(size as u64).to_be_bytes(), &vec![b'x'; size]].concat();
         assert_eq!(violation(&after_handshake(&frame(0, MAX_MESSAGE))), None);
         let two = |second| after_handshake(&[frame(1, MAX_MESSAGE - 1), frame(0, second)].concat());
@@ -502,6 +504,43 @@ mod tests {
         assert_eq!(violation(&command(MAX_COMMAND + 1)), Some(Violation::LongCommand(MAX_COMMAND as u64 + 1)));
         let pings = [b"\x01\x01x".to_vec(), b"\x04\x07\x04PING\0\0".repeat(20_000)].concat();
         assert_eq!(violation(&after_handshake(&pings)), Some(Violation::LongMessage));
+    }
+
+    /// Several times what the buffer holds, so that what is unfinished is moved to its beginning again and again.
+    #[test]
+    fn long_messages_in_pieces_of_any_size_are_whole() {
+        let part = |number: usize, length| vec![u8::try_from(number % 251).unwrap(); length];
+        let (mut stream, mut expected) = (Vec::new(), vec!["Ready".to_owned()]);
+        for number in 0..16 {
+            let parts = [part(number, 10), part(number, 1 + 4000 * number), part(number, 0)];
+            for (index, part) in parts.iter().enumerate() {
+                stream.extend([u8::from(index < 2) | 2].into_iter().chain((part.len() as u64).to_be_bytes()));
+                stream.extend(part);
+            }
+            expected.push(format!("{parts:x?}"));
+        }
+        for pieces in [&[usize::MAX][..], &[40_000], &[7919], &[1, 65_536, 3], &[32_768, 9]] {
+            assert_eq!(parse(&after_handshake(&stream), pieces), (expected.clone(), None), "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn it_knows_whether_more_is_likely_and_whether_a_message_is_unfinished() {
+        let mut parser = Parser::default();
+        let mut feed = |bytes: &[u8]| {
+            parser.space()[..bytes.len()].copy_from_slice(bytes);
+            parser.received(bytes.len());
+            while parser.event().unwrap().is_some() {}
+            (parser.is_full(), parser.is_mid_message())
+        };
+        assert_eq!(feed(&after_handshake(b"")), (false, false));
+        assert_eq!(feed(b"\x01\x01x"), (false, true));
+        assert_eq!(feed(b"\x04\x07\x04PING\0\0"), (false, true));
+        assert_eq!(feed(b"\0\0"), (false, false));
+        assert_eq!(feed(b"\x04\x07\x04PING\0\0"), (false, false));
+        assert_eq!(feed(b"\x04\x07\x04PIN"), (false, true));
+        assert_eq!(feed(b"G\0\0"), (false, false));
+        assert_eq!(feed(&b"\0\0".repeat(BUFFER / 2)), (true, false));
     }
 
     proptest! {
