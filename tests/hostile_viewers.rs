@@ -8,8 +8,7 @@ use std::thread::{Scope, scope};
 use std::time::{Duration, Instant};
 
 use common::viewer::{frame, http, upgrade_request, upgrade_request_with};
-use common::{DEADLINE, Event, Scene, Viewer, command, task_id, unique, until};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use common::{DEADLINE, Event, Scene, Viewer, command, raise_open_files, task_id, unique, until};
 use socket2::{Domain, Socket, Type};
 
 /// Relays messages during an attack, each at once, and says what they took at most.
@@ -293,14 +292,6 @@ fn a_close_in_the_middle_of_a_frame_is_answered_behind_it() {
 }
 
 // Crowds.
-
-/// Raises the limit of open files of this process, which the monitor inherits; returns how many it is.
-fn raise_open_files() -> usize {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("there is a limit");
-    let limit = hard.min(20_000);
-    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("it is not above the hard limit");
-    usize::try_from(limit).expect("at most 20,000")
-}
 
 /// Connects from one of many addresses, as one has too few ports; when dropped, the connection ends by a reset.
 fn connect_from(number: usize, address: SocketAddr) -> TcpStream {
