@@ -39,7 +39,7 @@ pub enum End {
 /// Where the hub keeps a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Reachable by id, takes messages; ordered by its last message or new viewer.
+    /// Reachable by id, takes messages; ordered by its last message or new viewer once that is asked for.
     Open,
     /// Reachable by id, complete; ordered by when it finished.
     Finished,
@@ -70,6 +70,7 @@ impl Channel {
             viewers: 0,
             place: Place::Gone,
             since: now,
+            touched: now,
             failed_at: None,
             counted: 0,
         };
@@ -112,6 +113,8 @@ pub(crate) struct Log {
     pub(crate) place: Place,
     /// The run's order in its place.
     pub(crate) since: Instant,
+    /// When the last message or new viewer came to an open run.
+    pub(crate) touched: Instant,
     /// When the job failed, if nothing came after.
     pub(crate) failed_at: Option<Instant>,
     /// What the hub has counted for this run, in bytes.

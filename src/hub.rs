@@ -114,44 +114,7 @@ impl Hub {
 
     /// Takes messages that arrived together. Nobody else gets at the hub meanwhile.
     pub fn publisher(&self, now: Instant) -> Publisher<'_> {
-        Publisher { hub: self, state: self.state(), now }
-    }
-
-    fn append(&self, state: &mut State, channel: &Arc<Channel>, now: Instant, kind: Kind, frame: &[u8]) {
-        let mut log = channel.log();
-        if log.end.is_some() {
-            return; // the monitor stops
-        }
-        let trimmed_before = log.trimmed;
-        let dropped = log.append(frame, state.limits.channel());
-        if channel.id() != PROBE {
-            self.metrics.messages.add(1);
-        }
-        if dropped > 0 {
-            self.metrics.trimmed.add(dropped);
-            if !trimmed_before {
-                log::warn!(
-                    "channel {}: history is over its bounds (history.channel_messages, history.channel_bytes); its \
-                     oldest messages are dropped, late viewers get the rest",
-                    Abridged(channel.id())
-                );
-            }
-        }
-        state.forget_failure(channel, &mut log);
-        if kind == Kind::Finished {
-            log.finish();
-            state.place(channel, &mut log, Place::Finished, now);
-        } else {
-            state.place(channel, &mut log, Place::Open, now);
-            if kind == Kind::Failed {
-                log.failed_at = Some(now);
-                state.failed.insert((now, channel.run()), Arc::clone(channel));
-            }
-        }
-        state.count(channel, &mut log);
-        drop(log);
-        channel.changed.notify_waiters();
-        self.evict(state, channel.run());
+        Publisher { hub: self, state: self.state(), now, appended: 0 }
     }
 
     /// Subscribes a viewer, from the oldest message kept.
@@ -162,7 +125,7 @@ impl Hub {
         log.viewers += 1;
         let start = log.start();
         if log.place == Place::Open {
-            state.place(&channel, &mut log, Place::Open, now);
+            log.touched = now;
         }
         drop(log);
         if id != PROBE {
@@ -235,26 +198,28 @@ impl Hub {
 
     /// Does what is due: releases failed jobs, lets finished and never finished channels go.
     pub fn expire(&self, now: Instant) {
-        let mut state = self.state();
-        while let Some(channel) = due(&state.failed, now, state.limits.release_failed()) {
+        let mut publisher = self.publisher(now);
+        while let Some(channel) = due(&publisher.state.failed, now, publisher.state.limits.release_failed()) {
             self.metrics.released.add(1);
             log::info!("channel {}: failed and fell silent; FINISHED sent in its place", Abridged(channel.id()));
-            self.append(&mut state, &channel, now, Kind::Finished, RELEASE_FRAME);
+            publisher.append(&channel, channel.log(), Kind::Finished, RELEASE_FRAME);
         }
+        let state = &mut publisher.state;
         while let Some(channel) = due(&state.finished, now, Some(state.limits.finished.duration())) {
             state.supersede(&channel);
         }
         let mut expired = 0;
+        state.order_open();
         while let Some(channel) = due(&state.open, now, Some(state.limits.unfinished.duration())) {
             expired += 1;
             state.discard(&channel, End::Expired);
+            state.order_open();
         }
         if expired > 0 {
             self.metrics.expired.add(expired);
             log::info!("{expired} channel(s) expired: no message and no new viewer within history.unfinished");
         }
-        state.alarm = None;
-        self.set_alarm(&mut state);
+        state.alarm = None; // and set again as the publisher goes
     }
 
     /// Calls [`Hub::expire`] whenever something is due. Never returns.
@@ -307,6 +272,7 @@ impl Hub {
     fn evict(&self, state: &mut State, spare: u64) {
         let mut evicted = 0;
         while state.used > state.limits.total_bytes {
+            state.order_open();
             let mut oldest = state.draining.values().chain(state.finished.values()).chain(state.open.values());
             let Some(channel) = oldest.find(|channel| channel.run() != spare).cloned() else { break };
             state.discard(&channel, End::Evicted);
@@ -334,27 +300,75 @@ pub struct Publisher<'a> {
     hub: &'a Hub,
     state: MutexGuard<'a, State>,
     now: Instant,
+    /// What is to be counted in the metrics.
+    appended: usize,
 }
 
 impl Publisher<'_> {
     /// Appends a message's ready frame to its channel and wakes the viewers.
     pub fn publish(&mut self, id: &str, kind: Kind, frame: &[u8]) {
         let mut channel = self.state.current(id, self.now);
-        if channel.log().end == Some(End::Finished) {
+        let mut log = channel.log();
+        if log.end == Some(End::Finished) {
             if kind == Kind::Finished {
                 self.hub.metrics.repeated.add(1);
                 log::debug!("channel {}: dropped a repeated FINISHED", Abridged(id));
                 return;
             }
+            drop(log);
             self.state.supersede(&channel);
             channel = self.state.current(id, self.now);
+            log = channel.log();
         }
-        self.hub.append(&mut self.state, &channel, self.now, kind, frame);
+        self.append(&channel, log, kind, frame);
+    }
+
+    fn append(&mut self, channel: &Arc<Channel>, mut log: MutexGuard<'_, Log>, kind: Kind, frame: &[u8]) {
+        if log.end.is_some() {
+            return; // the monitor stops
+        }
+        let (hub, state, now) = (self.hub, &mut *self.state, self.now);
+        let trimmed_before = log.trimmed;
+        let dropped = log.append(frame, state.limits.channel());
+        if channel.id() != PROBE {
+            self.appended += 1;
+        }
+        if dropped > 0 {
+            hub.metrics.trimmed.add(dropped);
+            if !trimmed_before {
+                log::warn!(
+                    "channel {}: history is over its bounds (history.channel_messages, history.channel_bytes); its \
+                     oldest messages are dropped, late viewers get the rest",
+                    Abridged(channel.id())
+                );
+            }
+        }
+        state.forget_failure(channel, &mut log);
+        log.touched = now;
+        match kind {
+            Kind::Progress => {}
+            Kind::Failed => {
+                log.failed_at = Some(now);
+                state.failed.insert((now, channel.run()), Arc::clone(channel));
+            }
+            Kind::Finished => {
+                log.finish();
+                state.place(channel, &mut log, Place::Finished, now);
+            }
+        }
+        state.count(channel, &mut log);
+        let watched = log.viewers > 0;
+        drop(log);
+        if watched {
+            channel.changed.notify_waiters();
+        }
+        hub.evict(state, channel.run());
     }
 }
 
 impl Drop for Publisher<'_> {
     fn drop(&mut self) {
+        self.hub.metrics.messages.add(self.appended);
         self.hub.set_alarm(&mut self.state);
     }
 }
@@ -391,10 +405,20 @@ impl State {
         }
     }
 
-    fn place(&mut self, channel: &Arc<Channel>, log: &mut Log, place: Place, since: Instant) {
-        if (log.place, log.since) == (place, since) {
-            return;
+    /// Brings the longest idle run to the front of those that are open: a message costs less when it does not move its run.
+    fn order_open(&mut self) {
+        while let Some((&(since, _), channel)) = self.open.first_key_value() {
+            let channel = Arc::clone(channel);
+            let mut log = channel.log();
+            let touched = log.touched;
+            if touched == since {
+                return;
+            }
+            self.place(&channel, &mut log, Place::Open, touched);
         }
+    }
+
+    fn place(&mut self, channel: &Arc<Channel>, log: &mut Log, place: Place, since: Instant) {
         let key = (log.since, channel.run());
         if let Some(order) = self.order(log.place) {
             order.remove(&key);
