@@ -58,8 +58,8 @@ fn parse(c: &mut Criterion) {
 
 fn encode(c: &mut Criterion) {
     let mut buffer = Vec::new();
-    c.bench_function("message/decode", |b| b.iter(|| Message::decode(black_box(&PARTS))));
-    let message = Message::decode(&PARTS).expect("it is a message");
+    c.bench_function("message/decode", |b| b.iter(|| Message::decode(black_box(PARTS))));
+    let message = Message::decode(PARTS).expect("it is a message");
     c.bench_function("message/encode", |b| b.iter(|| black_box(&message).encode(&mut buffer).len()));
 }
 
@@ -69,7 +69,7 @@ fn hub() -> Arc<Hub> {
 
 /// One frame of a task, as it stands in the log.
 fn frame() -> Vec<u8> {
-    Message::decode(&PARTS).expect("it is a message").encode(&mut Vec::new()).to_vec()
+    Message::decode(PARTS).expect("it is a message").encode(&mut Vec::new()).to_vec()
 }
 
 fn append(c: &mut Criterion) {

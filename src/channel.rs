@@ -1,7 +1,7 @@
 //! One run of a channel: an append-only log of ready WebSocket frames.
 
 use crate::message::frame_length;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -49,58 +49,11 @@ pub(crate) enum Place {
     Gone,
 }
 
-/// One run of a channel. The hub appends, cursors read.
+/// One run of a channel: its frames, back to back, and what the hub notes about it.
 #[derive(Debug)]
-pub struct Channel {
-    id: Box<str>,
-    run: u64,
-    log: Mutex<Log>,
-    /// Notified when the log grew or ended.
-    pub(crate) changed: Notify,
-}
-
-impl Channel {
-    pub(crate) fn new(id: &str, run: u64, now: Instant) -> Arc<Self> {
-        let log = Log {
-            bytes: Vec::new(),
-            start: 0,
-            messages: 0,
-            end: None,
-            trimmed: false,
-            viewers: 0,
-            place: Place::Gone,
-            since: now,
-            touched: now,
-            failed_at: None,
-            counted: 0,
-        };
-        Arc::new(Self { id: id.into(), run, log: Mutex::new(log), changed: Notify::new() })
-    }
-
-    /// The channel's id, as the broker and the viewers spell it.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// A number no other run has.
-    pub(crate) fn run(&self) -> u64 {
-        self.run
-    }
-
-    pub(crate) fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What this run costs in memory, in bytes.
-    pub(crate) fn cost(&self, log: &Log) -> usize {
-        OVERHEAD + self.id.len() + log.bytes.capacity()
-    }
-}
-
-/// The frames of a run, back to back, and what the hub notes about it.
-#[derive(Debug)]
-pub(crate) struct Log {
+pub(crate) struct Run {
+    id: Arc<str>,
+    number: u64,
     bytes: Vec<u8>,
     /// The offset of `bytes[0]` in the run; grows when old messages are dropped.
     start: u64,
@@ -110,6 +63,8 @@ pub(crate) struct Log {
     /// Whether messages of this run were dropped.
     pub(crate) trimmed: bool,
     pub(crate) viewers: usize,
+    /// Notified when the log grew or ended; there while there are viewers.
+    pub(crate) changed: Option<Arc<Notify>>,
     pub(crate) place: Place,
     /// The run's order in its place.
     pub(crate) since: Instant,
@@ -121,7 +76,48 @@ pub(crate) struct Log {
     pub(crate) counted: usize,
 }
 
-impl Log {
+impl Run {
+    pub(crate) fn new(id: Arc<str>, number: u64, now: Instant) -> Self {
+        Self {
+            id,
+            number,
+            bytes: Vec::new(),
+            start: 0,
+            messages: 0,
+            end: None,
+            trimmed: false,
+            viewers: 0,
+            changed: None,
+            place: Place::Gone,
+            since: now,
+            touched: now,
+            failed_at: None,
+            counted: 0,
+        }
+    }
+
+    /// The channel's id, as the broker and the viewers spell it.
+    pub(crate) fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// A number no other run has.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What this run costs in memory, in bytes.
+    pub(crate) fn cost(&self) -> usize {
+        OVERHEAD + self.id.len() + self.bytes.capacity()
+    }
+
+    /// Wakes the viewers.
+    pub(crate) fn notify(&self) {
+        if let Some(changed) = &self.changed {
+            changed.notify_waiters();
+        }
+    }
+
     /// The offset of the oldest byte kept.
     pub(crate) fn start(&self) -> u64 {
         self.start
@@ -186,74 +182,71 @@ impl Log {
 mod tests {
     use super::*;
 
-    fn append_all(bounds: Bounds, frames: usize) -> (Arc<Channel>, usize) {
-        let channel = Channel::new("job", 1, Instant::now());
+    fn append_all(bounds: Bounds, frames: usize) -> (Run, usize) {
+        let mut run = Run::new("job".into(), 1, Instant::now());
         let mut dropped = 0;
         for i in 0..frames {
-            dropped += channel
-                .log()
+            dropped += run
                 .append(&[0x81, 2, b'0' + u8::try_from(i / 10).unwrap(), b'0' + u8::try_from(i % 10).unwrap()], bounds);
         }
-        (channel, dropped)
+        (run, dropped)
     }
 
     #[test]
     fn at_the_message_bound_nothing_is_dropped_and_one_past_it_a_quarter() {
         let bounds = Bounds { messages: 8, bytes: 1 << 20 };
         assert_eq!(append_all(bounds, 8).1, 0);
-        let (channel, dropped) = append_all(bounds, 9);
+        let (run, dropped) = append_all(bounds, 9);
         assert_eq!(dropped, 3);
-        let log = channel.log();
-        assert_eq!((log.messages(), log.start()), (6, 12));
-        assert!(log.from(11).is_none());
-        assert_eq!(log.from(12).unwrap()[2..4], *b"03");
+        assert_eq!((run.messages(), run.start()), (6, 12));
+        assert!(run.from(11).is_none());
+        assert_eq!(run.from(12).unwrap()[2..4], *b"03");
     }
 
     #[test]
     fn at_the_byte_bound_nothing_is_dropped_and_one_past_it_a_quarter() {
         let bounds = Bounds { messages: 1 << 20, bytes: 32 };
         assert_eq!(append_all(bounds, 8).1, 0);
-        let (channel, dropped) = append_all(bounds, 9);
+        let (run, dropped) = append_all(bounds, 9);
         assert_eq!(dropped, 3);
-        assert_eq!(channel.log().from(12).unwrap().len(), 24);
-        assert!(channel.log().bytes.capacity() <= 36);
+        assert_eq!(run.from(12).unwrap().len(), 24);
+        assert!(run.bytes.capacity() <= 36);
     }
 
     #[test]
     fn a_message_larger_than_the_bounds_is_kept_alone() {
         for (messages, frames) in [(1, 5), (100, 4), (100, 5)] {
-            let (channel, dropped) = append_all(Bounds { messages, bytes: 1 }, frames);
-            assert_eq!((dropped, channel.log().messages()), (frames - 1, 1));
+            let (run, dropped) = append_all(Bounds { messages, bytes: 1 }, frames);
+            assert_eq!((dropped, run.messages()), (frames - 1, 1));
             let newest = 4 * dropped as u64;
-            assert_eq!(channel.log().from(newest).unwrap(), [0x81, 2, b'0', b'0' + u8::try_from(dropped).unwrap()]);
+            assert_eq!(run.from(newest).unwrap(), [0x81, 2, b'0', b'0' + u8::try_from(dropped).unwrap()]);
         }
     }
 
     #[test]
     fn a_log_is_trimmed_once_something_was_dropped() {
         let bounds = Bounds { messages: 2, bytes: 8 };
-        assert!(!append_all(bounds, 2).0.log().trimmed);
-        assert!(append_all(bounds, 3).0.log().trimmed);
-        assert!(!append_all(Bounds { messages: 2, bytes: 1 }, 1).0.log().trimmed);
-        let (channel, _) = append_all(bounds, 3);
-        channel.log().append(&[0x81, 0], Bounds { messages: 9, bytes: 99 });
-        assert!(channel.log().trimmed);
+        assert!(!append_all(bounds, 2).0.trimmed);
+        assert!(append_all(bounds, 3).0.trimmed);
+        assert!(!append_all(Bounds { messages: 2, bytes: 1 }, 1).0.trimmed);
+        let (mut run, _) = append_all(bounds, 3);
+        run.append(&[0x81, 0], Bounds { messages: 9, bytes: 99 });
+        assert!(run.trimmed);
     }
 
     #[test]
     fn a_log_that_is_full_doubles_and_its_channel_costs_what_it_takes() {
         let bounds = Bounds { messages: 1000, bytes: 1 << 20 };
         for (frames, capacity) in [(0, 0), (1, 128), (32, 128), (33, 256), (64, 256), (65, 512)] {
-            let (channel, _) = append_all(bounds, frames);
-            assert_eq!(channel.cost(&channel.log()), 512 + "job".len() + capacity, "{frames} frames");
+            let (run, _) = append_all(bounds, frames);
+            assert_eq!(run.cost(), 512 + "job".len() + capacity, "{frames} frames");
         }
     }
 
     #[test]
     fn a_discarded_log_is_empty_and_begins_where_it_ended() {
-        let (channel, _) = append_all(Bounds { messages: 8, bytes: 1 << 20 }, 9);
-        let mut log = channel.log();
-        log.discard(End::Expired);
-        assert_eq!((log.start(), log.messages(), log.bytes.capacity(), log.end), (36, 0, 0, Some(End::Expired)));
+        let (mut run, _) = append_all(Bounds { messages: 8, bytes: 1 << 20 }, 9);
+        run.discard(End::Expired);
+        assert_eq!((run.start(), run.messages(), run.bytes.capacity(), run.end), (36, 0, 0, Some(End::Expired)));
     }
 }

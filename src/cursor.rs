@@ -1,10 +1,11 @@
 //! A viewer's place in its channel's run: an offset into the shared log.
 
-use crate::channel::{Channel, End};
+use crate::channel::End;
 use crate::hub::Hub;
 use crate::message::frame_length;
 use std::io;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// The most bytes handed to one write, so that one viewer's long backlog does not hold up the others.
 const WRITE_LIMIT: usize = 256 * 1024;
@@ -24,7 +25,9 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct Cursor {
     hub: Arc<Hub>,
-    channel: Arc<Channel>,
+    /// Where the hub keeps the run.
+    slot: usize,
+    changed: Arc<Notify>,
     /// The next frame to write.
     offset: u64,
     /// What is left of the frame before it, if it was written in part: kept here, since the log may let it go.
@@ -32,14 +35,19 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    pub(crate) fn new(hub: Arc<Hub>, channel: Arc<Channel>, start: u64) -> Self {
-        Self { hub, channel, offset: start, rest: Vec::new() }
+    pub(crate) fn new(hub: Arc<Hub>, slot: usize, changed: Arc<Notify>, start: u64) -> Self {
+        Self { hub, slot, changed, offset: start, rest: Vec::new() }
     }
 
-    /// The channel this cursor reads.
+    /// Notified when there is more for this cursor, or the end.
     #[must_use]
-    pub fn channel(&self) -> &Arc<Channel> {
-        &self.channel
+    pub fn changed(&self) -> &Arc<Notify> {
+        &self.changed
+    }
+
+    /// Where the hub keeps the run.
+    pub(crate) fn slot(&self) -> usize {
+        self.slot
     }
 
     /// What is left of a frame that was written in part. Until it is written, nothing else may be.
@@ -62,29 +70,31 @@ impl Cursor {
             }
             return Ok(Turn::Wrote);
         }
-        let log = self.channel.log();
-        let Some(pending) = log.from(self.offset) else {
-            return Ok(Turn::Ended(log.end.filter(|end| *end != End::Finished).unwrap_or(End::Behind)));
-        };
-        if pending.is_empty() {
-            return Ok(log.end.map_or(Turn::CaughtUp, Turn::Ended));
-        }
-        let written = write(&pending[..pending.len().min(WRITE_LIMIT)])?;
-        let mut end = written;
-        if written < pending.len() {
-            end = 0;
-            while end < written {
-                end += frame_length(&pending[end..]);
+        let Self { hub, slot, offset, rest, .. } = self;
+        hub.read(*slot, |run| {
+            let Some(pending) = run.from(*offset) else {
+                return Ok(Turn::Ended(run.end.filter(|end| *end != End::Finished).unwrap_or(End::Behind)));
+            };
+            if pending.is_empty() {
+                return Ok(run.end.map_or(Turn::CaughtUp, Turn::Ended));
             }
-        }
-        self.rest.extend_from_slice(&pending[written..end]);
-        self.offset += end as u64;
-        Ok(Turn::Wrote)
+            let written = write(&pending[..pending.len().min(WRITE_LIMIT)])?;
+            let mut end = written;
+            if written < pending.len() {
+                end = 0;
+                while end < written {
+                    end += frame_length(&pending[end..]);
+                }
+            }
+            rest.extend_from_slice(&pending[written..end]);
+            *offset += end as u64;
+            Ok(Turn::Wrote)
+        })
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        self.hub.leave(&self.channel);
+        self.hub.leave(self.slot);
     }
 }

@@ -1,17 +1,16 @@
 //! All channels: takes messages in, hands out cursors, and lets history go when its time or its space is over.
 //!
-//! Every method takes the time, so that tests need not wait. One lock guards the maps; a run's own lock is taken inside
-//! it, never the other way round, and a cursor that reads takes only the run's.
+//! Every method takes the time, so that tests need not wait. One lock guards it all: a runtime of one thread never waits
+//! for it, and a broker's link takes it once for all the messages of a read.
 
-use crate::channel::{Channel, End, Log, Place};
+use crate::channel::{End, Place, Run};
 use crate::config::History;
 use crate::cursor::{Cursor, Turn};
 use crate::logging::Abridged;
 use crate::message::{Kind, RELEASE_FRAME};
 use crate::metrics::Metrics;
-use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashSet};
-use std::hash::{Hash, Hasher};
+use slab::Slab;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -28,14 +27,17 @@ pub struct Hub {
 #[derive(Debug)]
 struct State {
     limits: History,
-    /// The current run of each channel.
-    channels: HashSet<ById>,
+    /// All runs; boxed, so that the slots that a rush leaves behind are small.
+    runs: Slab<Box<Run>>,
+    /// The slot of each channel's current run.
+    channels: HashMap<Arc<str>, usize>,
     open: Order,
     finished: Order,
     draining: Order,
     /// Runs whose last message said FAILED.
     failed: Order,
-    runs: u64,
+    /// How many runs were begun.
+    begun: u64,
     /// The sum of what the runs cost, in bytes.
     used: usize,
     stopping: bool,
@@ -46,32 +48,8 @@ struct State {
 /// The channel of [`Hub::probe`]: no id from outside is empty.
 const PROBE: &str = "";
 
-/// Runs in the order of their times; the run's number makes equal times distinct.
-type Order = BTreeMap<(Instant, u64), Arc<Channel>>;
-
-/// A run, found by the id of its channel.
-#[derive(Debug)]
-struct ById(Arc<Channel>);
-
-impl Borrow<str> for ById {
-    fn borrow(&self) -> &str {
-        self.0.id()
-    }
-}
-
-impl Hash for ById {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.id().hash(state);
-    }
-}
-
-impl PartialEq for ById {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.id() == other.0.id()
-    }
-}
-
-impl Eq for ById {}
+/// The slots of runs in the order of their times; the run's number makes equal times distinct.
+type Order = BTreeMap<(Instant, u64), usize>;
 
 /// How much a hub holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,12 +68,13 @@ impl Hub {
     pub fn new(limits: History, metrics: Arc<Metrics>) -> Arc<Self> {
         let state = State {
             limits,
-            channels: HashSet::new(),
+            runs: Slab::new(),
+            channels: HashMap::new(),
             open: Order::new(),
             finished: Order::new(),
             draining: Order::new(),
             failed: Order::new(),
-            runs: 0,
+            begun: 0,
             used: 0,
             stopping: false,
             alarm: None,
@@ -120,56 +99,65 @@ impl Hub {
     /// Subscribes a viewer, from the oldest message kept.
     pub fn subscribe(self: &Arc<Self>, now: Instant, id: &str) -> Cursor {
         let mut state = self.state();
-        let channel = state.current(id, now);
-        let mut log = channel.log();
-        log.viewers += 1;
-        let start = log.start();
-        if log.place == Place::Open {
-            log.touched = now;
-        }
-        drop(log);
+        let slot = state.current(id, now);
+        let run = &mut state.runs[slot];
+        run.viewers += 1;
+        run.touched = now;
+        let changed = Arc::clone(run.changed.get_or_insert_default());
+        let start = run.start();
         if id != PROBE {
             self.metrics.viewers.add(1);
         }
-        self.evict(&mut state, channel.run());
+        self.evict(&mut state, Some(slot));
         self.set_alarm(&mut state);
         drop(state);
-        Cursor::new(Arc::clone(self), channel, start)
+        Cursor::new(Arc::clone(self), slot, changed, start)
     }
 
-    /// Takes note that a cursor of `channel` is gone.
-    pub(crate) fn leave(&self, channel: &Arc<Channel>) {
+    /// Takes note that a cursor of the run in `slot` is gone.
+    pub(crate) fn leave(&self, slot: usize) {
         let mut state = self.state();
-        let mut log = channel.log();
-        log.viewers -= 1;
-        let idle =
-            log.viewers == 0 && (log.place == Place::Draining || log.place == Place::Open && log.messages() == 0);
-        if idle {
-            state.remove(channel, &mut log);
+        let run = &mut state.runs[slot];
+        run.viewers -= 1;
+        if run.viewers > 0 {
+            return;
         }
+        run.changed = None;
+        match run.place {
+            Place::Gone => drop(state.runs.remove(slot)),
+            Place::Draining => state.remove(slot),
+            Place::Open if run.messages() == 0 => state.remove(slot),
+            Place::Open | Place::Finished => {}
+        }
+    }
+
+    /// Shows the run in `slot` to a cursor of it.
+    pub(crate) fn read<T>(&self, slot: usize, read: impl FnOnce(&Run) -> T) -> T {
+        read(&self.state().runs[slot])
     }
 
     /// Ends every run that is open: viewers get what there is and are told that the monitor stops.
     pub fn stop(&self) {
         let mut state = self.state();
         state.stopping = true;
+        let State { runs, failed, open, .. } = &mut *state;
         // They take no message any more, not even the monitor's own.
-        for channel in std::mem::take(&mut state.failed).into_values() {
-            channel.log().failed_at = None;
+        for slot in std::mem::take(failed).into_values() {
+            runs[slot].failed_at = None;
         }
-        for channel in state.open.values() {
-            channel.log().end = Some(End::Stopping);
-            channel.changed.notify_waiters();
+        for slot in open.values() {
+            runs[*slot].end = Some(End::Stopping);
+            runs[*slot].notify();
         }
     }
 
     /// Sends a message through the hub and completes when it has come out at a subscribed cursor.
     pub async fn probe(self: &Arc<Self>) {
         let mut cursor = self.subscribe(Instant::now(), PROBE);
-        let channel = Arc::clone(cursor.channel());
+        let (slot, log) = (cursor.slot(), Arc::clone(cursor.changed()));
         let come_out = async {
             loop {
-                let changed = channel.changed.notified();
+                let changed = log.notified();
                 match cursor.turn(|bytes| Ok(bytes.len())) {
                     Ok(Turn::CaughtUp) => changed.await,
                     _ => return,
@@ -178,14 +166,14 @@ impl Hub {
         };
         let go_in = async { self.publish(Instant::now(), PROBE, Kind::Progress, RELEASE_FRAME) };
         tokio::join!(come_out, go_in);
-        self.state().discard(&channel, End::Finished);
+        self.state().discard(slot, End::Finished);
     }
 
     /// Takes up changed limits. They apply to what comes; what is due by them goes at once.
     pub fn set_limits(&self, limits: History) {
         let mut state = self.state();
         state.limits = limits;
-        self.evict(&mut state, 0);
+        self.evict(&mut state, None);
         drop(state);
         self.expire(Instant::now());
     }
@@ -199,20 +187,21 @@ impl Hub {
     /// Does what is due: releases failed jobs, lets finished and never finished channels go.
     pub fn expire(&self, now: Instant) {
         let mut publisher = self.publisher(now);
-        while let Some(channel) = due(&publisher.state.failed, now, publisher.state.limits.release_failed()) {
+        while let Some(slot) = due(&publisher.state.failed, now, publisher.state.limits.release_failed()) {
             self.metrics.released.add(1);
-            log::info!("channel {}: failed and fell silent; FINISHED sent in its place", Abridged(channel.id()));
-            publisher.append(&channel, channel.log(), Kind::Finished, RELEASE_FRAME);
+            let id = publisher.state.runs[slot].id();
+            log::info!("channel {}: failed and fell silent; FINISHED sent in its place", Abridged(id));
+            publisher.append(slot, Kind::Finished, RELEASE_FRAME);
         }
         let state = &mut publisher.state;
-        while let Some(channel) = due(&state.finished, now, Some(state.limits.finished.duration())) {
-            state.supersede(&channel);
+        while let Some(slot) = due(&state.finished, now, Some(state.limits.finished.duration())) {
+            state.supersede(slot);
         }
         let mut expired = 0;
         state.order_open();
-        while let Some(channel) = due(&state.open, now, Some(state.limits.unfinished.duration())) {
+        while let Some(slot) = due(&state.open, now, Some(state.limits.unfinished.duration())) {
             expired += 1;
-            state.discard(&channel, End::Expired);
+            state.discard(slot, End::Expired);
             state.order_open();
         }
         if expired > 0 {
@@ -246,14 +235,17 @@ impl Hub {
     #[cfg(any(test, fuzzing))]
     pub fn check(&self) {
         let state = self.state();
-        let runs: Vec<_> =
+        let placed: Vec<_> =
             [&state.open, &state.finished, &state.draining].into_iter().flat_map(Order::values).collect();
-        assert_eq!(state.used, runs.iter().map(|channel| channel.cost(&channel.log())).sum::<usize>());
+        assert_eq!(state.used, placed.iter().map(|slot| state.runs[**slot].cost()).sum::<usize>());
         // Once it stops, nothing is evicted any more and nobody keeps the time.
-        assert!(state.used <= state.limits.total_bytes || runs.len() == 1 || state.stopping);
+        assert!(state.used <= state.limits.total_bytes || placed.len() == 1 || state.stopping);
         assert_eq!(state.channels.len(), state.open.len() + state.finished.len());
-        for channel in state.failed.values() {
-            assert_eq!(channel.log().place, Place::Open);
+        let gone: Vec<_> = state.runs.iter().filter(|(_, run)| run.place == Place::Gone).collect();
+        assert_eq!(state.runs.len(), placed.len() + gone.len());
+        assert!(gone.iter().all(|(_, run)| run.viewers > 0));
+        for slot in state.failed.values() {
+            assert_eq!(state.runs[*slot].place, Place::Open);
         }
         if let Some(due) = state.next_due().filter(|_| !state.stopping) {
             assert!(state.alarm.is_some_and(|alarm| alarm <= due));
@@ -268,14 +260,14 @@ impl Hub {
         }
     }
 
-    /// Brings the history of all runs under its bound, sparing the run numbered `spare`.
-    fn evict(&self, state: &mut State, spare: u64) {
+    /// Brings the history of all runs under its bound, sparing the run in slot `spare`.
+    fn evict(&self, state: &mut State, spare: Option<usize>) {
         let mut evicted = 0;
         while state.used > state.limits.total_bytes {
             state.order_open();
             let mut oldest = state.draining.values().chain(state.finished.values()).chain(state.open.values());
-            let Some(channel) = oldest.find(|channel| channel.run() != spare).cloned() else { break };
-            state.discard(&channel, End::Evicted);
+            let Some(&slot) = oldest.find(|slot| Some(**slot) != spare) else { break };
+            state.discard(slot, End::Evicted);
             evicted += 1;
         }
         if evicted > 0 {
@@ -307,30 +299,28 @@ pub struct Publisher<'a> {
 impl Publisher<'_> {
     /// Appends a message's ready frame to its channel and wakes the viewers.
     pub fn publish(&mut self, id: &str, kind: Kind, frame: &[u8]) {
-        let mut channel = self.state.current(id, self.now);
-        let mut log = channel.log();
-        if log.end == Some(End::Finished) {
+        let mut slot = self.state.current(id, self.now);
+        if self.state.runs[slot].end == Some(End::Finished) {
             if kind == Kind::Finished {
                 self.hub.metrics.repeated.add(1);
                 log::debug!("channel {}: dropped a repeated FINISHED", Abridged(id));
                 return;
             }
-            drop(log);
-            self.state.supersede(&channel);
-            channel = self.state.current(id, self.now);
-            log = channel.log();
+            self.state.supersede(slot);
+            slot = self.state.current(id, self.now);
         }
-        self.append(&channel, log, kind, frame);
+        self.append(slot, kind, frame);
     }
 
-    fn append(&mut self, channel: &Arc<Channel>, mut log: MutexGuard<'_, Log>, kind: Kind, frame: &[u8]) {
-        if log.end.is_some() {
+    fn append(&mut self, slot: usize, kind: Kind, frame: &[u8]) {
+        let (hub, state, now) = (self.hub, &mut *self.state, self.now);
+        let run = &mut state.runs[slot];
+        if run.end.is_some() {
             return; // the monitor stops
         }
-        let (hub, state, now) = (self.hub, &mut *self.state, self.now);
-        let trimmed_before = log.trimmed;
-        let dropped = log.append(frame, state.limits.channel());
-        if channel.id() != PROBE {
+        let trimmed_before = run.trimmed;
+        let dropped = run.append(frame, state.limits.channel());
+        if **run.id() != *PROBE {
             self.appended += 1;
         }
         if dropped > 0 {
@@ -339,30 +329,27 @@ impl Publisher<'_> {
                 log::warn!(
                     "channel {}: history is over its bounds (history.channel_messages, history.channel_bytes); its \
                      oldest messages are dropped, late viewers get the rest",
-                    Abridged(channel.id())
+                    Abridged(run.id())
                 );
             }
         }
-        state.forget_failure(channel, &mut log);
-        log.touched = now;
+        run.touched = now;
+        run.notify();
+        state.forget_failure(slot);
+        let run = &mut state.runs[slot];
         match kind {
             Kind::Progress => {}
             Kind::Failed => {
-                log.failed_at = Some(now);
-                state.failed.insert((now, channel.run()), Arc::clone(channel));
+                run.failed_at = Some(now);
+                state.failed.insert((now, run.number()), slot);
             }
             Kind::Finished => {
-                log.finish();
-                state.place(channel, &mut log, Place::Finished, now);
+                run.finish();
+                state.place(slot, Place::Finished, now);
             }
         }
-        state.count(channel, &mut log);
-        let watched = log.viewers > 0;
-        drop(log);
-        if watched {
-            channel.changed.notify_waiters();
-        }
-        hub.evict(state, channel.run());
+        state.count(slot);
+        hub.evict(state, Some(slot));
     }
 }
 
@@ -373,27 +360,27 @@ impl Drop for Publisher<'_> {
     }
 }
 
-/// The first run of `order` that has been there for `time`.
-fn due(order: &Order, now: Instant, time: Option<std::time::Duration>) -> Option<Arc<Channel>> {
-    let (&(since, _), channel) = order.first_key_value()?;
-    (since + time? <= now).then(|| Arc::clone(channel))
+/// The slot of the first run of `order`, if it has been there for `time`.
+fn due(order: &Order, now: Instant, time: Option<std::time::Duration>) -> Option<usize> {
+    let (&(since, _), &slot) = order.first_key_value()?;
+    (since + time? <= now).then_some(slot)
 }
 
 impl State {
-    /// The current run of channel `id`, begun if there is none.
-    fn current(&mut self, id: &str, now: Instant) -> Arc<Channel> {
-        if let Some(ById(channel)) = self.channels.get(id) {
-            return Arc::clone(channel);
+    /// The slot of the current run of channel `id`, begun if there is none.
+    fn current(&mut self, id: &str, now: Instant) -> usize {
+        if let Some(slot) = self.channels.get(id) {
+            return *slot;
         }
-        self.runs += 1;
-        let channel = Channel::new(id, self.runs, now);
-        self.channels.insert(ById(Arc::clone(&channel)));
-        let mut log = channel.log();
-        log.end = self.stopping.then_some(End::Stopping);
-        self.place(&channel, &mut log, Place::Open, now);
-        self.count(&channel, &mut log);
-        drop(log);
-        channel
+        self.begun += 1;
+        let id: Arc<str> = id.into();
+        let mut run = Run::new(Arc::clone(&id), self.begun, now);
+        run.end = self.stopping.then_some(End::Stopping);
+        let slot = self.runs.insert(Box::new(run));
+        self.channels.insert(id, slot);
+        self.place(slot, Place::Open, now);
+        self.count(slot);
+        slot
     }
 
     fn order(&mut self, place: Place) -> Option<&mut Order> {
@@ -407,70 +394,75 @@ impl State {
 
     /// Brings the longest idle run to the front of those that are open: a message costs less when it does not move its run.
     fn order_open(&mut self) {
-        while let Some((&(since, _), channel)) = self.open.first_key_value() {
-            let channel = Arc::clone(channel);
-            let mut log = channel.log();
-            let touched = log.touched;
+        while let Some((&(since, _), &slot)) = self.open.first_key_value() {
+            let touched = self.runs[slot].touched;
             if touched == since {
                 return;
             }
-            self.place(&channel, &mut log, Place::Open, touched);
+            self.place(slot, Place::Open, touched);
         }
     }
 
-    fn place(&mut self, channel: &Arc<Channel>, log: &mut Log, place: Place, since: Instant) {
-        let key = (log.since, channel.run());
-        if let Some(order) = self.order(log.place) {
-            order.remove(&key);
+    fn place(&mut self, slot: usize, place: Place, since: Instant) {
+        let run = &mut self.runs[slot];
+        let number = run.number();
+        let (old, before) = (run.place, run.since);
+        (run.place, run.since) = (place, since);
+        if let Some(order) = self.order(old) {
+            order.remove(&(before, number));
         }
-        (log.place, log.since) = (place, since);
         if let Some(order) = self.order(place) {
-            order.insert((since, channel.run()), Arc::clone(channel));
+            order.insert((since, number), slot);
         }
     }
 
     /// Brings what is counted for a run up to date.
-    fn count(&mut self, channel: &Channel, log: &mut Log) {
-        let cost = channel.cost(log);
-        self.used = self.used - log.counted + cost;
-        log.counted = cost;
+    fn count(&mut self, slot: usize) {
+        let run = &mut self.runs[slot];
+        let cost = run.cost();
+        self.used = self.used - run.counted + cost;
+        run.counted = cost;
     }
 
-    fn forget_failure(&mut self, channel: &Channel, log: &mut Log) {
-        if let Some(at) = log.failed_at.take() {
-            self.failed.remove(&(at, channel.run()));
+    fn forget_failure(&mut self, slot: usize) {
+        let run = &mut self.runs[slot];
+        if let Some(at) = run.failed_at.take() {
+            self.failed.remove(&(at, run.number()));
         }
     }
 
     /// Makes a finished run unreachable by id; it stays for the viewers that still read it.
-    fn supersede(&mut self, channel: &Arc<Channel>) {
-        let mut log = channel.log();
-        if log.viewers == 0 {
-            self.remove(channel, &mut log);
+    fn supersede(&mut self, slot: usize) {
+        let run = &self.runs[slot];
+        if run.viewers == 0 {
+            self.remove(slot);
         } else {
-            self.channels.remove(channel.id());
-            let since = log.since;
-            self.place(channel, &mut log, Place::Draining, since);
+            self.channels.remove(run.id());
+            let since = run.since;
+            self.place(slot, Place::Draining, since);
         }
     }
 
     /// Lets a run and its history go, its viewers with it.
-    fn discard(&mut self, channel: &Arc<Channel>, end: End) {
-        let mut log = channel.log();
-        log.discard(end);
-        self.remove(channel, &mut log);
-        drop(log);
-        channel.changed.notify_waiters();
+    fn discard(&mut self, slot: usize, end: End) {
+        self.runs[slot].discard(end);
+        self.runs[slot].notify();
+        self.remove(slot);
     }
 
-    fn remove(&mut self, channel: &Arc<Channel>, log: &mut Log) {
-        self.forget_failure(channel, log);
-        if matches!(log.place, Place::Open | Place::Finished) {
-            self.channels.remove(channel.id());
+    /// Takes a run out; its slot stays for as long as it has viewers.
+    fn remove(&mut self, slot: usize) {
+        self.forget_failure(slot);
+        let run = &mut self.runs[slot];
+        self.used -= std::mem::take(&mut run.counted);
+        if matches!(run.place, Place::Open | Place::Finished) {
+            self.channels.remove(run.id());
         }
-        let since = log.since;
-        self.place(channel, log, Place::Gone, since);
-        self.used -= std::mem::take(&mut log.counted);
+        let (since, viewers) = (run.since, run.viewers);
+        self.place(slot, Place::Gone, since);
+        if viewers == 0 {
+            self.runs.remove(slot);
+        }
     }
 
     fn next_due(&self) -> Option<Instant> {

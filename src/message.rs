@@ -57,9 +57,9 @@ impl<'a> Message<'a> {
     ///
     /// # Errors
     /// See [`Malformed`].
-    pub fn decode(frames: &[&'a [u8]]) -> Result<Self, Malformed> {
+    pub fn decode(frames: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, Malformed> {
         let mut texts = [None; 4];
-        for (i, frame) in frames.iter().enumerate() {
+        for (i, frame) in frames.into_iter().enumerate() {
             let text = str::from_utf8(frame).map_err(|_| Malformed::NotUtf8)?;
             if let Some(slot) = texts.get_mut(i) {
                 *slot = Some(text);
@@ -189,7 +189,7 @@ mod tests {
 
     fn text(frames: &[&[u8]]) -> Result<String, Malformed> {
         let mut buffer = Vec::new();
-        let frame = Message::decode(frames)?.encode(&mut buffer);
+        let frame = Message::decode(frames.iter().copied())?.encode(&mut buffer);
         assert_eq!(frame_length(frame), frame.len());
         let payload = frame.len()
             - match frame[1] {
@@ -198,6 +198,10 @@ mod tests {
                 _ => 2,
             };
         Ok(String::from_utf8(frame[frame.len() - payload..].to_vec()).unwrap())
+    }
+
+    fn decode<const N: usize>(frames: [&[u8]; N]) -> Result<Message<'_>, Malformed> {
+        Message::decode(frames)
     }
 
     #[derive(serde::Deserialize)]
@@ -232,7 +236,7 @@ mod tests {
             let frames: Vec<Vec<u8>> = vector.frames_hex.iter().map(unhex).collect();
             let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
             assert_eq!(text(&frames).ok(), vector.text, "{}", vector.note);
-            if let Ok(message) = Message::decode(&frames) {
+            if let Ok(message) = Message::decode(frames.iter().copied()) {
                 assert_eq!(Some(message.channel), vector.channel.as_deref(), "{}", vector.note);
                 assert_eq!(message.kind() == Kind::Finished, vector.last, "{}", vector.note);
             }
@@ -262,16 +266,16 @@ mod tests {
     #[test]
     fn a_channel_id_is_1_to_256_bytes() {
         let id = [b'a'; MAX_CHANNEL_ID + 1];
-        assert!(Message::decode(&[&id[..MAX_CHANNEL_ID], b"STARTED"]).is_ok());
-        assert_eq!(Message::decode(&[&id, b"STARTED"]), Err(Malformed::LongChannel));
-        assert_eq!(Message::decode(&[b"", b"STARTED"]), Err(Malformed::EmptyChannel));
+        assert!(decode([&id[..MAX_CHANNEL_ID], b"STARTED"]).is_ok());
+        assert_eq!(decode([&id, b"STARTED"]), Err(Malformed::LongChannel));
+        assert_eq!(decode([b"", b"STARTED"]), Err(Malformed::EmptyChannel));
     }
 
     #[test]
     fn only_channel_0_with_exit_is_the_exit_message() {
-        assert!(Message::decode(&[b"0", b"exit"]).unwrap().is_exit());
-        assert!(!Message::decode(&[b"0", b"STARTED"]).unwrap().is_exit());
-        assert!(!Message::decode(&[b"1", b"exit"]).unwrap().is_exit());
+        assert!(decode([b"0", b"exit"]).unwrap().is_exit());
+        assert!(!decode([b"0", b"STARTED"]).unwrap().is_exit());
+        assert!(!decode([b"1", b"exit"]).unwrap().is_exit());
     }
 
     #[test]

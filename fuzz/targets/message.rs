@@ -56,8 +56,7 @@ fn expected(frames: &[Vec<u8>]) -> Result<(String, String), Malformed> {
 
 fuzz_target!(|input: &[u8]| {
     let frames = frames(input);
-    let borrowed: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
-    let message = match (Message::decode(&borrowed), expected(&frames)) {
+    let message = match (Message::decode(frames.iter().map(Vec::as_slice)), expected(&frames)) {
         (Ok(message), Ok(expected)) => (message, expected),
         (got, expected) => return assert_eq!(got.err(), expected.err()),
     };

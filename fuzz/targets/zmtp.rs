@@ -38,7 +38,7 @@ fn parse(mut stream: &[u8], mut pieces: impl Iterator<Item = usize>) -> (Vec<See
                     Seen::Ping(context.to_vec())
                 }
                 Ok(Some(Event::Message(parts))) => {
-                    let parts = parts.as_slice();
+                    let parts: Vec<_> = parts.frames().collect();
                     assert!((1..=MAX_PARTS).contains(&parts.len()));
                     assert!(parts.iter().map(|part| part.len()).sum::<usize>() <= MAX_MESSAGE);
                     Seen::Message(parts.iter().map(|part| part.to_vec()).collect())

@@ -193,10 +193,10 @@ enum Wait {
 impl Viewer {
     /// Writes the channel to the viewer until one of them ends.
     async fn relay(&mut self) -> Left {
-        let channel = Arc::clone(self.cursor.channel());
+        let log = Arc::clone(self.cursor.changed());
         let mut timer = pin!(sleep_until(self.clock.next()));
         loop {
-            let mut changed = pin!(channel.changed.notified());
+            let mut changed = pin!(log.notified());
             let wait = match self.step() {
                 Ok(wait) => wait,
                 Err(left) => return left,

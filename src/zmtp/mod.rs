@@ -205,7 +205,7 @@ impl Link {
 }
 
 fn relay(shared: &Shared, publisher: &mut Publisher<'_>, peer: SocketAddr, parts: &Parts<'_>, buffer: &mut Vec<u8>) {
-    let message = match Message::decode(parts.as_slice()) {
+    let message = match Message::decode(parts.frames()) {
         Ok(message) => message,
         Err(malformed) => {
             shared.metrics.malformed.add(1);

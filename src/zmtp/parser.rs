@@ -71,7 +71,6 @@ pub enum Violation {
 
 /// What a peer sent.
 #[derive(Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "messages are the rule, and a box would allocate for each")]
 pub enum Event<'a> {
     /// A whole message.
     Message(Parts<'a>),
@@ -84,15 +83,16 @@ pub enum Event<'a> {
 /// The frames of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Parts<'a> {
-    frames: [&'a [u8]; MAX_PARTS],
-    count: usize,
+    message: &'a [u8],
+    /// Where each frame begins and ends in it.
+    frames: &'a [(usize, usize)],
 }
 
 impl<'a> Parts<'a> {
     /// The frames in their order.
-    #[must_use]
-    pub fn as_slice(&self) -> &[&'a [u8]] {
-        &self.frames[..self.count]
+    pub fn frames(&self) -> impl Iterator<Item = &'a [u8]> {
+        let message = self.message;
+        self.frames.iter().map(move |&(start, end)| &message[start..end])
     }
 }
 
@@ -207,12 +207,7 @@ impl Parser {
     }
 
     fn message(&mut self) -> Parts<'_> {
-        let bytes = &self.buffer[self.start..self.next];
-        let mut frames = [&bytes[..0]; MAX_PARTS];
-        for (frame, &(start, end)) in frames.iter_mut().zip(&self.parts[..self.count]) {
-            *frame = &bytes[start..end];
-        }
-        let parts = Parts { frames, count: self.count };
+        let parts = Parts { message: &self.buffer[self.start..self.next], frames: &self.parts[..self.count] };
         (self.start, self.count, self.size) = (self.next, 0, 0);
         parts
     }
@@ -371,7 +366,7 @@ mod tests {
             bytes = &bytes[size..];
             loop {
                 match parser.event() {
-                    Ok(Some(Event::Message(parts))) => seen.push(format!("{:x?}", parts.as_slice())),
+                    Ok(Some(Event::Message(parts))) => seen.push(format!("{:x?}", parts.frames().collect::<Vec<_>>())),
                     Ok(Some(other)) => seen.push(format!("{other:?}")),
                     Ok(None) => break,
                     Err(violation) => return (seen, Some(violation)),
