@@ -1,7 +1,7 @@
-/* floor: the least that one write per message and viewer can cost: floor VIEWERS BYTES
+/* floor: the least that one write per message and viewer can cost: floor VIEWERS TEXT
  *
  * Prints the port it listens on, answers VIEWERS WebSocket handshakes, then, for every byte on standard input, writes
- * one ready frame with BYTES bytes of text to each viewer. Ends with its input.
+ * one ready frame with TEXT to each viewer, the 16 digits behind its @ being the time. Ends with its input.
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static void check(int ok, const char *what) {
@@ -20,11 +21,12 @@ static void check(int ok, const char *what) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) {
-        fprintf(stderr, "usage: floor VIEWERS BYTES\n");
+    char *stamp = argc == 3 ? strchr(argv[2], '@') : NULL;
+    if (stamp == NULL || strlen(stamp) < 17 || strlen(argv[2]) > 65535) {
+        fprintf(stderr, "usage: floor VIEWERS TEXT\n");
         return 64;
     }
-    int viewers = atoi(argv[1]), length = atoi(argv[2]), one = 1;
+    int viewers = atoi(argv[1]), length = strlen(argv[2]), one = 1;
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
@@ -61,13 +63,20 @@ int main(int argc, char **argv) {
         *end++ = length >> 8;
         *end++ = length;
     }
-    memset(end, 'x', length);
+    memcpy(end, argv[2], length);
+    unsigned char *digits = end + (stamp + 1 - argv[2]);
     end += length;
 
     char due[4096];
     for (ssize_t messages; (messages = read(STDIN_FILENO, due, sizeof due)) > 0;)
-        for (; messages > 0; messages--)
+        for (; messages > 0; messages--) {
+            struct timespec now;
+            clock_gettime(CLOCK_MONOTONIC, &now);
+            char text[32];
+            snprintf(text, sizeof text, "%016lld", now.tv_sec * 1000000000LL + now.tv_nsec);
+            memcpy(digits, text, 16);
             for (int i = 0; i < viewers; i++) /* the sockets block, so a write is whole */
                 check(send(sockets[i], frame, end - frame, MSG_NOSIGNAL) == end - frame, "send");
+        }
     return 0;
 }
