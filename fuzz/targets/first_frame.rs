@@ -54,7 +54,7 @@ fn fate(mut bytes: &[u8]) -> Fate {
         let &[first, second, ref rest @ ..] = bytes else { return if bytes.is_empty() { SILENT } else { BROKEN } };
         let (last, opcode) = (first & 0x80 > 0, first & 0x0f);
         let control = opcode >= 8;
-        let fits = if control { last && second & 0x7f <= 125 } else { (opcode == 0) == message.is_some() };
+        let fits = if control { last } else { (opcode == 0) == message.is_some() };
         if first & 0x70 != 0 || second & 0x80 == 0 || !matches!(opcode, 0..3 | 8..11) || !fits {
             return BROKEN;
         }
@@ -64,6 +64,10 @@ fn fate(mut bytes: &[u8]) -> Fate {
             0 => u64::from(second & 0x7f),
             _ => length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
         };
+        // A short length in a long form is against the RFC, but no reason to part: tungstenite takes it.
+        if control && length > 125 {
+            return BROKEN;
+        }
         let Some((mask, rest)) = rest.split_at_checked(4) else { return BROKEN };
         let Some(length) = usize::try_from(length).ok().filter(|length| *length <= 4096) else { return BROKEN };
         let Some((payload, rest)) = rest.split_at_checked(length) else { return SILENT };
