@@ -201,6 +201,40 @@ fn what_never_finishes_goes_a_day_after_its_last_message_or_new_viewer() {
 }
 
 #[test]
+fn who_was_touched_stays_when_those_begun_before_and_after_it_go() {
+    let mut bench = Bench::new(History::default());
+    let half = secs(12 * 3600);
+    for id in ["before", "touched", "after"] {
+        bench.publish(id, "STARTED");
+        bench.pass(secs(1));
+    }
+    bench.pass(half);
+    bench.publish("touched", "TASK");
+    bench.pass(half);
+    let left: Vec<_> = bench.hub.state().channels.keys().map(ToString::to_string).collect();
+    assert_eq!((left, bench.metrics.expired.get()), (vec!["touched".to_owned()], 2));
+}
+
+#[test]
+fn a_message_saves_its_channel_from_being_the_longest_idle() {
+    let mut bench = Bench::new(History { total_bytes: 3 * 700, ..History::default() });
+    for id in ["old", "idle"] {
+        bench.publish(id, "STARTED");
+        bench.pass(secs(1));
+    }
+    bench.publish("old", "TASK");
+    bench.now += secs(1); // and nothing else looks at the order before the eviction does
+    for n in 0.. {
+        bench.publish(&format!("new {n}"), "STARTED");
+        if bench.metrics.evicted.get() > 0 {
+            break;
+        }
+    }
+    let state = bench.hub.state();
+    assert!(state.channels.contains_key("old") && !state.channels.contains_key("idle"));
+}
+
+#[test]
 fn an_empty_channel_costs_nothing_once_its_last_viewer_left() {
     let bench = Bench::new(History::default());
     let viewers = [bench.subscribe("job"), bench.subscribe("job")];
