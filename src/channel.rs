@@ -1,6 +1,9 @@
 //! One run of a channel: an append-only log of ready WebSocket frames.
 
 use crate::message::frame_length;
+use crate::succession::state;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -37,8 +40,8 @@ pub enum End {
 }
 
 /// Where the hub keeps a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
     /// Reachable by id, takes messages; ordered by its last message or new viewer once that is asked for.
     Open,
     /// Reachable by id, complete; ordered by when it finished.
@@ -46,6 +49,7 @@ pub(crate) enum Place {
     /// Complete, no longer reachable by id, kept for viewers that still read it.
     Draining,
     /// Left the hub.
+    #[serde(skip)]
     Gone,
 }
 
@@ -94,6 +98,34 @@ impl Run {
             failed_at: None,
             counted: 0,
         }
+    }
+
+    /// One that another process has saved, without a place.
+    pub(crate) fn restore(saved: &state::Run<'_>, number: u64, touched: Instant) -> Self {
+        let bytes = saved.frames.to_vec();
+        let (mut messages, mut at) = (0, 0);
+        while at < bytes.len() {
+            at += frame_length(&bytes[at..]);
+            messages += 1;
+        }
+        let end = (saved.place != Place::Open).then_some(End::Finished);
+        let (start, trimmed) = (saved.start, saved.trimmed);
+        Self { bytes, start, messages, end, trimmed, ..Self::new(saved.id.as_ref().into(), number, touched) }
+    }
+
+    /// The run as another process needs it, or `None` if it has left the hub.
+    pub(crate) fn save(&self, now: Instant) -> Option<state::Run<'_>> {
+        let age = |since: Instant| state::milliseconds(now.saturating_duration_since(since));
+        (self.place != Place::Gone).then(|| state::Run {
+            id: Cow::Borrowed(&self.id),
+            frames: Cow::Borrowed(&self.bytes),
+            start: self.start,
+            trimmed: self.trimmed,
+            place: self.place,
+            since: age(self.since),
+            touched: age(self.touched),
+            failed: self.failed_at.map(age),
+        })
     }
 
     /// The channel's id, as the broker and the viewers spell it.

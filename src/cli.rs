@@ -3,8 +3,9 @@
 use crate::broker::Broker;
 use crate::config::{Level, Logger, Output, Settings};
 use crate::failure::{Exit, Failure};
-use crate::relay::{Relay, Shared};
-use crate::{demo, limits, logging, privileges, service, watch};
+use crate::relay::{Relay, Shared, Stop};
+use crate::succession::{self, file};
+use crate::{demo, limits, logging, privileges, service, store, watch};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -141,17 +142,25 @@ async fn execute(command: Command) -> Result<(), Failure> {
 
 fn monitor(run: &Run) -> Result<(), Failure> {
     let config = run.config.as_deref();
-    let settings = config.map(Settings::load).transpose()?.unwrap_or_default();
+    let settings = config.map(Settings::load).transpose();
+    if settings.is_err() && !run.check {
+        // Viewers that were handed over are told.
+        drop(store::take().estate());
+    }
+    let settings = settings?.unwrap_or_default();
     if run.check {
         return print(&settings.to_yaml());
     }
     let log = logging::begin(settings.logger.level)?;
+    let mut kept = store::take();
     let runtime = runtime()?;
-    // Signals first: once the ports are bound somebody may take the monitor for started, and stop it.
-    let (stop, hangup, asked, relay) = {
+    // Signals first: once the ports are bound somebody may take the monitor for started, and stop it; and what another process
+    // left is not to be lost to one.
+    let (stop, hangup, asked, estate, relay) = {
         let _inside = runtime.enter();
         let (hangup, asked) = (signal_of(SignalKind::hangup())?, signal_of(SignalKind::user_defined1())?);
-        (stop_signal()?, hangup, asked, Relay::bind(settings.clone())?)
+        let (stop, estate) = (stop_signal()?, kept.estate());
+        (stop, hangup, asked, estate, Relay::bind(settings.clone(), kept)?)
     };
     let identity = privileges::identity(&settings)?;
     if let Some(identity) = &identity {
@@ -160,12 +169,20 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     let log = log.open(&settings.logger)?;
     privileges::drop_all(identity.as_ref())?;
     log.start()?;
-    runtime.block_on(async {
+    let shared = relay.shared();
+    let parcel = runtime.block_on(async {
         tokio::spawn(on_hangup(hangup, config.map(Into::into), relay.shared()));
         tokio::spawn(on_user_signal(asked, relay.shared()));
-        relay.run(stop).await;
-        Ok(())
-    })
+        relay.run(estate, stop).await
+    });
+    drop(runtime);
+    if let Some(parcel) = parcel
+        && succession::hand_over(parcel, &shared).is_err()
+        && let Some((path, history)) = shared.history_to_save()
+    {
+        file::save(&path, history);
+    }
+    Ok(())
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -214,15 +231,17 @@ fn runtime() -> Result<Runtime, Failure> {
         .map_err(|e| Failure::new(Exit::Software, format!("cannot set up event handling: {e}")))
 }
 
-/// Completes at the first SIGTERM or SIGINT; the second ends the process at once.
-fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+/// Completes at the first SIGTERM, SIGINT or SIGUSR2; a second SIGTERM or SIGINT ends the process at once.
+fn stop_signal() -> Result<impl Future<Output = Stop>, Failure> {
     let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
+    let mut restart = signal_of(SignalKind::user_defined2())?;
     Ok(async move {
-        let first = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        let (first, stop) = tokio::select! {
+            _ = terminate.recv() => ("SIGTERM: stopping", Stop::ForGood),
+            _ = interrupt.recv() => ("SIGINT: stopping", Stop::ForGood),
+            _ = restart.recv() => ("SIGUSR2: making way for the next process", Stop::ForRestart),
         };
-        log::info!("{first}: stopping; a second signal ends at once");
+        log::info!("{first}; a second signal ends at once");
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -230,5 +249,6 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
             }
             std::process::exit(0);
         });
+        stop
     })
 }

@@ -35,8 +35,9 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    pub(crate) fn new(hub: Arc<Hub>, slot: usize, changed: Arc<Notify>, start: u64) -> Self {
-        Self { hub, slot, changed, offset: start, rest: Vec::new() }
+    /// One that has got everything up to `offset`, of the frame before it all but `rest`.
+    pub(crate) fn new(hub: Arc<Hub>, slot: usize, changed: Arc<Notify>, offset: u64, rest: Vec<u8>) -> Self {
+        Self { hub, slot, changed, offset, rest }
     }
 
     /// Notified when there is more for this cursor, or the end.
@@ -48,6 +49,18 @@ impl Cursor {
     /// Where the hub keeps the run.
     pub(crate) fn slot(&self) -> usize {
         self.slot
+    }
+
+    /// Where the hub keeps the run, the offset of the next frame in it, and what is left of the one before.
+    #[must_use]
+    pub fn place(&self) -> (usize, u64, &[u8]) {
+        (self.slot, self.offset, &self.rest)
+    }
+
+    /// Whether it is a place in this hub.
+    #[cfg(test)]
+    pub(crate) fn is_of(&self, hub: &Arc<Hub>) -> bool {
+        Arc::ptr_eq(&self.hub, hub)
     }
 
     /// What is left of a frame that was written in part. Until it is written, nothing else may be.

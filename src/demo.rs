@@ -5,7 +5,8 @@ use crate::broker::Broker;
 use crate::client::{Client, Received, Tally};
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
-use crate::relay::Relay;
+use crate::relay::{Relay, Stop};
+use crate::store::Kept;
 use crate::watch::style;
 use indicatif::{MultiProgress, ProgressBar};
 use std::time::Duration;
@@ -66,15 +67,16 @@ fn owned(words: &[&str]) -> Vec<String> {
 /// # Errors
 /// If the ports are taken, or a viewer missed a message.
 pub async fn run(jobs: u64) -> Result<(), Failure> {
-    let relay = Relay::bind(Settings::default())?;
+    let relay = Relay::bind(Settings::default(), Kept::default())?;
     let (url, address) = match (&relay.viewer_addresses()[..], &relay.broker_addresses()[..]) {
         ([viewers, ..], [brokers, ..]) => (format!("ws://{viewers}/"), format!("tcp://{brokers}")),
         _ => return Err(Failure::new(Exit::Software, "the monitor listens nowhere")),
     };
     println!("monitor: {url} for viewers, {address} for brokers; {jobs} jobs, 3 viewers each");
     let (stop, stopped) = oneshot::channel::<()>();
-    let monitor = tokio::spawn(relay.run(async {
+    let monitor = tokio::spawn(relay.run(None, async {
         let _ = stopped.await;
+        Stop::ForGood
     }));
 
     let bars = MultiProgress::new();

@@ -9,9 +9,11 @@ use crate::cursor::{Cursor, Turn};
 use crate::logging::Abridged;
 use crate::message::{Kind, RELEASE_FRAME};
 use crate::metrics::Metrics;
+use crate::succession::state;
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -41,6 +43,8 @@ struct State {
     /// The sum of what the runs cost, in bytes.
     used: usize,
     stopping: bool,
+    /// Whether runs stay as they are although their viewers go.
+    frozen: bool,
     /// When [`Hub::keep_time`] wakes.
     alarm: Option<Instant>,
 }
@@ -77,6 +81,7 @@ impl Hub {
             begun: 0,
             used: 0,
             stopping: false,
+            frozen: false,
             alarm: None,
         };
         Arc::new(Self { state: Mutex::new(state), metrics, earlier: Notify::new() })
@@ -111,12 +116,15 @@ impl Hub {
         self.evict(&mut state, Some(slot));
         self.set_alarm(&mut state);
         drop(state);
-        Cursor::new(Arc::clone(self), slot, changed, start)
+        Cursor::new(Arc::clone(self), slot, changed, start, Vec::new())
     }
 
     /// Takes note that a cursor of the run in `slot` is gone.
     pub(crate) fn leave(&self, slot: usize) {
         let mut state = self.state();
+        if state.frozen {
+            return;
+        }
         let run = &mut state.runs[slot];
         run.viewers -= 1;
         if run.viewers > 0 {
@@ -149,6 +157,67 @@ impl Hub {
             runs[*slot].end = Some(End::Stopping);
             runs[*slot].notify();
         }
+    }
+
+    /// Leaves every run as it is from now on, although its viewers go.
+    pub fn freeze(&self) {
+        self.state().frozen = true;
+    }
+
+    /// Shows the runs as another process needs them, each with its slot, in the order in which they began.
+    pub fn save<T>(&self, now: Instant, show: impl FnOnce(Vec<(usize, state::Run<'_>)>) -> T) -> T {
+        let state = self.state();
+        let mut runs: Vec<_> = state.runs.iter().filter(|(_, run)| **run.id() != *PROBE).collect();
+        runs.sort_unstable_by_key(|(_, run)| run.number());
+        show(runs.into_iter().filter_map(|(slot, run)| Some((slot, run.save(now)?))).collect())
+    }
+
+    /// Takes up the runs of another process, which saved them `elapsed` ago; returns their slots. To be followed by
+    /// [`Hub::resume`] for their viewers and [`Hub::settle`].
+    pub fn restore(&self, now: Instant, elapsed: Duration, runs: &[state::Run<'_>]) -> Vec<usize> {
+        let mut state = self.state();
+        let mut restore = |saved: &state::Run<'_>| {
+            let before = |age| now.checked_sub(elapsed + Duration::from_millis(age)).unwrap_or(now);
+            state.begun += 1;
+            let mut run = Run::restore(saved, state.begun, before(saved.touched));
+            run.failed_at = saved.failed.map(before);
+            let (id, number, failed_at) = (Arc::clone(run.id()), run.number(), run.failed_at);
+            let slot = state.runs.insert(Box::new(run));
+            if saved.place != Place::Draining {
+                state.channels.insert(id, slot);
+            }
+            if let Some(at) = failed_at {
+                state.failed.insert((at, number), slot);
+            }
+            state.place(slot, saved.place, before(saved.since));
+            state.count(slot);
+            slot
+        };
+        runs.iter().map(&mut restore).collect()
+    }
+
+    /// A cursor for a viewer that had one in another process.
+    pub fn resume(self: &Arc<Self>, slot: usize, offset: u64, rest: Vec<u8>) -> Cursor {
+        let mut state = self.state();
+        let run = &mut state.runs[slot];
+        run.viewers += 1;
+        let changed = Arc::clone(run.changed.get_or_insert_default());
+        drop(state);
+        Cursor::new(Arc::clone(self), slot, changed, offset, rest)
+    }
+
+    /// Lets those of the runs in `slots` go that nobody needs, and brings what was restored under the limits.
+    pub fn settle(&self, now: Instant, slots: &[usize]) {
+        let mut state = self.state();
+        for &slot in slots {
+            let run = &state.runs[slot];
+            if run.viewers == 0 && (run.place == Place::Draining || run.messages() == 0) {
+                state.remove(slot);
+            }
+        }
+        self.evict(&mut state, None);
+        drop(state);
+        self.expire(now);
     }
 
     /// Sends a message through the hub and completes when it has come out at a subscribed cursor.
@@ -361,7 +430,7 @@ impl Drop for Publisher<'_> {
 }
 
 /// The slot of the first run of `order`, if it has been there for `time`.
-fn due(order: &Order, now: Instant, time: Option<std::time::Duration>) -> Option<usize> {
+fn due(order: &Order, now: Instant, time: Option<Duration>) -> Option<usize> {
     let (&(since, _), &slot) = order.first_key_value()?;
     (since + time? <= now).then_some(slot)
 }
@@ -466,7 +535,7 @@ impl State {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let after = |order: &Order, time: Option<std::time::Duration>| Some(order.first_key_value()?.0.0 + time?);
+        let after = |order: &Order, time: Option<Duration>| Some(order.first_key_value()?.0.0 + time?);
         [
             after(&self.failed, self.limits.release_failed()),
             after(&self.finished, Some(self.limits.finished.duration())),

@@ -26,6 +26,8 @@ pub mod places;
 pub mod privileges;
 pub mod relay;
 pub mod service;
+pub mod store;
+pub mod succession;
 pub mod watch;
 pub mod websocket;
 pub mod zmtp;

@@ -10,6 +10,8 @@ pub const RELEASE_FRAME: &[u8] = b"\x81\x17{\"command\": \"FINISHED\"}";
 
 /// The space in front of a payload for the longest header of an unmasked frame (RFC 6455, section 5.2).
 const HEADER_SPACE: usize = 10;
+/// The first byte of the one frame of a text message.
+const FINAL_TEXT: u8 = 0x81;
 
 /// One progress message, borrowed from the bytes the broker sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +115,6 @@ impl<'a> Message<'a> {
 
 /// Writes a text frame's header just before the payload that begins at [`HEADER_SPACE`]; returns where the frame begins.
 fn put_header(buffer: &mut [u8]) -> usize {
-    const FINAL_TEXT: u8 = 0x81;
     let length = buffer.len() - HEADER_SPACE;
     let extended = (length as u64).to_be_bytes();
     let (code, extended) = match length {
@@ -181,6 +182,23 @@ pub fn frame_length(bytes: &[u8]) -> usize {
         }
         short => 2 + usize::from(short),
     }
+}
+
+/// The length in bytes of the text frame that begins `bytes`, or `None` if it is no whole one as [`Message::encode`] writes it.
+#[must_use]
+pub fn checked_frame_length(bytes: &[u8]) -> Option<usize> {
+    let header = match *bytes {
+        [FINAL_TEXT, 126, ..] => 4,
+        [FINAL_TEXT, 127, ..] => HEADER_SPACE,
+        [FINAL_TEXT, 0..=125, ..] => 2,
+        _ => return None,
+    };
+    let length = match bytes.get(2..header)? {
+        [] => u64::from(bytes[1]),
+        extended => extended.iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
+    };
+    let whole = usize::try_from(length).ok()?.checked_add(header)?;
+    (whole <= bytes.len()).then_some(whole)
 }
 
 #[cfg(test)]
@@ -258,6 +276,8 @@ mod tests {
             };
             assert_eq!(frame.len(), header + length);
             assert_eq!(frame_length(&frame), frame.len());
+            assert_eq!(checked_frame_length(&frame), Some(frame.len()));
+            assert!((0..frame.len()).all(|cut| checked_frame_length(&frame[..cut]).is_none()));
             assert_eq!(frame[0], 0x81);
             assert_eq!(frame[header], b'{');
         }

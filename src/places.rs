@@ -35,6 +35,14 @@ impl Places {
         (taken < self.limit.load(Ordering::Relaxed)).then_some(place)
     }
 
+    /// Takes a place, even if none is free: for a connection that is there already.
+    #[must_use]
+    pub fn take_over(self: &Arc<Self>) -> Place {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
+        Place(Arc::clone(self))
+    }
+
     /// Changes the limit. Connections over a lower one stay.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);

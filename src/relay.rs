@@ -3,22 +3,28 @@
 use crate::config::Settings;
 use crate::failure::Failure;
 use crate::hub::Hub;
-use crate::listen;
+use crate::listen::{self, Port};
 use crate::logging::{self, Throttle};
 use crate::metrics::Metrics;
 use crate::places::Places;
-use crate::websocket::{upgrade, viewer};
+use crate::store::{Kept, Listener};
+use crate::succession::parcel::Parcel;
+use crate::succession::state::Refused;
+use crate::succession::{self, Estate, Succession, file};
+use crate::websocket::upgrade;
+use crate::websocket::viewer::Viewer;
 use crate::{limits, service, zmtp};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
 
 /// How long stopping may take; with what ends the process it stays under the 5 s that are promised.
@@ -55,6 +61,8 @@ pub struct Shared {
     pub changed: Arc<Notify>,
     /// True once the monitor stops.
     pub stop: watch::Sender<bool>,
+    /// What the connections leave to the process after a restart.
+    pub succession: Succession,
     started: Instant,
 }
 
@@ -69,6 +77,7 @@ impl Shared {
             brokers: Places::new(settings.zeromq.max_connections, Arc::clone(&changed)),
             changed,
             stop: watch::Sender::new(false),
+            succession: Succession::default(),
             started: Instant::now(),
             settings: RwLock::new(Arc::new(settings)),
         })
@@ -77,6 +86,11 @@ impl Shared {
     /// The settings in force.
     pub fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether `zeromq.allow` names this peer.
+    pub fn allows_broker(&self, peer: SocketAddr) -> bool {
+        self.settings().zeromq.allow.iter().any(|network| network.contains(peer.ip()))
     }
 
     /// Takes up changed settings; returns the keys of those that need a restart, which stay as they are.
@@ -105,6 +119,12 @@ impl Shared {
         fixed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
     }
 
+    /// The history, and the file that it is to be saved to, if there is one.
+    pub fn history_to_save(&self) -> Option<(PathBuf, Result<Vec<u8>, Refused>)> {
+        let path = self.settings().history.state.clone()?;
+        Some((path, succession::history(&self.hub)))
+    }
+
     /// One page about what the monitor does, a line each.
     pub fn summary(&self) -> Vec<String> {
         let (usage, settings) = (self.hub.usage(), self.settings());
@@ -119,23 +139,35 @@ impl Shared {
     }
 }
 
+/// What ends a monitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Nothing follows.
+    ForGood,
+    /// Another process follows at once, and can take over.
+    ForRestart,
+}
+
 /// A monitor whose ports are bound.
 #[derive(Debug)]
 pub struct Relay {
     shared: Arc<Shared>,
-    websocket: Vec<TcpListener>,
-    zeromq: Vec<TcpListener>,
+    websocket: Port,
+    zeromq: Port,
+    kept: Kept,
 }
 
 impl Relay {
-    /// Binds both ports. Must be called in a tokio runtime.
+    /// Binds both ports, beside the sockets that the process before this one left. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// If a host does not resolve or a port cannot be bound.
-    pub fn bind(settings: Settings) -> Result<Self, Failure> {
-        let zeromq = listen::bind("zeromq_uri", &settings.zeromq_uri)?;
-        let websocket = listen::bind("websocket_uri", &settings.websocket_uri)?;
-        Ok(Self { shared: Shared::new(settings), websocket, zeromq })
+    pub fn bind(settings: Settings, mut kept: Kept) -> Result<Self, Failure> {
+        let zeromq = listen::bind("zeromq_uri", &settings.zeromq_uri, &mut kept.listeners)?;
+        let websocket = listen::bind("websocket_uri", &settings.websocket_uri, &mut kept.listeners)?;
+        // What is no longer configured.
+        kept.listeners.drain(..).for_each(Listener::close);
+        Ok(Self { shared: Shared::new(settings), websocket, zeromq, kept })
     }
 
     /// What the connections will share.
@@ -147,19 +179,22 @@ impl Relay {
     /// The addresses viewers connect to.
     #[must_use]
     pub fn viewer_addresses(&self) -> Vec<SocketAddr> {
-        self.websocket.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.websocket.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// The addresses brokers connect to.
     #[must_use]
     pub fn broker_addresses(&self) -> Vec<SocketAddr> {
-        self.zeromq.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.zeromq.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// Relays until `stop` completes or a broker asks for it; then takes what brokers have already sent, delivers it,
-    /// and closes every viewer, within 5 s.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { shared, websocket, zeromq } = self;
+    /// Relays, at first what the process before left, until `stop` completes or a broker asks for it; then takes what brokers
+    /// have already sent, delivers it, and closes every viewer, within 5 s.
+    ///
+    /// For a restart nothing is closed: returns where to put everything once the runtime has ended every task, see
+    /// [`succession::hand_over`].
+    pub async fn run(self, estate: Option<Estate>, stop: impl Future<Output = Stop>) -> Option<Parcel> {
+        let Self { shared, websocket, zeromq, kept } = self;
         let max = shared.settings().clients.max;
         if max > limits::open_files() {
             let files = limits::open_files();
@@ -167,36 +202,72 @@ impl Relay {
                 "clients.max is {max}, but only {files} files may be open at once; raise the limit of open files"
             );
         }
+        kept.keep(zeromq.listeners.iter().chain(&websocket.listeners));
         let mut tasks = JoinSet::new();
-        for listener in zeromq {
+        for listener in zeromq.listeners {
             announce("brokers", &listener);
             tasks.spawn(accept_brokers(listener, Arc::clone(&shared)));
         }
-        for listener in websocket {
+        for listener in websocket.listeners {
             announce("viewers", &listener);
             tasks.spawn(accept_viewers(listener, Arc::clone(&shared)));
+        }
+        for before in zeromq.before {
+            let shared = Arc::clone(&shared);
+            tasks.spawn(before.drain(|listener| accept_brokers(listener, shared)));
+        }
+        for before in websocket.before {
+            let shared = Arc::clone(&shared);
+            tasks.spawn(before.drain(|listener| accept_viewers(listener, shared)));
         }
         let hub = Arc::clone(&shared.hub);
         tasks.spawn(async move { hub.keep_time().await });
         tasks.spawn(service::attend(Arc::clone(&shared)));
+        let history = shared.settings().history.clone();
+        if let Some(path) = &history.state {
+            file::take_up(path, &history, estate.is_none().then_some(&*shared.hub));
+        }
+        if let Some(estate) = estate {
+            estate.adopt(&shared);
+        }
         service::ready();
 
         let mut asked = shared.stop.subscribe();
-        tokio::select! {
-            () = stop => {}
-            _ = asked.wait_for(|stop| *stop) => {}
-        }
+        let stop = tokio::select! {
+            stop = stop => stop,
+            _ = asked.wait_for(|stop| *stop) => Stop::ForGood,
+        };
         service::stopping();
+        if stop == Stop::ForRestart {
+            match Parcel::new() {
+                Ok(parcel) => {
+                    tasks.shutdown().await;
+                    shared.hub.freeze();
+                    shared.succession.begin();
+                    return Some(parcel);
+                }
+                Err(e) => log::warn!("nothing can be handed over to the next process: {e}"),
+            }
+        }
         let deadline = Instant::now() + STOP_LIMIT;
         log::info!("stopping with {} viewers and {} channels", shared.viewers.taken(), shared.hub.usage().channels);
         tasks.shutdown().await;
         shared.stop.send_replace(true);
         let _ = timeout_at(deadline, shared.brokers.all_free()).await;
+        // Before the hub stops: what has failed is still to be released.
+        let saving = shared.history_to_save();
+        let saving = saving.map(|(path, history)| spawn_blocking(move || file::save(&path, history)));
         shared.hub.stop();
         if timeout_at(deadline, shared.viewers.all_free()).await.is_err() {
             log::warn!("{} viewers did not take what was sent to them in time", shared.viewers.taken());
         }
+        if let Some(saving) = saving {
+            // A slow disk may take its time.
+            service::stopping();
+            let _ = saving.await;
+        }
         log::info!("stopped: {}", shared.metrics);
+        None
     }
 }
 
@@ -209,7 +280,7 @@ fn announce(whom: &str, listener: &TcpListener) {
 async fn accept_brokers(listener: TcpListener, shared: Arc<Shared>) {
     let mut strangers = VecDeque::<(SocketAddr, AbortHandle)>::new();
     let serve = |stream: TcpStream, peer: SocketAddr| {
-        if !shared.settings().zeromq.allow.iter().any(|network| network.contains(peer.ip())) {
+        if !shared.allows_broker(peer) {
             shared.metrics.links_refused.add(1);
             if let Some(more) = NOT_ALLOWED.pass() {
                 log::warn!(RECODEX_PEER:% = peer; "refused a ZeroMQ link from {peer}: zeromq.allow does not name it{more}");
@@ -251,7 +322,7 @@ async fn accept_viewers(listener: TcpListener, shared: Arc<Shared>) {
         if let Err(e) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
             log::debug!(RECODEX_PEER:% = peer; "viewer {peer}: its send buffer is not bounded: {e}");
         }
-        tokio::spawn(viewer::serve(stream, peer, Arc::clone(&shared), place));
+        tokio::spawn(Viewer::new(stream, peer, Arc::clone(&shared), place).serve());
     };
     listen::accept(listener, serve).await;
 }

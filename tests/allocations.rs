@@ -9,7 +9,8 @@ use std::thread;
 use allocation_counter::measure;
 use common::{Broker, Viewer, task};
 use recodex_monitor::config::Settings;
-use recodex_monitor::relay::Relay;
+use recodex_monitor::relay::{Relay, Stop};
+use recodex_monitor::store::Kept;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
@@ -25,9 +26,13 @@ fn allocations(rounds: usize) -> u64 {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let life = measure(|| {
             runtime.block_on(async {
-                let relay = Relay::bind(settings).expect("ports are free");
+                let relay = Relay::bind(settings, Kept::default()).expect("ports are free");
                 tell.send((relay.viewer_addresses()[0], relay.broker_addresses()[0])).expect("somebody listens");
-                relay.run(async { stopped.await.expect("it is asked to stop") }).await;
+                let stop = async {
+                    stopped.await.expect("it is asked to stop");
+                    Stop::ForGood
+                };
+                assert!(relay.run(None, stop).await.is_none());
             });
         });
         life.count_total

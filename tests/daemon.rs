@@ -4,52 +4,14 @@
 
 mod common;
 
-use common::{Broker, DEADLINE, Host, Monitor, PROGRAM, Viewer, is_root, kill, open_directory, open_up, task, until};
+use common::{Broker, DEADLINE, Host, Manager, Monitor, PROGRAM, Viewer, is_root, kill, open_directory, task, until};
 use nix::unistd::geteuid;
 use std::fs::{Permissions, read_to_string, set_permissions, write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
-
-/// What a service manager hears.
-struct Manager {
-    socket: UnixDatagram,
-    path: PathBuf,
-    _directory: tempfile::TempDir,
-}
-
-impl Manager {
-    fn new() -> Self {
-        let directory = open_directory();
-        let path = directory.path().join("notify");
-        let socket = UnixDatagram::bind(&path).expect("a socket in a directory of ours");
-        open_up(&path);
-        Self { socket, path, _directory: directory }
-    }
-
-    /// A monitor under this manager; `variables` are more of what a manager sets.
-    fn starts(&self, variables: &[&str], config: &str) -> Monitor {
-        let notify = format!("NOTIFY_SOCKET={}", self.path.display());
-        let wrapper = [&["env", &notify], variables].concat();
-        Monitor::start_through(&wrapper, Host::default(), config)
-    }
-
-    /// The next message, or `None` if none comes within `time`.
-    fn within(&self, time: Duration) -> Option<String> {
-        self.socket.set_read_timeout(Some(time)).expect("a time over 0");
-        let mut bytes = [0; 4096];
-        let count = self.socket.recv(&mut bytes).ok()?;
-        Some(String::from_utf8(bytes[..count].to_vec()).expect("UTF-8"))
-    }
-
-    /// The next message that holds `text`.
-    fn hears(&self, text: &str) -> String {
-        until(text, || self.within(DEADLINE).filter(|message| message.contains(text)))
-    }
-}
 
 /// A monitor whose configuration can be rewritten and reloaded.
 struct Reloadable {
@@ -104,7 +66,8 @@ fn refused(output: &Output, code: i32, words: &[&str]) {
 fn ready_is_told_when_both_ports_can_be_used_and_not_before() {
     let manager = Manager::new();
     let monitor = manager.starts(&[], "");
-    assert_eq!(manager.within(DEADLINE).as_deref(), Some("READY=1\n"), "the first message");
+    let first = until("a message", || manager.within(DEADLINE).filter(|message| !message.starts_with("FDSTORE")));
+    assert_eq!(first, "READY=1\n", "the first message but for the sockets to be kept");
     Viewer::watch(monitor.viewers, "job");
     TcpStream::connect(monitor.brokers).expect("the port is bound");
 }
@@ -248,6 +211,14 @@ fn sigusr1_logs_a_page_whatever_the_level() {
     ] {
         monitor.wait_logged(&words);
     }
+}
+
+#[test]
+fn the_listening_sockets_are_given_to_the_service_manager() {
+    let manager = Manager::new();
+    let _monitor = manager.starts(&[], "");
+    manager.hears("READY=1");
+    assert_eq!(manager.names(), ["listener-0-0", "listener-0-1"]);
 }
 
 #[test]

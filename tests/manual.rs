@@ -12,6 +12,7 @@ use recodex_monitor::config::{self, Settings};
 use recodex_monitor::failure::Exit;
 use recodex_monitor::logging::{self, CHANNEL, CLOSE_CODE, PEER};
 use recodex_monitor::relay::{self, Relay};
+use recodex_monitor::store::Kept;
 use recodex_monitor::websocket::{socket, upgrade, viewer};
 use recodex_monitor::zmtp::parser;
 use recodex_monitor::{limits, message};
@@ -311,6 +312,7 @@ fn shown(key: &str, default: &Value) -> String {
         ("zeromq.allow", Value::Sequence(_)) => "everybody".into(),
         ("group", Value::Null) => "the user's group".into(),
         ("logger.file", Value::Null) => "none, and with the output file it is /var/log/recodex/monitor.log".into(),
+        ("history.state", Value::Null) => "none".into(),
         (_, Value::Null) => panic!("{key} has no default; the manual should say what that means, and this test, too"),
         (_, Value::String(text)) => text.clone(),
         (_, other) => serde_json::to_string(other).expect("it is plain data").replace(',', ", "),
@@ -388,7 +390,7 @@ fn the_keys_that_need_a_restart_are_marked_and_no_others() {
     let here = Settings::parse(Path::new("c.yml"), here.as_bytes()).expect("it is right");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("there can be a runtime");
     let inside = runtime.enter();
-    let relay = Relay::bind(here.clone()).expect("some port is free");
+    let relay = Relay::bind(here.clone(), Kept::default()).expect("some port is free");
     let needs_restart = |(key, default): (&String, &Value)| {
         let mut changed: Value = serde_yaml::from_str(&here.to_yaml()).expect("it is YAML");
         let place = key.split('.').fold(&mut changed, |place, word| &mut place[word]);

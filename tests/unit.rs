@@ -113,6 +113,7 @@ fn the_shipped_config_has_every_key_with_its_default() {
     // These have no default that could be written down.
     assert_eq!(settings.group.take().as_ref(), Some(&defaults.user));
     assert_eq!(settings.logger.file.take().as_deref(), Some(Path::new("/var/log/recodex/monitor.log")));
+    assert_eq!(settings.history.state.take().as_deref(), Some(Path::new("/var/lib/recodex-monitor/history")));
     let open_files: usize = setting("Service.LimitNOFILE").parse().expect("a number");
     assert_eq!(settings.clients.max, open_files - 128);
     settings.clients.max = defaults.clients.max;
@@ -130,6 +131,13 @@ fn the_unit_starts_the_program_with_the_shipped_config() {
     assert!(words.contains(&format!("/{CONFIG}").as_str()), "{command}");
     assert_eq!(setting("Service.Type"), "notify");
     assert_eq!(setting("Install.WantedBy"), "multi-user.target");
+}
+
+#[test]
+fn a_restart_is_told_from_a_stop_and_there_is_room_for_what_is_handed_over() {
+    assert_eq!(setting("Service.RestartKillSignal"), "SIGUSR2");
+    assert!(seconds("Service.FileDescriptorStoreMax") > 2 * 2 * 9);
+    assert!(!unit().contains_key("Service.KillSignal"), "SIGTERM, which closes the viewers");
 }
 
 #[test]

@@ -12,6 +12,8 @@ use recodex_monitor::cursor::{Cursor, Turn};
 use recodex_monitor::hub::{Hub, Usage};
 use recodex_monitor::message::{Kind, Message, RELEASE_FRAME};
 use recodex_monitor::metrics::Metrics;
+use recodex_monitor::succession::state::State;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -36,6 +38,8 @@ struct Viewer {
     /// The part of a frame that has come.
     part: Vec<u8>,
     last: bool,
+    /// Which hub its run was in last.
+    hub: usize,
 }
 
 impl Viewer {
@@ -88,7 +92,7 @@ fuzz_target!(|input: &[u8]| {
         limits.unfinished = Seconds::from_secs(500);
     }
     let metrics = Arc::new(Metrics::default());
-    let hub = Hub::new(limits.clone(), Arc::clone(&metrics));
+    let (mut hub, mut hubs) = (Hub::new(limits.clone(), Arc::clone(&metrics)), 0);
     let (mut now, mut stopped, mut number) = (Instant::now(), false, 0);
     let mut models: [Model; 3] = <_>::default();
     let mut viewers = Vec::<Viewer>::new();
@@ -120,7 +124,7 @@ fuzz_target!(|input: &[u8]| {
             6..8 if viewers.len() < 16 => {
                 let (next, exact) = if whole && !stopped { (model.begin, true) } else { (model.frames.len(), false) };
                 let cursor = hub.subscribe(now, IDS[id]);
-                viewers.push(Viewer { cursor, channel: id, next, exact, part: Vec::new(), last: false });
+                viewers.push(Viewer { cursor, channel: id, next, exact, part: Vec::new(), last: false, hub: hubs });
             }
             8..13 if !viewers.is_empty() => {
                 let at = a % viewers.len();
@@ -143,6 +147,27 @@ fuzz_target!(|input: &[u8]| {
                         (model.begin, model.finished) = (model.frames.len(), None);
                     }
                 }
+            }
+            // Another process goes on; who reads a run that is gone stays with the hub that is.
+            15 if a < 100 && !stopped => {
+                hub.freeze();
+                let (slots, bytes): (Vec<_>, _) = hub.save(now, |runs| {
+                    let (slots, runs) = runs.into_iter().unzip();
+                    let state = State { version: "".into(), written: 0, uptime: 0, runs, links: Cow::default(), viewers: Cow::default() };
+                    (slots, state.encode().unwrap())
+                });
+                hub = Hub::new(limits.clone(), Arc::clone(&metrics));
+                let restored = hub.restore(now, Duration::ZERO, &State::decode(&bytes).unwrap().runs);
+                for viewer in &mut viewers {
+                    let (slot, offset, rest) = viewer.cursor.place();
+                    let place = slots.iter().position(|other| *other == slot);
+                    if let Some(place) = place.filter(|_| viewer.hub == hubs) {
+                        viewer.cursor = hub.resume(restored[place], offset, rest.to_vec());
+                        viewer.hub = hubs + 1;
+                    }
+                }
+                hub.settle(now, &restored);
+                hubs += 1;
             }
             15 if a > 250 => {
                 hub.stop();

@@ -9,8 +9,9 @@ use libfuzzer_sys::fuzz_target;
 use recodex_monitor::config::Settings;
 use recodex_monitor::message::{Kind, RELEASE_FRAME};
 use recodex_monitor::relay::{Relay, Shared};
+use recodex_monitor::store::Kept;
 use recodex_monitor::websocket::upgrade::MAX_HEAD;
-use recodex_monitor::websocket::viewer;
+use recodex_monitor::websocket::viewer::Viewer;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,7 +34,7 @@ thread_local!(static WORLD: World = {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let anywhere = b"{websocket_uri: [127.0.0.1, 0], zeromq_uri: [127.0.0.1, 0]}";
     let settings = Settings::parse(Path::new(""), anywhere).unwrap();
-    let shared = runtime.block_on(async { Relay::bind(settings).unwrap().shared() });
+    let shared = runtime.block_on(async { Relay::bind(settings, Kept::default()).unwrap().shared() });
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     World { runtime, shared, listener }
 });
@@ -98,7 +99,7 @@ async fn talk(world: &World, bytes: &[u8], piece: usize) -> Vec<u8> {
     client.set_nodelay(true).unwrap(); // or the kernel would hold pieces back, for no time on this clock
     client.set_zero_linger().unwrap(); // or its port would be kept for a minute
     let place = world.shared.viewers.take().unwrap();
-    let monitor = viewer::serve(server, peer, Arc::clone(&world.shared), place);
+    let monitor = Viewer::new(server, peer, Arc::clone(&world.shared), place).serve();
     let mut answer = Vec::new();
     let client = async {
         for piece in bytes.chunks(piece.max(1 + bytes.len() / 16)) {

@@ -77,6 +77,9 @@ pub struct History {
     /// How long after FAILED, and nothing more, the monitor finishes the job itself; 0: never.
     #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
     pub release_failed: Seconds,
+    /// The file that keeps the history from a stop to the next start.
+    #[serde(deserialize_with = "value::path")]
+    pub state: Option<PathBuf>,
     /// The most messages kept of one job.
     #[serde(deserialize_with = "value::whole::<_, 1, 1_000_000_000>")]
     pub channel_messages: usize,
@@ -155,6 +158,7 @@ impl Default for History {
             finished: Seconds::from_secs(5 * 60),
             unfinished: Seconds::from_secs(24 * 60 * 60),
             release_failed: Seconds::from_secs(10),
+            state: None,
             channel_messages: 200_000,
             channel_bytes: 16 * 1024 * 1024,
             total_bytes: 256 * 1024 * 1024,

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::config::Seconds;
+use crate::succession::state::State;
 use proptest::prelude::*;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
@@ -48,6 +50,46 @@ impl Bench {
 
     fn check(&self) {
         self.hub.check();
+    }
+
+    /// Lets another process go on after `time`, with the cursors whose runs are still there; returns the number of each run
+    /// before and after.
+    fn restart<'a>(
+        &mut self,
+        limits: History,
+        time: Duration,
+        cursors: impl Iterator<Item = &'a mut Cursor>,
+    ) -> Vec<(u64, u64)> {
+        self.hub.freeze();
+        let (slots, bytes): (Vec<_>, _) = self.hub.save(self.now, |runs| {
+            let (slots, runs) = runs.into_iter().unzip();
+            let state = State {
+                version: "".into(),
+                written: 0,
+                uptime: 0,
+                runs,
+                links: Cow::default(),
+                viewers: Cow::default(),
+            };
+            (slots, state.encode().unwrap())
+        });
+        let next = Hub::new(limits, Arc::clone(&self.metrics));
+        // So that no two runs of a test have the same number.
+        let begun = self.hub.state().begun;
+        next.state().begun = begun;
+        let numbers: Vec<_> = slots.iter().map(|slot| self.hub.read(*slot, Run::number)).zip(begun + 1..).collect();
+        self.now += time;
+        let restored = next.restore(self.now, time, &State::decode(&bytes).unwrap().runs);
+        for cursor in cursors {
+            let (slot, offset, rest) = cursor.place();
+            let place = slots.iter().position(|other| *other == slot);
+            if let Some(place) = place.filter(|_| cursor.is_of(&self.hub)) {
+                *cursor = next.resume(restored[place], offset, rest.to_vec());
+            }
+        }
+        next.settle(self.now, &restored);
+        self.hub = next;
+        numbers
     }
 }
 
@@ -437,6 +479,7 @@ enum Step {
     Read { viewer: prop::sample::Index, most: usize },
     Leave { viewer: prop::sample::Index },
     Pass { seconds: u64 },
+    Restart,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -447,6 +490,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (viewer(), 0..900usize).prop_map(|(viewer, most)| Step::Read { viewer, most }),
         1 => viewer().prop_map(|viewer| Step::Leave { viewer }),
         1 => (0..400u64).prop_map(|seconds| Step::Pass { seconds }),
+        1 => Just(Step::Restart),
     ]
 }
 
@@ -460,9 +504,9 @@ struct Viewer {
 }
 
 /// Lets any interleaving happen and compares what each viewer got with the run as it was published.
-fn any_interleaving(limits: History, steps: Vec<Step>) {
-    let whole_history = limits == History::default();
-    let mut bench = Bench::new(limits);
+fn any_interleaving(limits: &History, steps: Vec<Step>) {
+    let whole_history = *limits == History::default();
+    let mut bench = Bench::new(limits.clone());
     let mut runs: HashMap<u64, Vec<u8>> = HashMap::new();
     let mut viewers: Vec<Viewer> = Vec::new();
     let mut number = 0;
@@ -523,6 +567,19 @@ fn any_interleaving(limits: History, steps: Vec<Step>) {
                     }
                 }
             }
+            Step::Restart => {
+                let there = bench.hub.clone();
+                let cursors = viewers.iter_mut().map(|viewer| &mut viewer.cursor);
+                let numbers = bench.restart(limits.clone(), Duration::ZERO, cursors);
+                for (before, after) in numbers {
+                    let run = runs.get(&before).cloned().unwrap_or_default();
+                    runs.insert(after, run);
+                    for viewer in viewers.iter_mut().filter(|viewer| viewer.run == before) {
+                        assert!(!viewer.cursor.is_of(&there));
+                        viewer.run = after;
+                    }
+                }
+            }
             _ => {}
         }
         bench.check();
@@ -557,6 +614,7 @@ enum Operation {
     Limit(History),
     Probe,
     Stop,
+    Restart(History, u64),
 }
 
 fn limits() -> impl Strategy<Value = History> {
@@ -564,7 +622,8 @@ fn limits() -> impl Strategy<Value = History> {
     (times, 1..8usize, 1..2000usize, 1..8000usize).prop_map(|(times, channel_messages, channel_bytes, total_bytes)| {
         let (finished, unfinished, release_failed) = times;
         let [finished, unfinished, release_failed] = [finished, unfinished, release_failed].map(Seconds::from_secs);
-        History { finished, unfinished, release_failed, channel_messages, channel_bytes, total_bytes }
+        let history = History::default();
+        History { finished, unfinished, release_failed, channel_messages, channel_bytes, total_bytes, ..history }
     })
 }
 
@@ -576,6 +635,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         20 => limits().prop_map(Operation::Limit),
         10 => Just(Operation::Probe),
         1 => Just(Operation::Stop),
+        20 => (limits(), 0..400u64).prop_map(|(limits, seconds)| Operation::Restart(limits, seconds)),
     ]
 }
 
@@ -612,7 +672,10 @@ fn any_operations(limits: History, operations: Vec<Operation>) {
             Operation::Limit(limits) => bench.hub.set_limits(limits),
             Operation::Probe => runtime.block_on(bench.hub.probe()),
             Operation::Stop => bench.hub.stop(),
-            Operation::Step(_) => {}
+            Operation::Restart(limits, seconds) if !bench.hub.state().stopping => {
+                drop(bench.restart(limits, secs(seconds), viewers.iter_mut()));
+            }
+            Operation::Restart(..) | Operation::Step(_) => {}
         }
         bench.check();
     }
@@ -635,7 +698,7 @@ proptest! {
 
     #[test]
     fn any_interleaving_gives_every_viewer_an_exact_prefix_of_its_run(steps in prop::collection::vec(step(), 0..200)) {
-        any_interleaving(History::default(), steps);
+        any_interleaving(&History::default(), steps);
     }
 
     #[test]
@@ -647,6 +710,6 @@ proptest! {
             total_bytes: 3000,
             ..History::default()
         };
-        any_interleaving(limits, steps);
+        any_interleaving(&limits, steps);
     }
 }

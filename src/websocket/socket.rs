@@ -1,6 +1,7 @@
 //! A viewer's WebSocket after the upgrade: what it sends is read through tungstenite, and what tungstenite answers is
 //! kept back until it may be written, which is only between two frames of the log.
 
+use super::incoming::Incoming;
 use std::io::{self, Read, Write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
@@ -16,7 +17,9 @@ pub const MAX_INCOMING: usize = 4 * 1024;
 const READ_BUFFER: usize = 64;
 /// The most control bytes kept back: a close frame and a few pongs.
 const CONTROL_LIMIT: usize = 512;
-/// The most bytes read at once, whether or not they make a message: empty fragments may go on for ever.
+/// The most bytes asked of the kernel at once.
+const CHUNK: usize = 128;
+/// The most bytes read in one turn, whether or not they make a message: empty fragments may go on for ever.
 const READ_LIMIT: usize = 1024;
 
 /// A WebSocket that leaves it to its owner when control frames are written.
@@ -24,10 +27,35 @@ const READ_LIMIT: usize = 1024;
 pub struct Socket {
     stream: TcpStream,
     protocol: WebSocketContext,
-    /// Control frames that wait for the end of the current frame.
+    incoming: Incoming,
+    /// Control frames that wait for the end of the current frame; once it closes, everything that is to be sent.
     control: Vec<u8>,
     /// Whether reading failed, after which tungstenite must not read again.
     failed: bool,
+}
+
+/// What a socket leaves to another process.
+#[derive(Debug)]
+pub struct Left {
+    /// The stream.
+    pub stream: TcpStream,
+    /// How far the protocol is.
+    pub protocol: Protocol,
+    /// What came and was not dealt with.
+    pub incoming: Incoming,
+    /// What is to be sent before anything else.
+    pub unsent: Vec<u8>,
+}
+
+/// How far the protocol is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Messages may be sent both ways.
+    Open,
+    /// A close frame was sent and not answered.
+    Closing,
+    /// Nothing that comes matters any more.
+    Closed,
 }
 
 /// What reading came to.
@@ -44,6 +72,7 @@ pub enum Received {
 /// What tungstenite reads from and writes to.
 struct Wire<'a> {
     stream: &'a TcpStream,
+    incoming: &'a mut Incoming,
     control: &'a mut Vec<u8>,
     /// How many bytes may still be read.
     readable: usize,
@@ -53,13 +82,18 @@ struct Wire<'a> {
 
 impl Read for Wire<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = buffer.len().min(self.readable);
-        if length == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
+        self.incoming.settle();
+        if self.incoming.is_empty() {
+            let mut chunk = [0; CHUNK];
+            let length = CHUNK.min(self.readable);
+            if length == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let count = self.stream.try_read(&mut chunk[..length])?;
+            self.readable -= count;
+            self.incoming.push(&chunk[..count]);
         }
-        let count = self.stream.try_read(&mut buffer[..length])?;
-        self.readable -= count;
-        Ok(count)
+        Ok(self.incoming.give(buffer))
     }
 }
 
@@ -78,17 +112,30 @@ impl Write for Wire<'_> {
 }
 
 impl Socket {
-    /// A socket whose peer sent `rest` right after its request.
+    /// A socket whose peer has sent `incoming` and is still to get `unsent`.
     #[must_use]
-    pub fn new(stream: TcpStream, rest: Vec<u8>) -> Self {
+    pub fn new(stream: TcpStream, incoming: Incoming, unsent: Vec<u8>) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
             .max_write_buffer_size(CONTROL_LIMIT)
             .max_message_size(Some(MAX_INCOMING))
             .max_frame_size(Some(MAX_INCOMING));
-        let protocol = WebSocketContext::from_partially_read(rest, Role::Server, Some(config));
-        Self { stream, protocol, control: Vec::new(), failed: false }
+        let mut socket = Self {
+            stream,
+            protocol: WebSocketContext::new(Role::Server, Some(config)),
+            incoming: Incoming::default(),
+            control: unsent,
+            failed: false,
+        };
+        if incoming.is_in_message() {
+            // The protocol has to know that a message was begun, and nobody looks at what is in it.
+            let Self { stream, protocol, incoming, control, .. } = &mut socket;
+            incoming.push(b"\x02\x80\0\0\0\0");
+            let _ = protocol.read(&mut Wire { stream, incoming, control, readable: 0, limit: CONTROL_LIMIT });
+        }
+        socket.incoming = incoming;
+        socket
     }
 
     /// The TCP stream, for waiting and for writing frames.
@@ -97,17 +144,46 @@ impl Socket {
         &self.stream
     }
 
+    /// One that another process was closing. `answer` is whether the viewer has still to answer its close frame.
+    #[must_use]
+    pub fn closing(stream: TcpStream, incoming: Incoming, unsent: Vec<u8>, answer: bool) -> Self {
+        let mut socket = Self::new(stream, incoming, unsent);
+        if answer {
+            let Self { stream, protocol, incoming, .. } = &mut socket;
+            let control = &mut Vec::new();
+            let _ = protocol.close(&mut Wire { stream, incoming, control, readable: 0, limit: usize::MAX }, None);
+        } else {
+            socket.failed = true;
+        }
+        socket
+    }
+
+    /// What another process needs to go on with it.
+    #[must_use]
+    pub fn leave(mut self) -> Left {
+        let gone = self.flush().is_err() || self.failed || !self.protocol.can_read();
+        let protocol = match self.protocol.can_write() {
+            true if !gone => Protocol::Open,
+            false if !gone => Protocol::Closing,
+            _ => Protocol::Closed,
+        };
+        Left { stream: self.stream, protocol, incoming: self.incoming, unsent: self.control }
+    }
+
     /// Reads what the viewer sent, up to the end of a message.
     ///
     /// # Errors
     /// Those of tungstenite: the viewer is gone, or it broke the protocol or a limit.
     pub fn receive(&mut self) -> Result<Received, Error> {
-        let mut wire =
-            Wire { stream: &self.stream, control: &mut self.control, readable: READ_LIMIT, limit: CONTROL_LIMIT };
-        match self.protocol.read(&mut wire) {
+        let Self { stream, protocol, incoming, control, .. } = self;
+        let mut wire = Wire { stream, incoming, control, readable: READ_LIMIT, limit: CONTROL_LIMIT };
+        let read = protocol.read(&mut wire);
+        let readable = wire.readable;
+        self.incoming.settle();
+        match read {
             Ok(message) => Ok(Received::Message(message)),
             Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => {
-                Ok(if wire.readable == 0 { Received::Part } else { Received::Nothing })
+                Ok(if readable == 0 { Received::Part } else { Received::Nothing })
             }
             Err(e) => {
                 self.failed = true;
@@ -141,8 +217,9 @@ impl Socket {
     /// Queues a ping.
     pub fn ping(&mut self) {
         // A ping that finds the queue full is not missed: an unread one is in it already.
-        let mut wire = Wire { stream: &self.stream, control: &mut self.control, readable: 0, limit: CONTROL_LIMIT };
-        let _ = self.protocol.write(&mut wire, Message::Ping(<_>::default()));
+        let Self { stream, protocol, incoming, control, .. } = self;
+        let mut wire = Wire { stream, incoming, control, readable: 0, limit: CONTROL_LIMIT };
+        let _ = protocol.write(&mut wire, Message::Ping(<_>::default()));
     }
 
     /// The next message; answers to the viewer's pings go out meanwhile. May be called only between two frames.
@@ -166,36 +243,50 @@ impl Socket {
         }
     }
 
-    /// Closes: sends `rest`, which ends the frame that was begun, and a close frame, and waits for the viewer's.
+    /// Has `rest`, which ends the frame that was begun, sent before what was kept back. Nothing else may be written any more.
+    pub fn put_first(&mut self, rest: &[u8]) {
+        self.control.splice(0..0, rest.iter().copied());
+    }
+
+    /// Sends what was kept back and a close frame, and waits for the viewer's.
     ///
     /// # Errors
     /// The viewer is gone.
-    pub async fn close(&mut self, rest: &[u8], code: CloseCode, reason: &'static str) -> Result<(), Error> {
-        self.stream.write_all(rest).await?;
+    pub async fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Error> {
+        self.flush()?;
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        let mut wire = Wire { stream: &self.stream, control: &mut self.control, readable: 0, limit: usize::MAX };
-        // What was kept back goes first, as nothing may follow the close frame: what is in the buffer, then a pong that it
-        // had no room for.
-        self.protocol.flush(&mut wire)?;
-        self.protocol.flush(&mut wire)?;
-        self.protocol.close(&mut wire, Some(frame))?;
-        if !self.failed {
+        let Self { stream, protocol, incoming, control, .. } = self;
+        let mut wire = Wire { stream, incoming, control, readable: 0, limit: usize::MAX };
+        protocol.close(&mut wire, Some(frame))?;
+        self.close_out().await
+    }
+
+    /// Sends what was kept back, and waits for the viewer to answer a close frame that it was sent, and to go.
+    ///
+    /// # Errors
+    /// The viewer is gone.
+    pub async fn close_out(&mut self) -> Result<(), Error> {
+        // What broke the protocol cannot be read on.
+        if !self.failed && self.protocol.can_read() {
             loop {
                 self.message().await?;
             }
         }
-        // What broke the protocol cannot be read on.
-        self.finish(&[]).await?;
-        Ok(())
+        Ok(self.finish().await?)
     }
 
-    /// Sends `rest`, which ends the frame that was begun, and what was kept back, and waits for the viewer to go.
-    ///
-    /// # Errors
-    /// The viewer is gone.
-    pub async fn finish(&mut self, rest: &[u8]) -> io::Result<()> {
-        self.stream.write_all(rest).await?;
-        self.stream.write_all(&self.control).await?;
+    /// Has the protocol's answers kept back with what is there already: what is in its buffer, then a pong that it had no room for.
+    fn flush(&mut self) -> Result<(), Error> {
+        let Self { stream, protocol, incoming, control, .. } = self;
+        let mut wire = Wire { stream, incoming, control, readable: 0, limit: usize::MAX };
+        protocol.flush(&mut wire)?;
+        protocol.flush(&mut wire)
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        while !self.write_control()? {
+            self.stream.writable().await?;
+        }
         self.stream.shutdown().await?;
         // Unread bytes would turn the end into a reset, and that may overtake the close frame.
         while self.stream.read(&mut [0; 1024]).await? > 0 {}

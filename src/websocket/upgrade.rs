@@ -63,28 +63,38 @@ const FULL: Answer = Answer {
     text: "The monitor has as many viewers as it may have (clients.max).\n",
 };
 
-/// Reads the request and answers it; returns what the client sent after its head.
+/// Reads the request into `head`; returns where its head ends.
 ///
 /// # Errors
 /// See [`Refused`].
-pub async fn accept(stream: &mut TcpStream) -> Result<Vec<u8>, Refused> {
-    let mut head = Vec::with_capacity(1024);
+pub async fn read(stream: &mut TcpStream, head: &mut Vec<u8>) -> Result<usize, Refused> {
+    head.reserve(1024);
     let mut long = None;
-    let end = loop {
+    loop {
         if head.len() >= SHORT_HEAD && long.is_none() {
             long = LONG.acquire().await.ok();
         }
         let seen = head.len().saturating_sub(3);
-        if stream.read_buf(&mut head).await? == 0 {
+        if stream.read_buf(head).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        if let Some(end) = end_of_head(&head, seen).filter(|end| *end <= MAX_HEAD) {
-            break end;
+        if let Some(end) = end_of_head(head, seen) {
+            return Ok(end);
         }
         if head.len() > MAX_HEAD {
-            return refuse(stream, &HEAD_TOO_LARGE).await;
+            return Ok(head.len());
         }
-    };
+    }
+}
+
+/// Answers the request whose head ends at `end`; returns what the client sent after it.
+///
+/// # Errors
+/// See [`Refused`].
+pub async fn answer(stream: &mut TcpStream, mut head: Vec<u8>, end: usize) -> Result<Vec<u8>, Refused> {
+    if end > MAX_HEAD {
+        return refuse(stream, &HEAD_TOO_LARGE).await;
+    }
     let response = match Request::try_parse(&head[..end]) {
         Ok(Some((_, request))) => create_response(&request),
         Ok(None) => return refuse(stream, &BAD_REQUEST).await,

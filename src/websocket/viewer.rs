@@ -1,6 +1,7 @@
 //! One viewer: from the accepted connection to its close. Every wait has a deadline.
 
-use super::socket::{Received, Socket};
+use super::incoming::Incoming;
+use super::socket::{self, Protocol, Received, Socket};
 use super::upgrade::{self, Refused};
 use crate::channel::End;
 use crate::config::Clients;
@@ -9,6 +10,8 @@ use crate::logging::Throttle;
 use crate::message::MAX_CHANNEL_ID;
 use crate::places::Place;
 use crate::relay::Shared;
+use crate::succession::state;
+use socket2::SockRef;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +22,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, error::CapacityError};
@@ -88,69 +91,202 @@ impl From<tungstenite::Error> for Left {
     }
 }
 
-/// Serves a viewer until one side closes.
-pub fn serve(
-    stream: TcpStream,
+/// One viewer's connection.
+#[derive(Debug)]
+pub struct Viewer {
+    stage: Stage,
     peer: SocketAddr,
     shared: Arc<Shared>,
-    place: Place,
-) -> impl Future<Output = ()> + Send {
-    // The beginning and the end are boxed, and nothing is captured twice: what is left is kept as long as the viewer
-    // stays, and there are many.
-    let beginning = Box::pin(subscribe(stream, peer, shared));
-    // And boxed as a whole, since tokio rounds up the size of a task.
-    Box::pin(async move {
-        let left = async {
-            let mut viewer = match beginning.await {
-                Ok(viewer) => viewer,
-                Err(left) => return left,
-            };
-            let left = viewer.relay().await;
-            Box::pin(viewer.end(peer, left)).await
-        };
-        let left = left.await;
-        match &left {
-            Left::Closed { code, .. } => {
-                log::debug!(RECODEX_PEER:% = peer, RECODEX_CLOSE_CODE = u16::from(*code); "viewer {peer} left: {left}");
-            }
-            _ => log::debug!(RECODEX_PEER:% = peer; "viewer {peer} left: {left}"),
-        }
-        drop(place);
-    })
+    _place: Place,
 }
 
-/// Brings a connection to the point where it has named its channel.
-async fn subscribe(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) -> Result<Viewer, Left> {
-    let clients = shared.settings().clients.clone();
-    let mut stop = shared.stop.subscribe();
-    stream.set_nodelay(true)?;
-    let rest = tokio::select! {
-        accepted = timeout(clients.handshake_timeout.duration(), upgrade::accept(&mut stream)) => {
-            accepted.map_err(|_| Left::Handshake)??
-        }
-        _ = stop.wait_for(|stop| *stop) => return Err(Left::Stopping),
-    };
-    let mut socket = Socket::new(stream, rest);
-    let named = tokio::select! {
-        named = timeout(clients.subscribe_timeout.duration(), channel_id(&mut socket)) => {
-            named.unwrap_or(Err(Left::closed(CloseCode::Policy, "no channel id in time")))
-        }
-        _ = stop.wait_for(|stop| *stop) => Err(End::Stopping.into()),
-    };
-    match named {
-        Ok(id) => {
-            log::debug!(RECODEX_PEER:% = peer, RECODEX_CHANNEL = id.as_str(); "viewer {peer} subscribed to channel {id}");
-            let cursor = shared.hub.subscribe(Instant::now(), &id);
-            let clock = Clock::new(&clients);
-            Ok(Viewer { socket, cursor, clock, shared })
-        }
-        Err(left) => {
-            match left {
-                Left::ByPeer => drop(timeout(CLOSE_TIMEOUT, socket.finish(&[])).await),
-                Left::Closed { code, reason } => drop(timeout(CLOSE_TIMEOUT, socket.close(&[], code, reason)).await),
-                _ => {}
+/// How far a viewer is.
+#[derive(Debug, Default)]
+enum Stage {
+    /// It has sent this much of its request.
+    Request(TcpStream, Vec<u8>),
+    /// It has not named its channel.
+    Naming(Socket),
+    /// It gets its channel's messages.
+    Relaying(Relaying),
+    /// It gets what is left, and is expected to go.
+    Closing(Socket),
+    #[default]
+    Gone,
+}
+
+impl Viewer {
+    /// One that has just connected.
+    #[must_use]
+    pub fn new(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, place: Place) -> Self {
+        Self { stage: Stage::Request(stream, Vec::new()), peer, shared, _place: place }
+    }
+
+    /// One that the process before left here; `cursor` is its place in its channel, if it had one.
+    #[must_use]
+    pub fn resume(
+        stream: TcpStream,
+        left: state::Viewer<'_>,
+        cursor: Option<Cursor>,
+        peer: SocketAddr,
+        shared: Arc<Shared>,
+        place: Place,
+    ) -> Self {
+        let (received, unsent) = (left.received.into_owned(), left.unsent.into_owned());
+        let stage = match (left.stage, cursor) {
+            (state::Stage::Request, _) => Stage::Request(stream, received),
+            (state::Stage::Relaying { in_message, .. }, Some(cursor)) => {
+                let socket = Socket::new(stream, Incoming::new(received, in_message), unsent);
+                Stage::Relaying(Relaying { socket, cursor, clock: Clock::new(&shared.settings().clients) })
             }
-            Err(left)
+            (state::Stage::Naming, _) => Stage::Naming(Socket::new(stream, Incoming::new(received, false), unsent)),
+            (state::Stage::Closing { answer, in_message }, _) => {
+                Stage::Closing(Socket::closing(stream, Incoming::new(received, in_message), unsent, answer))
+            }
+            (state::Stage::Relaying { .. }, None) => Stage::Gone,
+        };
+        Self { stage, peer, shared, _place: place }
+    }
+
+    /// Serves the viewer until one side closes.
+    pub fn serve(mut self) -> impl Future<Output = ()> + Send {
+        // Boxed as a whole, since tokio rounds up the size of a task; the beginning and the end by themselves: what is left is
+        // kept as long as the viewer stays, and there are many.
+        Box::pin(async move {
+            let begun = Box::pin(self.begin()).await;
+            let left = match (begun, &mut self.stage) {
+                (Ok(()), Stage::Relaying(relaying)) => relaying.relay(&self.shared).await,
+                (begun, _) => begun.err().unwrap_or(Left::ByPeer),
+            };
+            let left = Box::pin(self.end(left)).await;
+            self.stage = Stage::Gone;
+            let peer = self.peer;
+            match &left {
+                Left::Closed { code, .. } => {
+                    log::debug!(RECODEX_PEER:% = peer, RECODEX_CLOSE_CODE = u16::from(*code); "viewer {peer} left: {left}");
+                }
+                _ => log::debug!(RECODEX_PEER:% = peer; "viewer {peer} left: {left}"),
+            }
+        })
+    }
+
+    /// Brings a connection to the point where it has named its channel.
+    async fn begin(&mut self) -> Result<(), Left> {
+        let clients = self.shared.settings().clients.clone();
+        let mut stop = self.shared.stop.subscribe();
+        if let Stage::Request(stream, head) = &mut self.stage {
+            stream.set_nodelay(true)?;
+            let deadline = Instant::now() + clients.handshake_timeout.duration();
+            let end = tokio::select! {
+                end = timeout_at(deadline, upgrade::read(stream, head)) => end.map_err(|_| Left::Handshake)??,
+                _ = stop.wait_for(|stop| *stop) => return Err(Left::Stopping),
+            };
+            if let Stage::Request(mut stream, head) = std::mem::take(&mut self.stage) {
+                let rest = tokio::select! {
+                    rest = timeout_at(deadline, upgrade::answer(&mut stream, head, end)) => rest.map_err(|_| Left::Handshake)??,
+                    _ = stop.wait_for(|stop| *stop) => return Err(Left::Stopping),
+                };
+                self.stage = Stage::Naming(Socket::new(stream, Incoming::new(rest, false), Vec::new()));
+            }
+        }
+        if let Stage::Naming(socket) = &mut self.stage {
+            let id = tokio::select! {
+                named = timeout(clients.subscribe_timeout.duration(), channel_id(socket)) => {
+                    named.unwrap_or(Err(Left::closed(CloseCode::Policy, "no channel id in time")))
+                }
+                _ = stop.wait_for(|stop| *stop) => Err(End::Stopping.into()),
+            }?;
+            let peer = self.peer;
+            log::debug!(RECODEX_PEER:% = peer, RECODEX_CHANNEL = id.as_str(); "viewer {peer} subscribed to channel {id}");
+            if let Stage::Naming(socket) = std::mem::take(&mut self.stage) {
+                let cursor = self.shared.hub.subscribe(Instant::now(), &id);
+                self.stage = Stage::Relaying(Relaying { socket, cursor, clock: Clock::new(&clients) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes as `left` demands, and hands it back.
+    async fn end(&mut self, left: Left) -> Left {
+        if let Left::Stalled | Left::Silent = left {
+            self.shared.metrics.viewers_lost.add(1);
+            if let Some(more) = LOST.pass() {
+                let peer = self.peer;
+                log::info!(RECODEX_PEER:% = peer; "gave up viewer {peer}: {left}{more}");
+            }
+        }
+        if let Left::ByPeer | Left::Closed { .. } = left
+            && let Some(socket) = self.closing()
+        {
+            let _ = match left {
+                Left::Closed { code, reason } => timeout(CLOSE_TIMEOUT, socket.close(code, reason)).await.is_ok(),
+                _ => timeout(CLOSE_TIMEOUT, socket.close_out()).await.is_ok(),
+            };
+        }
+        left
+    }
+
+    /// Unsubscribes it; what it has a part of is still sent as a whole.
+    fn closing(&mut self) -> Option<&mut Socket> {
+        let socket = match std::mem::take(&mut self.stage) {
+            Stage::Relaying(Relaying { mut socket, cursor, .. }) => {
+                socket.put_first(cursor.rest());
+                socket
+            }
+            Stage::Naming(socket) | Stage::Closing(socket) => socket,
+            Stage::Request(..) | Stage::Gone => return None,
+        };
+        self.stage = Stage::Closing(socket);
+        match &mut self.stage {
+            Stage::Closing(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    /// What the next process needs to go on with it; of its channel, the place in the hub.
+    fn leave(&mut self) -> Option<(TcpStream, state::Viewer<'static>)> {
+        let (socket, cursor) = match std::mem::take(&mut self.stage) {
+            Stage::Gone => return None,
+            Stage::Request(stream, head) => {
+                let (cookie, stage) = (SockRef::from(&stream).cookie().ok()?, state::Stage::Request);
+                return Some((stream, state::Viewer { cookie, stage, received: head.into(), unsent: b"".into() }));
+            }
+            Stage::Naming(socket) | Stage::Closing(socket) => (socket, None),
+            Stage::Relaying(Relaying { socket, cursor, .. }) => (socket, Some(cursor)),
+        };
+        let socket::Left { stream, protocol, incoming, mut unsent } = socket.leave();
+        let in_message = incoming.is_in_message();
+        let stage = match (protocol, cursor) {
+            (Protocol::Open, Some(cursor)) => {
+                let (slot, offset, rest) = cursor.place();
+                let (run, rest) = (u32::try_from(slot).ok()?, rest.to_vec().into());
+                state::Stage::Relaying { run, offset, rest, in_message }
+            }
+            (Protocol::Open, None) if !in_message => state::Stage::Naming,
+            // What it has sent of its channel's id is with the protocol.
+            (Protocol::Open, None) => {
+                unsent.extend_from_slice(state::AWAY);
+                state::Stage::Closing { answer: true, in_message }
+            }
+            (_, cursor) => {
+                unsent.splice(0..0, cursor.iter().flat_map(Cursor::rest).copied());
+                state::Stage::Closing { answer: protocol == Protocol::Closing, in_message }
+            }
+        };
+        let cookie = SockRef::from(&stream).cookie().ok()?;
+        Some((
+            stream,
+            state::Viewer { cookie, stage, received: incoming.bytes().to_vec().into(), unsent: unsent.into() },
+        ))
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        if self.shared.succession.has_begun()
+            && let Some((stream, left)) = self.leave()
+        {
+            Arc::clone(&self.shared).succession.leave_viewer(stream, left);
         }
     }
 }
@@ -172,11 +308,11 @@ async fn channel_id(socket: &mut Socket) -> Result<String, Left> {
     }
 }
 
-struct Viewer {
+#[derive(Debug)]
+struct Relaying {
     socket: Socket,
     cursor: Cursor,
     clock: Clock,
-    shared: Arc<Shared>,
 }
 
 /// What a viewer waits for besides its own messages and its clock.
@@ -190,14 +326,14 @@ enum Wait {
     Turn,
 }
 
-impl Viewer {
+impl Relaying {
     /// Writes the channel to the viewer until one of them ends.
-    async fn relay(&mut self) -> Left {
+    async fn relay(&mut self, shared: &Shared) -> Left {
         let log = Arc::clone(self.cursor.changed());
         let mut timer = pin!(sleep_until(self.clock.next()));
         loop {
             let mut changed = pin!(log.notified());
-            let wait = match self.step() {
+            let wait = match self.step(shared) {
                 Ok(wait) => wait,
                 Err(left) => return left,
             };
@@ -218,7 +354,7 @@ impl Viewer {
                 .await
             };
             if rang {
-                match self.clock.ring(&self.shared.settings().clients) {
+                match self.clock.ring(&shared.settings().clients) {
                     Ok(true) => self.socket.ping(),
                     Ok(false) => {}
                     Err(left) => return left,
@@ -228,7 +364,7 @@ impl Viewer {
     }
 
     /// Reads what the viewer sent, which only shows that it lives, and writes what it has not got yet.
-    fn step(&mut self) -> Result<Wait, Left> {
+    fn step(&mut self, shared: &Shared) -> Result<Wait, Left> {
         let mut more = true;
         for _ in 0..STEPS {
             match self.socket.receive()? {
@@ -240,16 +376,16 @@ impl Viewer {
                 }
             }
         }
-        let wait = self.write()?;
+        let wait = self.write(shared)?;
         Ok(if more { Wait::Turn } else { wait })
     }
 
     /// Writes what the viewer has not got yet.
-    fn write(&mut self) -> Result<Wait, Left> {
+    fn write(&mut self, shared: &Shared) -> Result<Wait, Left> {
         for _ in 0..STEPS {
             if self.socket.has_control() && self.cursor.rest().is_empty() {
                 if !self.socket.write_control()? {
-                    self.clock.blocked(&self.shared.settings().clients);
+                    self.clock.blocked(&shared.settings().clients);
                     return Ok(Wait::Room);
                 }
                 continue;
@@ -260,7 +396,7 @@ impl Viewer {
                 Ok(Turn::CaughtUp) => return Ok(Wait::Log),
                 Ok(Turn::Ended(end)) => return Err(end.into()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.clock.blocked(&self.shared.settings().clients);
+                    self.clock.blocked(&shared.settings().clients);
                     return Ok(Wait::Room);
                 }
                 Err(e) => return Err(e.into()),
@@ -268,33 +404,10 @@ impl Viewer {
         }
         Ok(Wait::Turn)
     }
-
-    /// Closes as `left` demands, and hands it back.
-    async fn end(mut self, peer: SocketAddr, left: Left) -> Left {
-        if let Left::Stalled | Left::Silent = left {
-            self.shared.metrics.viewers_lost.add(1);
-            if let Some(more) = LOST.pass() {
-                log::info!(RECODEX_PEER:% = peer; "gave up viewer {peer}: {left}{more}");
-            }
-        }
-        match &left {
-            Left::ByPeer => {
-                let rest = self.cursor.rest().to_vec();
-                drop(self.cursor);
-                let _ = timeout(CLOSE_TIMEOUT, self.socket.finish(&rest)).await;
-            }
-            Left::Closed { code, reason } => {
-                let rest = self.cursor.rest().to_vec();
-                drop(self.cursor);
-                let _ = timeout(CLOSE_TIMEOUT, self.socket.close(&rest, *code, reason)).await;
-            }
-            _ => {}
-        }
-        left
-    }
 }
 
 /// A viewer's deadlines.
+#[derive(Debug)]
 struct Clock {
     ping_at: Instant,
     answer_by: Option<Instant>,

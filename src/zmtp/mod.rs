@@ -7,7 +7,9 @@ use crate::logging::Throttle;
 use crate::message::Message;
 use crate::places::Place;
 use crate::relay::Shared;
-use parser::{Event, GREETING, Parser, Parts, Violation};
+use crate::succession::state;
+use parser::{Event, GREETING, Parser, Parts, Stage, Violation};
+use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,14 +59,23 @@ enum Ended {
 ///
 /// Aborting this one ends the handshake and never a broker's link.
 pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let time = shared.settings().zeromq.handshake_timeout.duration();
-    let mut link = Link { stream, peer, shared, parser: Parser::default(), buffer: Vec::new(), messages: 0 };
-    match timeout(time, link.handshake()).await.unwrap_or(Err(Ended::Handshake)) {
-        Err(ended) => link.close(&ended),
-        Ok(()) => match link.shared.brokers.take() {
-            Some(place) => drop(tokio::spawn(link.serve(place))),
-            None => link.close(&Ended::Full),
-        },
+    Link { stream, peer, shared, parser: Parser::default(), greeted: false, buffer: Vec::new(), messages: 0 }
+        .begin()
+        .await;
+}
+
+/// Goes on with a link that the process before left.
+pub fn resume(stream: TcpStream, peer: SocketAddr, left: &state::Link<'_>, shared: Arc<Shared>) {
+    let parser = Parser::resume(left.stage, &left.received);
+    let link =
+        Link { stream, peer, shared, parser, greeted: left.greeted, buffer: Vec::new(), messages: left.messages };
+    if !link.shared.allows_broker(peer) {
+        log::info!(RECODEX_PEER:% = peer; "broker {peer} is closed: zeromq.allow no longer names it");
+    } else if left.stage == Stage::Traffic {
+        let place = link.shared.brokers.take_over();
+        tokio::spawn(link.receive(place, true));
+    } else {
+        tokio::spawn(link.begin());
     }
 }
 
@@ -73,20 +84,56 @@ struct Link {
     peer: SocketAddr,
     shared: Arc<Shared>,
     parser: Parser,
+    /// Whether it was sent the greeting and READY.
+    greeted: bool,
     /// For encoding; kept so that no message allocates.
     buffer: Vec<u8>,
     messages: u64,
 }
 
-impl Link {
-    async fn serve(mut self, place: Place) {
-        let peer = self.peer;
-        let connected = COMERS.pass();
-        if let Some(more) = &connected {
-            log::info!(RECODEX_PEER:% = peer; "broker {peer} connected{more}");
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.shared.succession.has_begun()
+            && let Ok(cookie) = SockRef::from(&self.stream).cookie()
+        {
+            let received = self.parser.unparsed().to_vec().into();
+            let Self { greeted, messages, .. } = *self;
+            let left = state::Link { cookie, peer: self.peer, greeted, stage: self.parser.stage(), received, messages };
+            self.shared.succession.leave_link(&self.stream, left);
         }
-        let ended = self.receive().await;
-        if connected.is_some() {
+    }
+}
+
+impl Link {
+    async fn begin(mut self) {
+        let time = self.shared.settings().zeromq.handshake_timeout.duration();
+        match timeout(time, self.handshake()).await.unwrap_or(Err(Ended::Handshake)) {
+            Err(ended) => self.close(&ended),
+            Ok(()) => match self.shared.brokers.take() {
+                Some(place) => {
+                    let (peer, connected) = (self.peer, COMERS.pass());
+                    if let Some(more) = &connected {
+                        log::info!(RECODEX_PEER:% = peer; "broker {peer} connected{more}");
+                    }
+                    tokio::spawn(self.receive(place, connected.is_some()));
+                }
+                None => self.close(&Ended::Full),
+            },
+        }
+    }
+
+    /// Receives until one side ends; `said` is whether its beginning was logged.
+    async fn receive(mut self, place: Place, said: bool) {
+        let peer = self.peer;
+        let ended = match self.relay().await {
+            Ok(never) => match never {},
+            Err(Ended::Stopping) => match timeout(DRAIN_LIMIT, self.drain()).await {
+                Ok(Err(ended)) => ended,
+                Err(_) => Ended::Stopping,
+            },
+            Err(ended) => ended,
+        };
+        if said {
             log::info!(RECODEX_PEER:% = peer; "broker {peer} disconnected after {} messages: {ended}", self.messages);
         }
         self.close(&ended);
@@ -106,30 +153,19 @@ impl Link {
     }
 
     async fn handshake(&mut self) -> Result<(), Ended> {
-        self.stream.writable().await?;
-        self.answer(&opening())?;
+        if !self.greeted {
+            self.answer(&opening())?;
+            self.greeted = true;
+        }
         let mut stop = self.shared.stop.subscribe();
-        loop {
+        // Messages may follow in the same bytes; they are taken by the first call of `take`.
+        while self.parser.event()? != Some(Event::Ready) {
             tokio::select! {
                 got = self.read() => got?,
                 _ = stop.wait_for(|stop| *stop) => return Err(Ended::Stopping),
             }
-            // Messages may follow in the same bytes; they are taken by the first call of `take`.
-            if let Some(Event::Ready) = self.parser.event()? {
-                return Ok(());
-            }
         }
-    }
-
-    async fn receive(&mut self) -> Ended {
-        match self.relay().await {
-            Ok(never) => match never {},
-            Err(Ended::Stopping) => match timeout(DRAIN_LIMIT, self.drain()).await {
-                Ok(Err(ended)) => ended,
-                Err(_) => Ended::Stopping,
-            },
-            Err(ended) => ended,
-        }
+        Ok(())
     }
 
     async fn relay(&mut self) -> Result<std::convert::Infallible, Ended> {
@@ -196,7 +232,8 @@ impl Link {
 
     /// Writes a few bytes, which always fit unless the peer does not read.
     fn answer(&self, bytes: &[u8]) -> Result<(), Ended> {
-        match self.stream.try_write(bytes) {
+        // The kernel is asked, and not the runtime, which does not know at once that a socket can be written to.
+        match SockRef::from(&self.stream).send(bytes) {
             Ok(count) if count == bytes.len() => Ok(()),
             Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e.into()),
             _ => Err(Ended::NotReading),

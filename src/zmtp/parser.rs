@@ -1,5 +1,6 @@
 //! The bytes of a ZMTP 3.x peer, parsed in place from one buffer (rfc.zeromq.org/spec/23 and 37).
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The length of a greeting in bytes.
@@ -20,7 +21,7 @@ const MAX_PING: usize = PING_TTL + MAX_PING_CONTEXT;
 /// The longest routing id, in bytes.
 pub const MAX_IDENTITY: usize = 255;
 /// The buffer: a message of the greatest size, its headers, commands in between, and room to read more at once.
-const BUFFER: usize = 2 * MAX_MESSAGE;
+pub const BUFFER: usize = 2 * MAX_MESSAGE;
 
 /// A rule or a limit that a peer broke. Its link is closed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -114,10 +115,14 @@ pub struct Parser {
     stage: Stage,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+/// How far a peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Its greeting is not whole.
     Greeting,
+    /// READY is expected.
     Handshake,
+    /// Messages and commands may come.
     Traffic,
 }
 
@@ -137,6 +142,31 @@ impl Default for Parser {
 }
 
 impl Parser {
+    /// One that goes on where another was, with what that one had received and not parsed.
+    ///
+    /// # Panics
+    /// If `unparsed` is longer than [`BUFFER`].
+    #[must_use]
+    pub fn resume(stage: Stage, unparsed: &[u8]) -> Self {
+        assert!(unparsed.len() <= BUFFER);
+        let mut parser = Self { stage, ..Self::default() };
+        parser.buffer[..unparsed.len()].copy_from_slice(unparsed);
+        parser.filled = unparsed.len();
+        parser
+    }
+
+    /// How far the peer is.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// What was received and belongs to no event yet. A command between the frames of a message is in it, too.
+    #[must_use]
+    pub fn unparsed(&self) -> &[u8] {
+        &self.buffer[self.start..self.filled]
+    }
+
     /// Where to put received bytes; never empty. Call [`Parser::received`] and then [`Parser::event`] until it gives nothing.
     pub fn space(&mut self) -> &mut [u8] {
         if self.start == self.filled {

@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)] // every test binary is a crate of its own and uses its own part of this
 
 mod broker;
+mod manager;
 mod monitor;
 mod namespace;
 mod python;
@@ -25,7 +26,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use broker::{Broker, Kind, fence};
-pub(crate) use monitor::{Host, Monitor};
+pub(crate) use manager::Manager;
+pub(crate) use monitor::{Host, Monitor, with_descriptors};
 pub(crate) use namespace::Namespace;
 pub(crate) use python::PythonViewer;
 pub(crate) use scene::{MEMORY_KIB, Scene};

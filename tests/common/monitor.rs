@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -60,6 +62,15 @@ impl Monitor {
 
     /// Starts one by way of another program, which must end in `exec "$@"`.
     pub(crate) fn start_through(wrapper: &[&str], host: Host<'_>, config: &str) -> Self {
+        Self::launch(&[], wrapper, host, config)
+    }
+
+    /// Starts one by way of another program, with `descriptors` from 3 on.
+    pub(crate) fn start_with(descriptors: &[OwnedFd], wrapper: &[String], host: Host<'_>, config: &str) -> Self {
+        Self::launch(descriptors, &wrapper.iter().map(String::as_str).collect::<Vec<_>>(), host, config)
+    }
+
+    fn launch(descriptors: &[OwnedFd], wrapper: &[&str], host: Host<'_>, config: &str) -> Self {
         let Host { name, viewers, brokers } = host;
         let mut text = String::new();
         writeln!(text, "websocket_uri: [\"{name}\", {viewers}]").expect("strings grow");
@@ -73,7 +84,7 @@ impl Monitor {
 
         let mut words = wrapper.to_vec();
         words.push(PROGRAM);
-        let mut child = Command::new(words[0])
+        let mut child = with_descriptors(&mut Command::new(words[0]), descriptors)
             .args(&words[1..])
             .arg("-c")
             .arg(&path)
@@ -231,6 +242,37 @@ impl Drop for Monitor {
             let tail = &log[log.len().saturating_sub(40)..];
             eprintln!("the monitor's log ended:\n{}", tail.join("\n"));
         }
+    }
+}
+
+/// Has a program started with these descriptors, from 3 on.
+pub(crate) fn with_descriptors<'a>(program: &'a mut Command, descriptors: &[OwnedFd]) -> &'a mut Command {
+    // Moved up first, so that none is overwritten by another.
+    let high: Vec<OwnedFd> = descriptors.iter().map(dup_above).collect();
+    let place = move || {
+        for (fd, place) in high.iter().zip(3..) {
+            #[expect(unsafe_code, reason = "descriptors are placed by their numbers")]
+            // SAFETY: in the child, which has nothing of its own at these numbers yet.
+            if unsafe { nix::libc::dup2(fd.as_raw_fd(), place) } < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    #[expect(unsafe_code, reason = "only between fork and exec is the child's table its own")]
+    // SAFETY: dup2 is all that it calls, which may be called there.
+    unsafe {
+        program.pre_exec(place)
+    }
+}
+
+fn dup_above(fd: &OwnedFd) -> OwnedFd {
+    use nix::fcntl::{FcntlArg, fcntl};
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(200)).expect("descriptors are left");
+    #[expect(unsafe_code, reason = "a descriptor that comes by its number is owned by saying so")]
+    // SAFETY: it has just been made.
+    unsafe {
+        OwnedFd::from_raw_fd(number)
     }
 }
 

@@ -1,0 +1,48 @@
+//! Whatever a process finds in the place of what another left, it refuses it or goes on with it.
+//!
+//! Input: the body of a state. Its head is tried by itself.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use recodex_monitor::config::History;
+use recodex_monitor::cursor::Turn;
+use recodex_monitor::hub::Hub;
+use recodex_monitor::metrics::Metrics;
+use recodex_monitor::succession::state::State;
+use recodex_monitor::zmtp::parser::Parser;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+fuzz_target!(|input: &[u8]| {
+    assert!(State::decode(input).is_err() || State::decode_body(&input[24..]).is_ok());
+    let Ok(state) = State::decode_body(input) else { return };
+    let written = state.encode().unwrap();
+    assert_eq!(State::decode(&written).unwrap(), state);
+    assert!(State::decode(&written[..written.len() - 1]).is_err());
+
+    for link in state.links.iter() {
+        let mut parser = Parser::resume(link.stage, &link.received);
+        let done = loop {
+            match parser.event() {
+                Ok(Some(_)) => {}
+                other => break other,
+            }
+        };
+        assert!(done.is_err() || !parser.space().is_empty());
+    }
+    let limits = History { channel_messages: 8, channel_bytes: 1024, total_bytes: 16 * 1024, ..History::default() };
+    let hub = Hub::new(limits, Arc::new(Metrics::default()));
+    let now = Instant::now();
+    let slots = hub.restore(now, Duration::from_secs(1), &state.runs);
+    let cursors = state.viewers.iter().filter_map(|viewer| viewer.cursor(&hub, &slots));
+    let mut cursors: Vec<_> = cursors.collect();
+    hub.settle(now, &slots);
+    hub.check();
+    for cursor in &mut cursors {
+        while let Turn::Wrote = cursor.turn(|bytes| Ok(bytes.len())).unwrap() {}
+    }
+    cursors.clear();
+    hub.check();
+});

@@ -1,0 +1,148 @@
+//! Descriptors that outlive the process: the service manager keeps them (`sd_notify(3)`, FDSTORE) and hands them to the next one.
+
+use crate::succession::{Estate, parcel};
+use sd_notify::NotifyState;
+use socket2::{SockRef, Type};
+use std::io::{self, pipe};
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// What the names of listening sockets begin with; the number of the process follows, as the store counts them, and that of the
+/// socket.
+const LISTENER: &str = "listener-";
+/// How long the service manager may take to do what it is told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A listening socket of the process before this one.
+#[derive(Debug)]
+pub struct Listener {
+    /// The name under which it is kept.
+    pub name: String,
+    /// The number of the process that made it.
+    pub generation: u64,
+    /// The socket.
+    pub socket: TcpListener,
+}
+
+impl Listener {
+    /// Closes it, here and at the service manager.
+    pub fn close(self) {
+        forget(&self.name);
+        // At once, and not when the service manager gets to it.
+        if let Err(e) = SockRef::from(&self.socket).shutdown(Shutdown::Both) {
+            log::debug!("{} listens on: {e}", self.name);
+        }
+    }
+}
+
+/// What this process was started with.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Listening sockets.
+    pub listeners: Vec<Listener>,
+    /// What the process before handed over.
+    parcel: Option<OwnedFd>,
+    /// How many processes before this one left listening sockets.
+    generation: u64,
+}
+
+/// Takes the descriptors that this process was started with; those that it cannot use are closed. To be called once, before
+/// others are opened.
+#[must_use]
+pub fn take() -> Kept {
+    let mut kept = Kept::default();
+    let handed = match sd_notify::listen_fds_with_names() {
+        Ok(handed) => handed,
+        Err(e) => {
+            log::warn!("what the service manager kept is left alone: {e}");
+            return kept;
+        }
+    };
+    for (fd, name) in handed {
+        #[expect(unsafe_code, reason = "a descriptor that comes by its number is owned by saying so")]
+        // SAFETY: $LISTEN_PID says that it was opened for this process, and nothing else here takes it up.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(fd) };
+        if listens(&descriptor) {
+            let number = name.strip_prefix(LISTENER).and_then(|rest| rest.split('-').next()?.parse().ok());
+            let generation: u64 = number.unwrap_or(0);
+            kept.generation = kept.generation.max(generation.saturating_add(1));
+            kept.listeners.push(Listener { name, generation, socket: descriptor.into() });
+        } else if name == parcel::NAME {
+            kept.parcel = Some(descriptor);
+        } else {
+            log::warn!("closed descriptor {fd} from the service manager ({name:?}): it is no listening TCP socket");
+            forget(&name);
+        }
+    }
+    kept
+}
+
+fn listens(descriptor: &OwnedFd) -> bool {
+    let socket = SockRef::from(descriptor);
+    socket.is_listener().unwrap_or(false)
+        && socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
+        && socket.local_addr().is_ok_and(|at| at.as_socket().is_some())
+}
+
+impl Kept {
+    /// What the process before handed over, if it did.
+    #[must_use]
+    pub fn estate(&mut self) -> Option<Estate> {
+        self.parcel.take().and_then(|queue| Estate::receive(&queue))
+    }
+
+    /// Has the service manager keep this process's listening sockets. Silent without one.
+    pub fn keep<'a, L: AsFd + 'a>(&self, listeners: impl Iterator<Item = &'a L>) {
+        for (i, listener) in listeners.enumerate() {
+            if let Err(e) = keep(&format!("{LISTENER}{}-{i}", self.generation), listener.as_fd()) {
+                log::debug!("the service manager does not keep the listening sockets: {e}");
+                return;
+            }
+        }
+    }
+}
+
+/// Has the service manager keep a descriptor under `name`.
+///
+/// # Errors
+/// If it cannot be told. Without a service manager nothing is done.
+pub fn keep(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    // Without FDPOLL=0 one end of a pair would be let go as soon as the other is closed.
+    let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+    sd_notify::notify_with_fds(&state, &[descriptor])
+}
+
+/// Has the service manager let go of what it keeps under `name`.
+pub fn forget(name: &str) {
+    if let Err(e) = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]) {
+        log::debug!("the service manager does not let go of {name:?}: {e}");
+    }
+}
+
+/// Waits until the service manager has done what it was told (`sd_notify_barrier(3)`).
+///
+/// # Errors
+/// If it cannot be told, or does not get to it in time.
+pub fn barrier() -> io::Result<()> {
+    // It closes its copy of `writer` once it gets there.
+    let (reader, writer) = pipe()?;
+    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
+    drop(writer);
+    if has_ended(reader.as_fd(), PATIENCE)? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+}
+
+/// Whether the other end of a pipe or a pair is closed within `time`.
+///
+/// # Errors
+/// Those of `poll(2)`.
+pub fn has_ended(end: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+    loop {
+        match poll(&mut [PollFd::new(end, PollFlags::empty())], time) {
+            Err(nix::errno::Errno::EINTR) => {}
+            ended => return Ok(ended? > 0),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The passing on of every connection and all history to the process that comes after a restart.
+//!
+//! The runtime ends every task where it waits; what a connection is then goes into a [`Succession`], and from there, with the
+//! history, into a parcel that the service manager keeps. The next process goes on at the same byte.
+
+pub mod file;
+pub mod parcel;
+pub mod state;
+
+use crate::hub::Hub;
+use crate::relay::Shared;
+use crate::websocket::viewer::Viewer;
+use crate::{store, zmtp};
+use memmap2::Mmap;
+use parcel::Parcel;
+use state::State;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What the connections of this process leave.
+#[derive(Debug, Default)]
+pub struct Succession {
+    begun: AtomicBool,
+    left: Mutex<Left>,
+}
+
+#[derive(Debug, Default)]
+struct Left {
+    links: Vec<(TcpStream, state::Link<'static>)>,
+    /// As their run they name its slot in the hub.
+    viewers: Vec<(TcpStream, state::Viewer<'static>)>,
+}
+
+impl Succession {
+    /// From now on, connections that are dropped leave what they are. No task may run any more.
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a viewer's connection.
+    pub fn leave_viewer(&self, stream: tokio::net::TcpStream, viewer: state::Viewer<'static>) {
+        match stream.into_std() {
+            Ok(stream) => self.left().viewers.push((stream, viewer)),
+            Err(e) => log::debug!("a viewer cannot be handed over: {e}"),
+        }
+    }
+
+    /// Takes a broker's link.
+    pub fn leave_link(&self, stream: &tokio::net::TcpStream, link: state::Link<'static>) {
+        match stream.as_fd().try_clone_to_owned() {
+            Ok(stream) => self.left().links.push((stream.into(), link)),
+            Err(e) => log::debug!("a broker's link cannot be handed over: {e}"),
+        }
+    }
+}
+
+/// Puts what was left into `parcel`. Viewers that cannot be handed over are told that the monitor stops.
+///
+/// # Errors
+/// If nothing could be handed over.
+pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
+    let Left { mut links, mut viewers } = std::mem::take(&mut *shared.succession.left());
+    let streams = links.iter().map(|(stream, _)| stream).chain(viewers.iter().map(|(stream, _)| stream));
+    let put = parcel.put(&streams.map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
+    turn_away(viewers.drain(put.saturating_sub(links.len()).min(viewers.len())..));
+    links.truncate(put);
+    // Open until they are in good hands.
+    let (_links, link_states): (Vec<_>, Vec<_>) = links.into_iter().unzip();
+    let (streams, mut states): (Vec<_>, Vec<_>) = viewers.into_iter().unzip();
+    let what = format!(
+        "{} viewers, {} brokers and {} channels",
+        streams.len(),
+        link_states.len(),
+        shared.hub.usage().channels
+    );
+    let save = |file: &mut File| {
+        let written = with_state(&shared.hub, &link_states, &mut states, |state| state.write(file));
+        written.map_err(io::Error::other)
+    };
+    match parcel.close(save) {
+        Ok(()) => log::info!("handed over {what}: {}", shared.metrics),
+        Err(e) => {
+            log::error!("cannot hand over {what}: {e}; they are closed");
+            store::forget(parcel::NAME);
+            turn_away(streams.into_iter().zip(states));
+            return Err(e);
+        }
+    }
+    Ok(())
+}
+
+/// The history of all channels, as bytes.
+///
+/// # Errors
+/// As [`State::encode`].
+pub fn history(hub: &Hub) -> Result<Vec<u8>, state::Refused> {
+    with_state(hub, &[], &mut [], |state| state.encode())
+}
+
+/// Shows the history and these connections.
+fn with_state<T>(
+    hub: &Hub,
+    links: &[state::Link<'_>],
+    viewers: &mut [state::Viewer<'_>],
+    show: impl FnOnce(State<'_>) -> T,
+) -> T {
+    hub.save(Instant::now(), |runs| {
+        let (slots, runs): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
+        let places: HashMap<usize, usize> = slots.into_iter().zip(0..).collect();
+        for viewer in viewers.iter_mut() {
+            viewer.look_up(&places);
+        }
+        let version = env!("CARGO_PKG_VERSION").into();
+        let (written, uptime) = (state::now(), state::uptime());
+        show(State { version, written, uptime, runs, links: links.into(), viewers: (&*viewers).into() })
+    })
+}
+
+/// Tells viewers that the monitor stops, without waiting for any.
+fn turn_away<'a>(viewers: impl Iterator<Item = (TcpStream, state::Viewer<'a>)>) {
+    for (mut stream, viewer) in viewers {
+        let bytes = viewer.last_words();
+        // Whoever cannot be told at once is just closed.
+        let told = stream.set_nonblocking(true).and_then(|()| stream.write(&bytes));
+        log::debug!("viewer {:?} is closed: {told:?}", stream.peer_addr());
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+}
+
+/// What the process before left. Dropping it closes the connections in it.
+#[derive(Debug)]
+pub struct Estate {
+    /// The brokers' links, then the viewers.
+    sockets: Vec<OwnedFd>,
+    state: Option<Mmap>,
+}
+
+impl Estate {
+    /// Takes it from the queue that the service manager kept. What cannot be read is closed.
+    #[must_use]
+    pub fn receive(queue: &OwnedFd) -> Option<Self> {
+        let received = parcel::open(queue);
+        // Whatever happens next does not happen again to the process after this one.
+        store::forget(parcel::NAME);
+        match received {
+            Ok((sockets, state)) => Some(Self { sockets, state: Some(state) }),
+            Err(e) => {
+                log::warn!("nothing is taken over from the process before: {e}");
+                None
+            }
+        }
+    }
+
+    /// Goes on with everything. Must be called in a tokio runtime.
+    pub fn adopt(mut self, shared: &Arc<Shared>) {
+        let Some(bytes) = self.state.take() else { return };
+        let sockets = std::mem::take(&mut self.sockets);
+        let state = match State::decode(&bytes) {
+            Ok(state) if state.matches(&sockets) => state,
+            refused => {
+                let why = refused.map_or_else(|e| e.to_string(), |_| "its sockets are others".into());
+                log::warn!(
+                    "nothing is taken over from the process before: {why}; {} connections are closed",
+                    sockets.len()
+                );
+                return;
+            }
+        };
+        let State { version, uptime, runs, links, viewers, .. } = state;
+        let (now, elapsed) = (Instant::now(), state::uptime().saturating_sub(uptime));
+        let slots = shared.hub.restore(now, Duration::from_millis(elapsed), &runs);
+        let what = format!("{} viewers, {} brokers and {} channels", viewers.len(), links.len(), runs.len());
+        let mut sockets = sockets.into_iter().map(TcpStream::from);
+        for (link, stream) in links.into_owned().into_iter().zip(&mut sockets) {
+            // One that has been reset may have sent something before.
+            go_on(stream, Some(link.peer), |stream, peer| zmtp::resume(stream, peer, &link, Arc::clone(shared)));
+        }
+        for (viewer, stream) in viewers.into_owned().into_iter().zip(sockets) {
+            go_on(stream, None, |stream, peer| {
+                let cursor = viewer.cursor(&shared.hub, &slots);
+                let place = shared.viewers.take_over();
+                let viewer = Viewer::resume(stream, viewer, cursor, peer, Arc::clone(shared), place);
+                tokio::spawn(viewer.serve());
+            });
+        }
+        shared.hub.settle(now, &slots);
+        log::info!("took over {what} from the process before (version {version}), after {elapsed} ms");
+    }
+}
+
+impl Drop for Estate {
+    fn drop(&mut self) {
+        if let Some(bytes) = &self.state
+            && let Ok(state) = State::decode(bytes)
+            && state.matches(&self.sockets)
+        {
+            let streams = self.sockets.drain(..).skip(state.links.len()).map(TcpStream::from);
+            turn_away(streams.zip(state.viewers.into_owned()));
+        }
+    }
+}
+
+fn go_on(stream: TcpStream, peer: Option<SocketAddr>, serve: impl FnOnce(tokio::net::TcpStream, SocketAddr)) {
+    let usable = || -> io::Result<_> {
+        let peer = peer.map_or_else(|| stream.peer_addr(), Ok)?;
+        stream.set_nonblocking(true)?;
+        Ok((tokio::net::TcpStream::from_std(stream)?, SocketAddr::new(peer.ip().to_canonical(), peer.port())))
+    };
+    match usable() {
+        Ok((stream, peer)) => serve(stream, peer),
+        // It went meanwhile.
+        Err(e) => log::debug!("a connection is not taken over: {e}"),
+    }
+}

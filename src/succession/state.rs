@@ -1,0 +1,371 @@
+//! What a process leaves to the next one, as bytes: channels with their history, and of every connection what its protocol
+//! needs to go on.
+//!
+//! A head of [`HEAD`] bytes (magic, format, length and CRC-32 of the rest), then the state in postcard's wire format. A state
+//! that was decoded is consistent; what is in it may still be against the limits that are in force by now.
+
+use crate::channel::Place;
+use crate::cursor;
+use crate::hub::Hub;
+use crate::message::{MAX_CHANNEL_ID, checked_frame_length};
+use crate::zmtp::parser;
+use crc32fast::Hasher;
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use socket2::SockRef;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, BufWriter, Cursor, Seek, Write};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use thiserror::Error;
+
+/// The version of the format. Another one is not read: to be raised with every change of what is below.
+pub const FORMAT: u32 = 1;
+/// The length of the head, in bytes.
+pub const HEAD: usize = 24;
+/// A close frame with code 1001 and a reason.
+pub const AWAY: &[u8] = b"\x88\x13\x03\xe9the monitor stops";
+const MAGIC: [u8; 8] = *b"ReCodExM";
+
+/// Why a state is not taken up.
+#[derive(Debug, Error)]
+pub enum Refused {
+    /// The first bytes are none of ours.
+    #[error("it is no state of a monitor")]
+    NoState,
+    /// Written by another version.
+    #[error("its format is {0}, expected {FORMAT}")]
+    Format(u32),
+    /// Not as long as its head says.
+    #[error("it has {found} bytes, expected {expected}")]
+    Length {
+        /// What the head says.
+        expected: u64,
+        /// What follows it.
+        found: u64,
+    },
+    /// The checksum does not match.
+    #[error("its checksum is wrong")]
+    Checksum,
+    /// It does not follow the format.
+    #[error("it cannot be decoded: {0}")]
+    Malformed(#[from] postcard::Error),
+    /// It cannot be written.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It contradicts itself.
+    #[error("it is not consistent: {0}")]
+    Inconsistent(&'static str),
+}
+
+/// What one process leaves to the next.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State<'a> {
+    /// The version of the program.
+    #[serde(borrow)]
+    pub version: Cow<'a, str>,
+    /// When it was written, in milliseconds since the Unix epoch.
+    pub written: u64,
+    /// The same in milliseconds since the machine started, which nobody sets.
+    pub uptime: u64,
+    /// The runs, in the order in which they began.
+    #[serde(borrow)]
+    pub runs: Vec<Run<'a>>,
+    /// The brokers' links.
+    #[serde(borrow)]
+    pub links: Cow<'a, [Link<'a>]>,
+    /// The viewers.
+    #[serde(borrow)]
+    pub viewers: Cow<'a, [Viewer<'a>]>,
+}
+
+/// A run of a channel. Times are ages in milliseconds.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run<'a> {
+    /// The channel.
+    #[serde(borrow)]
+    pub id: Cow<'a, str>,
+    /// Ready frames, back to back.
+    #[serde(borrow, with = "serde_bytes")]
+    pub frames: Cow<'a, [u8]>,
+    /// The offset of the first of them.
+    pub start: u64,
+    /// Whether messages were dropped.
+    pub trimmed: bool,
+    /// Where it stands.
+    pub place: Place,
+    /// Since when.
+    pub since: u64,
+    /// Since its last message or new viewer.
+    pub touched: u64,
+    /// Since it failed, if nothing came after.
+    pub failed: Option<u64>,
+}
+
+/// A broker's link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link<'a> {
+    /// The socket's cookie (`socket(7)`, `SO_COOKIE`).
+    pub cookie: u64,
+    /// The broker's address.
+    pub peer: SocketAddr,
+    /// Whether it was sent what the monitor says first.
+    pub greeted: bool,
+    /// How far its handshake is.
+    pub stage: parser::Stage,
+    /// What was received and makes no whole message yet.
+    #[serde(borrow, with = "serde_bytes")]
+    pub received: Cow<'a, [u8]>,
+    /// The messages so far.
+    pub messages: u64,
+}
+
+/// A viewer's connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Viewer<'a> {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// How far it is.
+    #[serde(borrow)]
+    pub stage: Stage<'a>,
+    /// What was received and is no whole request or frame yet.
+    #[serde(borrow, with = "serde_bytes")]
+    pub received: Cow<'a, [u8]>,
+    /// What is to be sent before anything else: the rest of a frame, control frames.
+    #[serde(borrow, with = "serde_bytes")]
+    pub unsent: Cow<'a, [u8]>,
+}
+
+/// How far a viewer is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage<'a> {
+    /// Its request has not come.
+    Request,
+    /// It has not named its channel.
+    Naming,
+    /// It gets its channel's messages.
+    Relaying {
+        /// Which of the state's runs.
+        run: u32,
+        /// The offset of the next frame.
+        offset: u64,
+        /// What is left of the frame before it.
+        #[serde(borrow, with = "serde_bytes")]
+        rest: Cow<'a, [u8]>,
+        /// Whether it has begun a message of several frames.
+        in_message: bool,
+    },
+    /// It has everything, and is expected to go.
+    Closing {
+        /// Whether it was sent a close frame and has not answered.
+        answer: bool,
+        /// As above.
+        in_message: bool,
+    },
+}
+
+impl Viewer<'_> {
+    /// Turns the slot of its run in the hub into the run's place in the state; `places` knows it. A viewer whose run is gone
+    /// is told so.
+    pub fn look_up(&mut self, places: &HashMap<usize, usize>) {
+        if let Stage::Relaying { run, in_message, .. } = &mut self.stage {
+            if let Some(place) = places.get(&(*run as usize)).and_then(|place| u32::try_from(*place).ok()) {
+                *run = place;
+            } else {
+                let in_message = *in_message;
+                self.unsent = self.last_words().into();
+                self.stage = Stage::Closing { answer: true, in_message };
+            }
+        }
+    }
+
+    /// Its place in its channel, if it had one; `slots` are those of the state's runs in the hub.
+    #[must_use]
+    pub fn cursor(&self, hub: &Arc<Hub>, slots: &[usize]) -> Option<cursor::Cursor> {
+        match &self.stage {
+            Stage::Relaying { run, offset, rest, .. } => {
+                Some(hub.resume(*slots.get(*run as usize)?, *offset, rest.to_vec()))
+            }
+            _ => None,
+        }
+    }
+
+    /// What ends its connection in order.
+    #[must_use]
+    pub fn last_words(&self) -> Vec<u8> {
+        match &self.stage {
+            Stage::Request => Vec::new(),
+            Stage::Naming => [&self.unsent, AWAY].concat(),
+            Stage::Relaying { rest, .. } => [rest, &*self.unsent, AWAY].concat(),
+            Stage::Closing { .. } => self.unsent.to_vec(),
+        }
+    }
+}
+
+/// The time now, in milliseconds since the Unix epoch.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, milliseconds)
+}
+
+/// The time since the machine started, in milliseconds.
+#[must_use]
+pub fn uptime() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| milliseconds(time.into()))
+}
+
+/// A time in milliseconds.
+#[must_use]
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Notes length and checksum of what is written.
+struct Summed<W> {
+    to: W,
+    length: u64,
+    sum: Hasher,
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.length += written as u64;
+        self.sum.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+impl<'a> State<'a> {
+    /// The state as bytes, head included.
+    ///
+    /// # Errors
+    /// Those of the encoding, of which none is known.
+    pub fn encode(&self) -> Result<Vec<u8>, Refused> {
+        let mut bytes = Cursor::new(Vec::new());
+        self.write(&mut bytes)?;
+        Ok(bytes.into_inner())
+    }
+
+    /// Writes the state, head included, from the beginning of `to`.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    pub fn write(&self, to: &mut (impl Write + Seek)) -> Result<(), Refused> {
+        to.write_all(&[0; HEAD])?;
+        let (length, sum) = {
+            let summed = Summed { to: BufWriter::new(&mut *to), length: 0, sum: Hasher::new() };
+            let mut summed = postcard::to_io(self, summed)?;
+            summed.flush()?;
+            (summed.length, summed.sum.clone().finalize())
+        };
+        to.rewind()?;
+        to.write_all(&MAGIC)?;
+        to.write_all(&FORMAT.to_le_bytes())?;
+        to.write_all(&length.to_le_bytes())?;
+        Ok(to.write_all(&sum.to_le_bytes())?)
+    }
+
+    /// Reads a state.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, Refused> {
+        let (head, body) = bytes.split_at_checked(HEAD).ok_or(Refused::NoState)?;
+        if head[..8] != MAGIC {
+            return Err(Refused::NoState);
+        }
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        if word(8) != FORMAT {
+            return Err(Refused::Format(word(8)));
+        }
+        let expected = u64::from(word(12)) | u64::from(word(16)) << 32;
+        if expected != body.len() as u64 {
+            return Err(Refused::Length { expected, found: body.len() as u64 });
+        }
+        if word(20) != crc32fast::hash(body) {
+            return Err(Refused::Checksum);
+        }
+        Self::decode_body(body)
+    }
+
+    /// Reads what follows the head.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn decode_body(body: &'a [u8]) -> Result<Self, Refused> {
+        let (state, rest) = postcard::take_from_bytes::<Self>(body)?;
+        if !rest.is_empty() {
+            return Err(Refused::Inconsistent("something follows its end"));
+        }
+        state.check().map_err(Refused::Inconsistent)?;
+        Ok(state)
+    }
+
+    /// Whether these are the sockets of its links and its viewers.
+    #[must_use]
+    pub fn matches(&self, sockets: &[OwnedFd]) -> bool {
+        let links = self.links.iter().map(|link| link.cookie);
+        let cookies = links.chain(self.viewers.iter().map(|viewer| viewer.cookie)).map(Some);
+        cookies.eq(sockets.iter().map(|socket| SockRef::from(socket).cookie().ok()))
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        let mut offsets: HashMap<u32, Vec<u64>> = HashMap::new();
+        for viewer in self.viewers.iter() {
+            if let Stage::Relaying { run, offset, .. } = viewer.stage {
+                offsets.entry(run).or_default().push(offset);
+            }
+        }
+        let mut reachable = HashSet::new();
+        for (run, number) in self.runs.iter().zip(0..) {
+            run.check(offsets.remove(&number).unwrap_or_default())?;
+            if run.place != Place::Draining && !reachable.insert(run.id.as_ref()) {
+                return Err("a channel occurs twice");
+            }
+        }
+        if !offsets.is_empty() {
+            return Err("a viewer without a run");
+        }
+        if self.links.iter().any(|link| link.received.len() > parser::BUFFER) {
+            return Err("more of a broker than it can have sent");
+        }
+        Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// `offsets` are those of its viewers.
+    fn check(&self, mut offsets: Vec<u64>) -> Result<(), &'static str> {
+        if !(1..=MAX_CHANNEL_ID).contains(&self.id.len()) {
+            return Err("a channel id that is empty or too long");
+        }
+        if self.failed.is_some() && self.place != Place::Open {
+            return Err("a failed run that has finished");
+        }
+        if self.start.checked_add(self.frames.len() as u64).is_none_or(|end| end > u64::MAX / 2) {
+            return Err("an offset that is too large");
+        }
+        // A viewer that was overtaken is before the first frame.
+        offsets.retain(|offset| *offset >= self.start);
+        offsets.sort_unstable();
+        let mut offsets = offsets.into_iter().peekable();
+        let (mut at, mut boundary) = (0, self.start);
+        loop {
+            while offsets.next_if_eq(&boundary).is_some() {}
+            if at == self.frames.len() {
+                break;
+            }
+            at += checked_frame_length(&self.frames[at..]).ok_or("a history that is no chain of frames")?;
+            boundary = self.start + at as u64;
+        }
+        offsets.next().map_or(Ok(()), |_| Err("a viewer in the middle of a frame"))
+    }
+}
