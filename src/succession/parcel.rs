@@ -28,6 +28,8 @@ const QUEUE: usize = 64 * 1024 * 1024;
 /// What of it is kept for the state, in bytes.
 const RESERVE: usize = 8 * 1024;
 
+/// How long a service manager may take to close what it does not keep: systemd after 252 does it in a thread of its own.
+const CLOSED_BY: Duration = Duration::from_millis(20);
 /// What the process that takes it needs besides the sockets, in descriptors.
 const NEEDED: usize = 64;
 
@@ -57,7 +59,7 @@ impl Parcel {
         store::keep(NAME, theirs.as_fd())?;
         drop(theirs);
         store::barrier()?;
-        if store::has_ended(parcel.0.as_fd(), Duration::ZERO)? {
+        if store::has_ended(parcel.0.as_fd(), CLOSED_BY)? {
             let what = "no service manager that keeps descriptors (FileDescriptorStoreMax=)";
             return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
