@@ -189,7 +189,7 @@ impl Relay {
     }
 
     /// Relays, at first what the process before left, until `stop` completes or a broker asks for it; then takes what brokers
-    /// have already sent, delivers it, and closes every viewer, within 5 s.
+    /// have already sent, delivers it, and closes every viewer, within 5 s. `history.state` may take its disk longer.
     ///
     /// For a restart nothing is closed: returns where to put everything once the runtime has ended every task, see
     /// [`succession::hand_over`].
