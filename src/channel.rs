@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// What a channel without history is counted as, in bytes: its own memory and its places in the hub's maps, measured
 /// over a million channels and rounded up.
@@ -14,6 +15,9 @@ const OVERHEAD: usize = 512;
 
 /// The smallest allocation of a log, in bytes.
 const FIRST_CAPACITY: usize = 128;
+
+/// The channel of [`crate::hub::Hub::probe`]: no id from outside is empty.
+pub(crate) const PROBE: &str = "";
 
 /// How much history one channel keeps. The newest message is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,20 @@ pub enum End {
     Evicted,
     /// The viewer was slower than the bounds of its channel allow.
     Behind,
+}
+
+impl End {
+    /// The code and the reason with which a viewer is closed.
+    #[must_use]
+    pub fn close(self) -> (CloseCode, &'static str) {
+        match self {
+            Self::Finished => (CloseCode::Normal, ""),
+            Self::Stopping => (CloseCode::Away, "the monitor stops"),
+            Self::Expired => (CloseCode::Away, "the job never finished"),
+            Self::Evicted => (CloseCode::Again, "the job's history had to go"),
+            Self::Behind => (CloseCode::Again, "too slow for the job's history"),
+        }
+    }
 }
 
 /// Where the hub keeps a run.
@@ -74,6 +92,8 @@ pub(crate) struct Run {
     pub(crate) since: Instant,
     /// When the last message or new viewer came to an open run.
     pub(crate) touched: Instant,
+    /// When the last message came.
+    pub(crate) appended: Instant,
     /// When the job failed, if nothing came after.
     pub(crate) failed_at: Option<Instant>,
     /// What the hub has counted for this run, in bytes.
@@ -95,6 +115,7 @@ impl Run {
             place: Place::Gone,
             since: now,
             touched: now,
+            appended: now,
             failed_at: None,
             counted: 0,
         }
@@ -126,6 +147,11 @@ impl Run {
             touched: age(self.touched),
             failed: self.failed_at.map(age),
         })
+    }
+
+    /// Whether it is none of a job, but of [`crate::hub::Hub::probe`].
+    pub(crate) fn is_probe(&self) -> bool {
+        *self.id == *PROBE
     }
 
     /// The channel's id, as the broker and the viewers spell it.

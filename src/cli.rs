@@ -3,9 +3,10 @@
 use crate::broker::Broker;
 use crate::config::{Level, Logger, Output, Settings};
 use crate::failure::{Exit, Failure};
-use crate::relay::{Relay, Shared, Stop};
+use crate::relay::{Relay, Stop};
+use crate::shared::Shared;
 use crate::succession::{self, file};
-use crate::{demo, limits, logging, privileges, service, store, watch};
+use crate::{ask, check, demo, limits, logging, privileges, service, store, watch};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -13,6 +14,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -40,17 +42,20 @@ struct Run {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the whole way at work: a monitor on its default ports, a simulated broker, viewers
+    /// Show the whole way at work: a monitor on its default ports, with its status page, a simulated broker, viewers
     ///
     /// Exits with 0 if every viewer got every message of its job, else with 1.
     Demo {
         /// How many jobs the broker runs at once
         #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=200))]
         jobs: u64,
+        /// Keep the monitor running after the jobs, until it is interrupted
+        #[arg(long)]
+        stay: bool,
     },
     /// Watch one job as a browser does, until it has finished
     Watch {
-        /// The monitor's WebSocket address, such as `ws://127.0.0.1:4567/`
+        /// The monitor's WebSocket address, such as `ws://127.0.0.1:4567/` or `wss://recodex.example.org/ws`
         url: String,
         /// The channel (job) id
         channel: String,
@@ -60,6 +65,25 @@ enum Command {
         /// The job's number of tasks, for a bar that fills
         #[arg(long, value_name = "N", conflicts_with = "json")]
         tasks: Option<u64>,
+    },
+    /// Check the configuration and what it asks of this machine: ports, user, log, certificate, limits
+    ///
+    /// As root it looks at files as the monitor's user. Exits with 0 if the monitor would start.
+    Check {
+        /// Configuration file; without it every setting has its default
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Ask a running monitor, through its status listener, and print one screen
+    ///
+    /// Exits with 0 if it is ready, with 1 if it is not, with 69 if it does not answer.
+    Status {
+        /// Configuration file that says where the status listener is (`status_uri`)
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The address of the status listener [default: 127.0.0.1:4568]
+        #[arg(conflicts_with = "config")]
+        address: Option<String>,
     },
     /// Print a completion script for a shell
     Completions {
@@ -112,6 +136,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         None => monitor(&cli.run),
         Some(command) => {
+            if let Command::Check { config } = &command {
+                let runtime = runtime()?;
+                let _inside = runtime.enter();
+                return check::run(config.as_deref());
+            }
             logging::begin(Level::Warning)?.open(&Logger { output: Output::Stderr, ..Logger::default() })?.start()?;
             runtime()?.block_on(execute(command))
         }
@@ -125,7 +154,9 @@ async fn execute(command: Command) -> Result<(), Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "recodex-monitor", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Command::Demo { jobs } => demo::run(jobs).await,
+        Command::Check { .. } => Ok(()),
+        Command::Status { config, address } => ask::run(config.as_deref(), address.as_deref()).await,
+        Command::Demo { jobs, stay } => demo::run(jobs, stay).await,
         Command::Watch { url, channel, json, tasks } => watch::run(&url, &channel, json, tasks).await,
         Command::Publish { address, channel, command, task, state } => {
             let frames: Vec<&str> = [Some(&channel), Some(&command), task.as_ref(), state.as_ref()]
@@ -165,6 +196,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     let identity = privileges::identity(&settings)?;
     if let Some(identity) = &identity {
         privileges::hand_over_log(&settings, identity)?;
+        privileges::hand_over_socket(&settings, identity)?;
     }
     let log = log.open(&settings.logger)?;
     privileges::drop_all(identity.as_ref())?;
@@ -185,7 +217,8 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(text: &str) -> Result<(), Failure> {
+/// Prints to stdout.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     printed.map_err(|e| Failure::new(Exit::Failed, format!("cannot write: {e}")))
@@ -199,10 +232,13 @@ fn signal_of(kind: SignalKind) -> Result<Signal, Failure> {
 async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<Shared>) {
     while hangup.recv().await.is_some() {
         service::reloading();
-        match config.as_deref().map(Settings::load).transpose() {
-            Ok(settings) => {
-                let settings = settings.unwrap_or_else(|| shared.settings().as_ref().clone());
-                let fixed = shared.reload(settings);
+        let settings = config.as_deref().map(Settings::load).transpose();
+        let reloaded = settings
+            .map_err(Failure::from)
+            .and_then(|settings| shared.reload(settings.unwrap_or_else(|| shared.settings().as_ref().clone())));
+        shared.reloaded.store(reloaded.is_ok(), Ordering::Relaxed);
+        match reloaded {
+            Ok(fixed) => {
                 log::info!("SIGHUP: the configuration is taken up, the log opened anew");
                 if !fixed.is_empty() {
                     log::warn!("these settings changed, but need a restart: {}", fixed.join(", "));

@@ -4,10 +4,11 @@ use crate::failure::{Exit, Failure};
 use crate::logging::escape;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
+use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::error::{Error, UrlError};
+use tokio_tungstenite::tungstenite::error::Error;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -39,19 +40,17 @@ impl Client {
     /// Connects to the monitor at `url` and subscribes to `channel`.
     ///
     /// # Errors
-    /// [`Exit::Usage`] if it is no `ws://` URL, [`Exit::Unavailable`] if no monitor answers.
+    /// [`Exit::Usage`] if it is no `ws://` or `wss://` URL, [`Exit::Unavailable`] if no monitor answers.
     pub async fn subscribe(url: &str, channel: &str) -> Result<Self, Failure> {
         let unavailable = |what: String| Failure::new(Exit::Unavailable, format!("cannot watch at {url}: {what}"));
         let connected = timeout(CONNECT_TIMEOUT, connect_async(url));
         let (mut socket, _) =
             connected.await.map_err(|_| unavailable("no answer within 10 s".into()))?.map_err(|e| match e {
-                Error::Url(UrlError::TlsFeatureNotEnabled) => {
-                    Failure::new(Exit::Usage, format!("{url}: only ws:// can be watched, not wss://"))
-                }
                 Error::Url(_) | Error::HttpFormat(_) => Failure::new(
                     Exit::Usage,
                     format!("{url} is no URL of a monitor ({e}); expected one such as ws://127.0.0.1:4567/"),
                 ),
+                Error::Io(e) if e.kind() == ErrorKind::InvalidData => unavailable(format!("no TLS: {e}")),
                 Error::Io(e) => unavailable(format!("{e}; is the monitor running?")),
                 e => unavailable(format!("{e}; is it a monitor?")),
             })?;

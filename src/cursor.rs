@@ -32,12 +32,14 @@ pub struct Cursor {
     offset: u64,
     /// What is left of the frame before it, if it was written in part: kept here, since the log may let it go.
     rest: Vec<u8>,
+    /// Whether it has once got everything there was: what comes then is live.
+    live: bool,
 }
 
 impl Cursor {
     /// One that has got everything up to `offset`, of the frame before it all but `rest`.
     pub(crate) fn new(hub: Arc<Hub>, slot: usize, changed: Arc<Notify>, offset: u64, rest: Vec<u8>) -> Self {
-        Self { hub, slot, changed, offset, rest }
+        Self { hub, slot, changed, offset, rest, live: false }
     }
 
     /// Notified when there is more for this cursor, or the end.
@@ -77,30 +79,40 @@ impl Cursor {
     pub fn turn(&mut self, write: impl FnOnce(&[u8]) -> io::Result<usize>) -> io::Result<Turn> {
         if !self.rest.is_empty() {
             let written = write(&self.rest)?;
+            self.hub.metrics().sent_bytes.add(written);
             self.rest.drain(..written);
             if self.rest.is_empty() {
                 self.rest = Vec::new();
             }
             return Ok(Turn::Wrote);
         }
-        let Self { hub, slot, offset, rest, .. } = self;
+        let Self { hub, slot, offset, rest, live, .. } = self;
         hub.read(*slot, |run| {
             let Some(pending) = run.from(*offset) else {
                 return Ok(Turn::Ended(run.end.filter(|end| *end != End::Finished).unwrap_or(End::Behind)));
             };
             if pending.is_empty() {
+                *live = true;
                 return Ok(run.end.map_or(Turn::CaughtUp, Turn::Ended));
             }
             let written = write(&pending[..pending.len().min(WRITE_LIMIT)])?;
-            let mut end = written;
-            if written < pending.len() {
-                end = 0;
-                while end < written {
-                    end += frame_length(&pending[end..]);
-                }
+            let (mut end, mut messages) = (0, 0);
+            while end < written {
+                end += frame_length(&pending[end..]);
+                messages += 1;
             }
             rest.extend_from_slice(&pending[written..end]);
             *offset += end as u64;
+            if !run.is_probe() {
+                let metrics = hub.metrics();
+                metrics.sent.add(messages);
+                metrics.sent_bytes.add(written);
+                if !*live {
+                    metrics.replayed.add(messages);
+                } else if written == pending.len() {
+                    metrics.lag.observe(run.appended.elapsed());
+                }
+            }
             Ok(Turn::Wrote)
         })
     }

@@ -3,7 +3,7 @@
 
 use crate::broker::Broker;
 use crate::client::{Client, Received, Tally};
-use crate::config::Settings;
+use crate::config::{Address, Settings};
 use crate::failure::{Exit, Failure};
 use crate::relay::{Relay, Stop};
 use crate::store::Kept;
@@ -14,6 +14,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+/// Where the monitor tells what it does.
+const STATUS_PORT: u16 = 4568;
 /// The time between two messages of a job.
 const PACE: Duration = Duration::from_millis(60);
 /// How long a viewer may wait for a message before the demo counts it as missed.
@@ -62,17 +64,22 @@ fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// Runs `jobs` jobs and prints a summary.
+/// Runs `jobs` jobs and prints a summary; if it is to `stay`, the monitor runs until it is interrupted.
 ///
 /// # Errors
 /// If the ports are taken, or a viewer missed a message.
-pub async fn run(jobs: u64) -> Result<(), Failure> {
-    let relay = Relay::bind(Settings::default(), Kept::default())?;
-    let (url, address) = match (&relay.viewer_addresses()[..], &relay.broker_addresses()[..]) {
-        ([viewers, ..], [brokers, ..]) => (format!("ws://{viewers}/"), format!("tcp://{brokers}")),
-        _ => return Err(Failure::new(Exit::Software, "the monitor listens nowhere")),
-    };
+pub async fn run(jobs: u64, stay: bool) -> Result<(), Failure> {
+    let status_uri = Some(Address { host: "127.0.0.1".into(), port: STATUS_PORT });
+    let relay = Relay::bind(Settings { status_uri, ..Settings::default() }, Kept::default())?;
+    let (url, address, status) =
+        match (&relay.viewer_addresses()[..], &relay.broker_addresses()[..], &relay.status_addresses()[..]) {
+            ([viewers, ..], [brokers, ..], [status, ..]) => {
+                (format!("ws://{viewers}/"), format!("tcp://{brokers}"), format!("http://{status}/"))
+            }
+            _ => return Err(Failure::new(Exit::Software, "the monitor listens nowhere")),
+        };
     println!("monitor: {url} for viewers, {address} for brokers; {jobs} jobs, 3 viewers each");
+    println!("status page: {status}");
     let (stop, stopped) = oneshot::channel::<()>();
     let monitor = tokio::spawn(relay.run(None, async {
         let _ = stopped.await;
@@ -93,6 +100,10 @@ pub async fn run(jobs: u64) -> Result<(), Failure> {
         sent += report.messages;
         println!("{}: {} messages, {}", report.channel, report.messages, report.outcome());
         missed.extend(report.missed);
+    }
+    if stay {
+        println!("the monitor stays until it is interrupted (Ctrl-C); {status} shows what it does");
+        let _ = tokio::signal::ctrl_c().await;
     }
     drop(stop);
     joined(monitor).await?;

@@ -32,6 +32,12 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 
+    /// What it ends with.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// The status to exit with.
     #[must_use]
     pub fn status(&self) -> u8 {

@@ -3,7 +3,7 @@
 //! Every method takes the time, so that tests need not wait. One lock guards it all: a runtime of one thread never waits
 //! for it, and a broker's link takes it once for all the messages of a read.
 
-use crate::channel::{End, Place, Run};
+use crate::channel::{End, PROBE, Place, Run};
 use crate::config::History;
 use crate::cursor::{Cursor, Turn};
 use crate::logging::Abridged;
@@ -49,9 +49,6 @@ struct State {
     alarm: Option<Instant>,
 }
 
-/// The channel of [`Hub::probe`]: no id from outside is empty.
-const PROBE: &str = "";
-
 /// The slots of runs in the order of their times; the run's number makes equal times distinct.
 type Order = BTreeMap<(Instant, u64), usize>;
 
@@ -62,6 +59,8 @@ pub struct Usage {
     pub channels: usize,
     /// Those of them whose job has finished.
     pub finished: usize,
+    /// Runs that are over and kept for viewers that still read them.
+    pub draining: usize,
     /// What the history of all runs costs, in bytes.
     pub bytes: usize,
 }
@@ -139,6 +138,11 @@ impl Hub {
         }
     }
 
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Shows the run in `slot` to a cursor of it.
     pub(crate) fn read<T>(&self, slot: usize, read: impl FnOnce(&Run) -> T) -> T {
         read(&self.state().runs[slot])
@@ -167,7 +171,7 @@ impl Hub {
     /// Shows the runs as another process needs them, each with its slot, in the order in which they began.
     pub fn save<T>(&self, now: Instant, show: impl FnOnce(Vec<(usize, state::Run<'_>)>) -> T) -> T {
         let state = self.state();
-        let mut runs: Vec<_> = state.runs.iter().filter(|(_, run)| **run.id() != *PROBE).collect();
+        let mut runs: Vec<_> = state.runs.iter().filter(|(_, run)| !run.is_probe()).collect();
         runs.sort_unstable_by_key(|(_, run)| run.number());
         show(runs.into_iter().filter_map(|(slot, run)| Some((slot, run.save(now)?))).collect())
     }
@@ -250,7 +254,12 @@ impl Hub {
     /// What the hub holds now.
     pub fn usage(&self) -> Usage {
         let state = self.state();
-        Usage { channels: state.channels.len(), finished: state.finished.len(), bytes: state.used }
+        Usage {
+            channels: state.channels.len(),
+            finished: state.finished.len(),
+            draining: state.draining.len(),
+            bytes: state.used,
+        }
     }
 
     /// Does what is due: releases failed jobs, lets finished and never finished channels go.
@@ -389,7 +398,7 @@ impl Publisher<'_> {
         }
         let trimmed_before = run.trimmed;
         let dropped = run.append(frame, state.limits.channel());
-        if **run.id() != *PROBE {
+        if !run.is_probe() {
             self.appended += 1;
         }
         if dropped > 0 {
@@ -402,7 +411,7 @@ impl Publisher<'_> {
                 );
             }
         }
-        run.touched = now;
+        (run.touched, run.appended) = (now, now);
         run.notify();
         state.forget_failure(slot);
         let run = &mut state.runs[slot];

@@ -8,8 +8,10 @@
 //! A channel's messages stand back to back, as ready WebSocket frames, in one log that all of its viewers share; a viewer
 //! is a socket and an offset into it. Replay and live delivery are the same: write what follows the offset, in one write.
 
+pub mod ask;
 pub mod broker;
 pub mod channel;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -22,12 +24,16 @@ pub mod listen;
 pub mod logging;
 pub mod message;
 pub mod metrics;
+pub mod peer;
 pub mod places;
 pub mod privileges;
 pub mod relay;
 pub mod service;
+pub mod shared;
+pub mod status;
 pub mod store;
 pub mod succession;
+pub mod tls;
 pub mod watch;
 pub mod websocket;
 pub mod zmtp;

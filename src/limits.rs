@@ -3,7 +3,7 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Descriptors kept for everything but viewers: brokers, listeners, the log, the runtime.
-const RESERVE: usize = 128;
+pub const RESERVE: usize = 128;
 
 /// The most viewers by default, where the system sets no limit worth the name.
 const MAX_CLIENTS: usize = 1_000_000;

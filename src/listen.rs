@@ -1,17 +1,23 @@
-//! Listening sockets: bound to every address of a host, accepted from without spinning when descriptors run out.
+//! Listening sockets: bound to every address of a host or to a path, accepted from without spinning when descriptors run out.
 
-use crate::config::Address;
+use crate::config::{Address, Mode};
 use crate::failure::{Exit, Failure};
 use crate::logging::Throttle;
-use crate::store::{self, Listener};
+use crate::store::{self, Listener, UnixListener as Kept};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::SockRef;
+use nix::sys::stat::{self, umask};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use std::cmp::Reverse;
+use std::fs::{remove_file, rename, symlink_metadata};
+use std::future::poll_fn;
 use std::io;
 use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 
 /// Connects that may wait to be accepted; the system may allow fewer (net.core.somaxconn).
@@ -24,6 +30,9 @@ const LET_GO_PAUSE: Duration = Duration::from_millis(10);
 /// How long a connect that has begun may still come: Linux sends the second packet of a connect again for 63 s
 /// (`net.ipv4.tcp_synack_retries`).
 const ON_THE_WAY: Duration = Duration::from_secs(64);
+
+/// How long it may take to find out that nobody waits at a Unix socket.
+const WAITED: Duration = Duration::from_secs(1);
 
 /// How many processes before this one are trusted to have somebody on the way to them. More come only from restarts in quick
 /// succession, and the service manager has no room for all.
@@ -51,6 +60,14 @@ pub struct Before {
     name: String,
     /// This process's own.
     heir: OwnedFd,
+}
+
+impl Port {
+    /// The addresses of this process's sockets.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
 }
 
 /// Binds every address of `address`; `key` is its configuration key, for errors.
@@ -88,6 +105,69 @@ pub fn bind(key: &str, address: &Address, kept: &mut Vec<Listener>) -> Result<Po
     match missing {
         Some(e) if port.listeners.is_empty() => Err(cannot_bind(key, &address.to_string(), &e)),
         _ => Ok(port),
+    }
+}
+
+/// Binds a Unix socket at `path`, for whom `mode` lets; `key` is its configuration key, for errors.
+///
+/// A socket of `kept`, or one that nobody listens at, is replaced in one step, so that there is always one. Returns what waited
+/// at the kept one, too. The mask of the process is another for a moment, so that there must be no threads.
+///
+/// # Errors
+/// [`Exit::Unavailable`] if something else is there, or another program listens; [`Exit::NoPermission`] if the system says so.
+pub fn bind_unix(
+    key: &str,
+    path: &Path,
+    mode: Mode,
+    kept: &mut Vec<Kept>,
+) -> Result<(UnixListener, Vec<UnixListener>), Failure> {
+    let failed = |e: &io::Error| cannot_bind(key, &format!("unix:{}", path.display()), e);
+    let before: Vec<_> = kept.extract_if(.., |kept| kept.is_at(path)).collect();
+    match symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            let what =
+                format!("{key}: {} is there already, and no socket; remove it, or name another path", path.display());
+            return Err(Failure::new(Exit::Unavailable, what));
+        }
+        Ok(_) if before.is_empty() && is_listened_at(path) => {
+            return Err(failed(&io::ErrorKind::AddrInUse.into()));
+        }
+        _ => {}
+    }
+    let new = store::unborn(path);
+    let bound = || {
+        match remove_file(&new) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        // By the mask and not afterwards: the directory's owner may have put anything in its place by then.
+        let mask = umask(stat::Mode::from_bits_truncate(!mode.bits() & 0o777));
+        let listener = UnixListener::bind(&new);
+        umask(mask);
+        let listener = listener?;
+        rename(&new, path)?;
+        Ok(listener)
+    };
+    let listener = bound().map_err(|e| failed(&e))?;
+    let before = before.into_iter().filter_map(|kept| kept.into_listener().ok()).collect();
+    Ok((listener, before))
+}
+
+/// Whether a connect to a Unix socket is taken, or would be once there is room.
+#[must_use]
+pub fn is_listened_at(path: &Path) -> bool {
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    connect().map_or_else(|e| e.kind() == io::ErrorKind::WouldBlock, |()| true)
+}
+
+/// Takes who waits at a socket that nobody can reach any more.
+pub async fn drain_unix(listener: UnixListener, mut serve: impl FnMut(UnixStream)) {
+    while let Ok(Ok((stream, _))) = timeout(WAITED, listener.accept()).await {
+        serve(stream);
     }
 }
 
@@ -179,6 +259,14 @@ fn is_bound(listener: &net::TcpListener, at: SocketAddr, both_families: bool) ->
         && (at.is_ipv4() || SockRef::from(listener).only_v6().is_ok_and(|only| only != both_families))
 }
 
+fn cannot_bind_hint(at: &str) -> &'static str {
+    if at.starts_with("unix:") {
+        "; the directory must belong to the user that the monitor runs as"
+    } else {
+        "; a port below 1024 needs root or CAP_NET_BIND_SERVICE, see recodex-monitor(8)"
+    }
+}
+
 fn is_missing(error: &io::Error) -> bool {
     use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
     matches!(error.raw_os_error(), Some(EADDRNOTAVAIL | EAFNOSUPPORT))
@@ -187,9 +275,7 @@ fn is_missing(error: &io::Error) -> bool {
 fn cannot_bind(key: &str, at: &str, error: &io::Error) -> Failure {
     let (exit, hint) = match error.kind() {
         io::ErrorKind::AddrInUse => (Exit::Unavailable, "; another program, perhaps another monitor, listens there"),
-        io::ErrorKind::PermissionDenied => {
-            (Exit::NoPermission, "; a port below 1024 needs root or CAP_NET_BIND_SERVICE, see recodex-monitor(8)")
-        }
+        io::ErrorKind::PermissionDenied => (Exit::NoPermission, cannot_bind_hint(at)),
         io::ErrorKind::AddrNotAvailable => (Exit::Unavailable, "; expected an address of this machine"),
         _ => (Exit::Unavailable, ""),
     };
@@ -207,17 +293,32 @@ impl Before {
     }
 }
 
-/// Accepts for ever; `serve` gets every connection.
+/// Accepts TCP connections for ever; `serve` gets each.
 pub async fn accept(listener: TcpListener, mut serve: impl FnMut(TcpStream, SocketAddr)) {
+    accept_from(
+        |cx| listener.poll_accept(cx),
+        |(stream, peer)| {
+            serve(stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()));
+        },
+    )
+    .await;
+}
+
+/// Accepts connections of a Unix socket for ever; `serve` gets each.
+pub async fn accept_unix(listener: UnixListener, mut serve: impl FnMut(UnixStream)) {
+    accept_from(|cx| listener.poll_accept(cx), |(stream, _)| serve(stream)).await;
+}
+
+async fn accept_from<C>(mut next: impl FnMut(&mut Context<'_>) -> Poll<io::Result<C>>, mut serve: impl FnMut(C)) {
     // Whether accepting fails now, and if so, whether that was logged.
     let mut failing = None;
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
+        match poll_fn(&mut next).await {
+            Ok(connection) => {
                 if failing.take() == Some(true) {
                     log::info!("accepting connections again");
                 }
-                serve(stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()));
+                serve(connection);
             }
             // The client went before it was accepted.
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}

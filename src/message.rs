@@ -184,6 +184,21 @@ pub fn frame_length(bytes: &[u8]) -> usize {
     }
 }
 
+/// The text of a server frame.
+///
+/// # Panics
+/// As [`frame_length`].
+#[must_use]
+pub fn frame_text(frame: &[u8]) -> &str {
+    let header = match frame[1] {
+        126 => 4,
+        127 => HEADER_SPACE,
+        _ => 2,
+    };
+    // It is ASCII, see `push_json_string`.
+    str::from_utf8(&frame[header..]).unwrap_or_default()
+}
+
 /// The length in bytes of the text frame that begins `bytes`, or `None` if it is no whole one as [`Message::encode`] writes it.
 #[must_use]
 pub fn checked_frame_length(bytes: &[u8]) -> Option<usize> {
@@ -209,13 +224,7 @@ mod tests {
         let mut buffer = Vec::new();
         let frame = Message::decode(frames.iter().copied())?.encode(&mut buffer);
         assert_eq!(frame_length(frame), frame.len());
-        let payload = frame.len()
-            - match frame[1] {
-                126 => 4,
-                127 => 10,
-                _ => 2,
-            };
-        Ok(String::from_utf8(frame[frame.len() - payload..].to_vec()).unwrap())
+        Ok(frame_text(frame).to_owned())
     }
 
     fn decode<const N: usize>(frames: [&[u8]; N]) -> Result<Message<'_>, Malformed> {

@@ -1,7 +1,10 @@
 //! Places for connections: a limit that may change, and a way to wait until all have gone.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 /// The places for one kind of connection.
@@ -74,6 +77,46 @@ impl Drop for Place {
     }
 }
 
+/// How many connections each address has.
+#[derive(Debug, Default)]
+pub struct Addresses(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection of an address; dropping it makes room for another.
+#[derive(Debug)]
+pub struct AddressPlace {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+}
+
+impl Addresses {
+    /// Takes a place for `address`, if it has fewer than `limit`.
+    #[must_use]
+    pub fn take(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<Box<AddressPlace>> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= limit {
+            if *count == 0 {
+                counts.remove(&address);
+            }
+            return None;
+        }
+        *count += 1;
+        Some(Box::new(AddressPlace { addresses: Arc::clone(self), address }))
+    }
+}
+
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        let mut counts = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = counts.entry(self.address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +135,22 @@ mod tests {
         assert!(places.take().is_some());
         places.set_limit(0);
         assert!(places.take().is_none());
+    }
+
+    #[test]
+    fn each_address_has_its_share_and_leaves_nothing_behind() {
+        let addresses = Arc::new(Addresses::default());
+        let [one, other] = ["192.0.2.1", "2001:db8::"].map(|address| address.parse().unwrap());
+        let first = addresses.take(one, 2);
+        let second = addresses.take(one, 2);
+        assert!(first.is_some() && second.is_some() && addresses.take(one, 2).is_none());
+        let third = addresses.take(other, 1);
+        assert!(third.is_some() && addresses.take(other, 0).is_none());
+        drop(first);
+        assert!(addresses.take(one, 1).is_none() && addresses.take(one, 2).is_some());
+        drop((second, third));
+        assert!(addresses.take(one, 0).is_none());
+        assert!(addresses.0.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -1,13 +1,14 @@
 //! Giving up root: the monitor starts with it to bind ports and open its log, and relays without it.
 
-use crate::config::Settings;
+use crate::config::{Endpoint, Settings};
 use crate::failure::{Exit, Failure};
 use crate::logging::Target;
 use caps::CapSet;
-use nix::fcntl::{OFlag, open};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{Gid, Group, Uid, User, fchown, geteuid, getresgid, getresuid, initgroups, setgid, setuid};
+use nix::unistd::{Gid, Group, Uid, User, fchown, fchownat, geteuid, getresgid, getresuid, initgroups, setgid, setuid};
 use std::ffi::CString;
 use std::fs::{DirBuilder, read_dir};
 use std::os::unix::fs::DirBuilderExt;
@@ -98,6 +99,27 @@ pub fn hand_over_log(settings: &Settings, identity: &Identity) -> Result<(), Fai
         fchown(&opened, Some(identity.uid), Some(identity.gid)).map_err(|e| failed("hand over", &path, &e))?;
     }
     Ok(())
+}
+
+/// Hands the Unix socket of `websocket_uri` to `identity`, if there is one.
+///
+/// # Errors
+/// [`Exit::NoPermission`] if the system does not let it.
+pub fn hand_over_socket(settings: &Settings, identity: &Identity) -> Result<(), Failure> {
+    let Endpoint::Unix(path) = &settings.websocket_uri else { return Ok(()) };
+    // Whoever owns the directory may have put anything in its place.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let handed = open(path, flags, Mode::empty()).and_then(|socket| {
+        let found = fstat(&socket)?;
+        if found.st_mode & nix::libc::S_IFMT != nix::libc::S_IFSOCK || found.st_nlink != 1 {
+            return Err(Errno::ENOTSOCK);
+        }
+        fchownat(&socket, "", Some(identity.uid), Some(identity.gid), AtFlags::AT_EMPTY_PATH)
+    });
+    handed.map_err(|e| {
+        let what = format!("websocket_uri: cannot hand {} over to {:?}: {e}", path.display(), identity.name);
+        Failure::new(Exit::NoPermission, what)
+    })
 }
 
 /// Gives up everything that is not needed once the ports are bound. Must be called before there are threads.

@@ -1,6 +1,6 @@
 //! The service manager's side (`sd_notify(3)`): readiness, status, reload, watchdog. All of it is silent without one.
 
-use crate::relay::Shared;
+use crate::shared::Shared;
 use sd_notify::NotifyState;
 use std::sync::Arc;
 use std::time::Duration;

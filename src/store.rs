@@ -2,10 +2,12 @@
 
 use crate::succession::{Estate, parcel};
 use sd_notify::NotifyState;
-use socket2::{SockRef, Type};
+use socket2::{Domain, SockRef, Type};
 use std::io::{self, pipe};
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What the names of listening sockets begin with; the number of the process follows, as the store counts them, and that of the
@@ -36,11 +38,47 @@ impl Listener {
     }
 }
 
+/// A listening Unix socket of the process before this one.
+#[derive(Debug)]
+pub struct UnixListener {
+    name: String,
+    socket: net::UnixListener,
+}
+
+impl UnixListener {
+    /// Whether it was bound to this path, or to the name it had before.
+    #[must_use]
+    pub fn is_at(&self, path: &Path) -> bool {
+        let bound = self.socket.local_addr();
+        bound.is_ok_and(|at| at.as_pathname() == Some(&unborn(path)))
+    }
+
+    /// The socket, of which the service manager lets go.
+    ///
+    /// # Errors
+    /// Those of the system. Must be called in a tokio runtime.
+    pub fn into_listener(self) -> io::Result<tokio::net::UnixListener> {
+        forget(&self.name);
+        self.socket.set_nonblocking(true)?;
+        tokio::net::UnixListener::from_std(self.socket)
+    }
+}
+
+/// The name of a Unix socket until it takes the place of the one before.
+#[must_use]
+pub fn unborn(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
 /// What this process was started with.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// Listening sockets.
     pub listeners: Vec<Listener>,
+    /// Listening Unix sockets.
+    pub unix: Vec<UnixListener>,
     /// What the process before handed over.
     parcel: Option<OwnedFd>,
     /// How many processes before this one left listening sockets.
@@ -67,11 +105,15 @@ pub fn take() -> Kept {
             let number = name.strip_prefix(LISTENER).and_then(|rest| rest.split('-').next()?.parse().ok());
             let generation: u64 = number.unwrap_or(0);
             kept.generation = kept.generation.max(generation.saturating_add(1));
-            kept.listeners.push(Listener { name, generation, socket: descriptor.into() });
+            if SockRef::from(&descriptor).domain().is_ok_and(|domain| domain == Domain::UNIX) {
+                kept.unix.push(UnixListener { name, socket: descriptor.into() });
+            } else {
+                kept.listeners.push(Listener { name, generation, socket: descriptor.into() });
+            }
         } else if name == parcel::NAME {
             kept.parcel = Some(descriptor);
         } else {
-            log::warn!("closed descriptor {fd} from the service manager ({name:?}): it is no listening TCP socket");
+            log::warn!("closed descriptor {fd} from the service manager ({name:?}): it is no listening socket");
             forget(&name);
         }
     }
@@ -82,7 +124,7 @@ fn listens(descriptor: &OwnedFd) -> bool {
     let socket = SockRef::from(descriptor);
     socket.is_listener().unwrap_or(false)
         && socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
-        && socket.local_addr().is_ok_and(|at| at.as_socket().is_some())
+        && socket.local_addr().is_ok_and(|at| at.as_socket().is_some() || at.as_pathname().is_some())
 }
 
 impl Kept {
@@ -93,9 +135,9 @@ impl Kept {
     }
 
     /// Has the service manager keep this process's listening sockets. Silent without one.
-    pub fn keep<'a, L: AsFd + 'a>(&self, listeners: impl Iterator<Item = &'a L>) {
+    pub fn keep<'a>(&self, listeners: impl Iterator<Item = BorrowedFd<'a>>) {
         for (i, listener) in listeners.enumerate() {
-            if let Err(e) = keep(&format!("{LISTENER}{}-{i}", self.generation), listener.as_fd()) {
+            if let Err(e) = keep(&format!("{LISTENER}{}-{i}", self.generation), listener) {
                 log::debug!("the service manager does not keep the listening sockets: {e}");
                 return;
             }

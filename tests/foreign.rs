@@ -3,17 +3,11 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::browser::Chromium;
 use common::{Broker, DEADLINE, Monitor, PythonViewer, command, fence};
-use fantoccini::{Client, ClientBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
 use serde::Deserialize;
-use serde_json::json;
-use tempfile::TempDir;
 
 const JOB: &str = "student_5d1f";
 
@@ -146,43 +140,25 @@ const READ_DIALOG: &str = r#"
 "#;
 
 /// A headless Chromium showing tests/foreign/viewer.html.
-struct Browser {
-    client: Client,
-    _driver: Driver,
-    _profile: TempDir,
-}
+struct Browser(Chromium);
 
 impl Browser {
     async fn watch(monitor: &Monitor, channel: &str, tasks: usize) -> Self {
-        let driver = Driver::start();
-        let profile = TempDir::new().unwrap();
-        let arguments = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            &format!("--user-data-dir={}", profile.path().display()),
-        ];
-        let capabilities = json!({ "browserName": "chrome", "goog:chromeOptions": { "args": arguments } });
-        let client = ClientBuilder::new(HttpConnector::new())
-            .capabilities(serde_json::from_value(capabilities).unwrap())
-            .connect(&format!("http://127.0.0.1:{}", driver.port))
-            .await
-            .expect("chromedriver starts a browser");
+        let chromium = Chromium::start().await;
         let page = concat!("file://", env!("CARGO_MANIFEST_DIR"), "/tests/foreign/viewer.html");
-        client.goto(&format!("{page}#url=ws://{}&channel={channel}&tasks={tasks}", monitor.viewers)).await.unwrap();
-        Self { client, _driver: driver, _profile: profile }
+        chromium
+            .client
+            .goto(&format!("{page}#url=ws://{}&channel={channel}&tasks={tasks}", monitor.viewers))
+            .await
+            .unwrap();
+        Self(chromium)
     }
 
     /// Waits until the dialog is as `wanted`.
     async fn until(&self, wanted: impl Fn(&Dialog) -> bool) -> Dialog {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let dialog = self.client.execute(READ_DIALOG, Vec::new()).await.unwrap();
+            let dialog = self.0.client.execute(READ_DIALOG, Vec::new()).await.unwrap();
             let dialog = serde_json::from_value(dialog).unwrap();
             if wanted(&dialog) {
                 return dialog;
@@ -193,42 +169,7 @@ impl Browser {
     }
 
     async fn leave(self) {
-        self.client.close().await.unwrap();
-    }
-}
-
-/// A chromedriver on a free port.
-struct Driver {
-    process: Child,
-    port: u16,
-}
-
-impl Driver {
-    fn start() -> Self {
-        let mut process = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver is installed");
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let port = lines
-            .find_map(|line| line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok())
-            .expect("chromedriver names its port");
-        Self { process, port }
-    }
-}
-
-impl Drop for Driver {
-    /// Asks it to go, since a chromedriver that is killed leaves its browser behind.
-    fn drop(&mut self) {
-        if let Ok(mut connection) = TcpStream::connect(("127.0.0.1", self.port)) {
-            let _ = connection.set_read_timeout(Some(DEADLINE));
-            let _ = connection.write_all(b"GET /shutdown HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
-            let _ = connection.read_to_end(&mut Vec::new());
-        }
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.0.leave().await;
     }
 }
 

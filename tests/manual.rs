@@ -2,6 +2,7 @@
 //! exit statuses, examples.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,9 +14,9 @@ use recodex_monitor::failure::Exit;
 use recodex_monitor::logging::{self, CHANNEL, CLOSE_CODE, PEER};
 use recodex_monitor::relay::{self, Relay};
 use recodex_monitor::store::Kept;
-use recodex_monitor::websocket::{socket, upgrade, viewer};
+use recodex_monitor::websocket::{proxied, socket, upgrade, viewer};
 use recodex_monitor::zmtp::parser;
-use recodex_monitor::{limits, message};
+use recodex_monitor::{limits, message, status};
 use serde_yaml::Value;
 
 const DAEMON: &str = "recodex-monitor.8";
@@ -309,10 +310,11 @@ fn shown(key: &str, default: &Value) -> String {
             assert_eq!(max.as_u64(), Some(limits::default_max_clients() as u64));
             "the limit of open files less 128".into()
         }
-        ("zeromq.allow", Value::Sequence(_)) => "everybody".into(),
+        ("zeromq.allow" | "allowed_origins", Value::Sequence(_)) => "everybody".into(),
+        ("trusted_proxies", Value::Sequence(_)) => "nobody".into(),
         ("group", Value::Null) => "the user's group".into(),
         ("logger.file", Value::Null) => "none, and with the output file it is /var/log/recodex/monitor.log".into(),
-        ("history.state", Value::Null) => "none".into(),
+        ("history.state" | "status_uri" | "tls", Value::Null) => "none".into(),
         (_, Value::Null) => panic!("{key} has no default; the manual should say what that means, and this test, too"),
         (_, Value::String(text)) => text.clone(),
         (_, other) => serde_json::to_string(other).expect("it is plain data").replace(',', ", "),
@@ -363,7 +365,7 @@ fn every_key_is_described_with_its_type_bounds_and_default_and_none_that_is_not_
         match expected(key).as_str() {
             // What serde calls a path.
             "path string" => assert_eq!(kind, "a path", "the type of {key}"),
-            expected => assert_eq!(kind, expected, "the type of {key}"),
+            expected => assert_eq!(kind, expected.replace('`', ""), "the type of {key}"),
         }
         assert!(!read(&item.text[end + 1..]).is_empty(), "{key}: what does it do?");
     }
@@ -376,7 +378,11 @@ fn other(key: &str, default: &Value) -> Value {
     match (key, default) {
         (_, Value::Bool(value)) => Value::from(!value),
         (_, Value::Number(number)) => Value::from(number.as_u64().expect("defaults are whole") + 1),
-        ("zeromq.allow", _) => serde_yaml::from_str("[\"127.0.0.2\"]").expect("it is YAML"),
+        ("allowed_origins", _) => serde_yaml::from_str("[\"https://a.example\"]").expect("it is YAML"),
+        ("status_uri", _) => serde_yaml::from_str("[\"127.0.0.1\", 0]").expect("it is YAML"),
+        ("tls", _) => serde_yaml::from_str("{certificate: /a, key: /b}").expect("it is YAML"),
+        ("websocket_mode", _) => Value::from("0600"),
+        ("zeromq.allow" | "trusted_proxies", _) => serde_yaml::from_str("[\"127.0.0.2\"]").expect("it is YAML"),
         (_, Value::Sequence(_)) => serde_yaml::from_str("[\"127.0.0.2\", 0]").expect("it is YAML"),
         ("logger.level", _) => Value::from("debug"),
         ("logger.output", _) => Value::from("stderr"),
@@ -384,9 +390,9 @@ fn other(key: &str, default: &Value) -> Value {
     }
 }
 
-#[test]
-fn the_keys_that_need_a_restart_are_marked_and_no_others() {
-    let here = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\n";
+/// The keys that a reload names instead of taking them up.
+fn need_a_restart() -> BTreeSet<String> {
+    let here = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\ntrusted_proxies: [\"127.0.0.1\"]\n";
     let here = Settings::parse(Path::new("c.yml"), here.as_bytes()).expect("it is right");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("there can be a runtime");
     let inside = runtime.enter();
@@ -398,14 +404,18 @@ fn the_keys_that_need_a_restart_are_marked_and_no_others() {
         let changed = serde_yaml::to_string(&changed).expect("it was YAML");
         let changed = Settings::parse(Path::new("c.yml"), changed.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
         assert_ne!(changed, here, "{key}");
-        let named = relay.shared().reload(changed);
+        let named = relay.shared().reload(changed).unwrap_or_else(|e| panic!("{key}: {e}"));
         assert!(named.is_empty() || named == [key], "{key}: {named:?}");
-        relay.shared().reload(here.clone());
+        relay.shared().reload(here.clone()).expect("it was in force before");
         (!named.is_empty()).then(|| key.clone())
     };
-    let needs_restart: BTreeSet<String> = keys().iter().filter_map(needs_restart).collect();
+    let found = keys().iter().filter_map(needs_restart).collect();
     drop(inside);
+    found
+}
 
+#[test]
+fn the_keys_that_need_a_restart_are_marked_and_no_others() {
     let text = page(CONFIG);
     let sections: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(".Sh ")).collect();
     let marked: BTreeSet<String> = sections
@@ -414,7 +424,79 @@ fn the_keys_that_need_a_restart_are_marked_and_no_others() {
         .filter(|item| item.text.iter().take_while(|line| **line != ".Pp").any(|line| *line == ".Em restart ."))
         .filter_map(|item| item.head.strip_prefix("Va ").map(str::to_owned))
         .collect();
-    assert_eq!(marked, needs_restart);
+    assert_eq!(marked, need_a_restart());
+}
+
+/// What the types of the configuration say about each key, in their order: of `pub key: Type`, the comment above it.
+fn comments() -> Vec<(String, String)> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/mod.rs");
+    let source = fs::read_to_string(source).expect("it is there");
+    let sections = [
+        ("Settings", ""),
+        ("Logger", "logger."),
+        ("History", "history."),
+        ("Clients", "clients."),
+        ("Zeromq", "zeromq."),
+    ];
+    let (mut section, mut comment, mut found) = (None, String::new(), Vec::new());
+    for line in source.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("pub struct ") {
+            let name = name.trim_end_matches(" {");
+            section = sections.iter().find(|(known, _)| *known == name).map(|(_, prefix)| *prefix);
+        }
+        if let Some(text) = line.strip_prefix("/// ") {
+            comment = if comment.is_empty() { text.to_owned() } else { comment + " " + text };
+        } else if !line.starts_with("#[") {
+            if let (Some(prefix), Some((field, _))) =
+                (section, line.strip_prefix("pub ").and_then(|rest| rest.split_once(':')))
+            {
+                let field = if prefix == "logger." { field.replace('_', "-") } else { field.to_owned() };
+                found.push((format!("{prefix}{field}"), std::mem::take(&mut comment)));
+            }
+            comment.clear();
+        }
+        if line == "}" {
+            section = None;
+        }
+    }
+    found
+}
+
+/// docs/configuration.md, as the types have it.
+fn reference() -> String {
+    let (keys, restart) = (keys(), need_a_restart());
+    let mut text = "# Configuration reference\n\n\
+        Every key of `/etc/recodex/monitor/config.yml`, written from the types in [`src/config/mod.rs`](../src/config/mod.rs) by\n\
+        `UPDATE=1 cargo test --test manual reference`. More about each is in recodex-monitor.yml(5). Times are seconds and may have\n\
+        decimals, sizes are bytes. `systemctl reload recodex-monitor` takes up a change, `systemctl restart recodex-monitor` where the\n\
+        last column says so.\n\n\
+        | key | what it sets | takes | default | taken up by |\n|---|---|---|---|---|\n"
+        .to_owned();
+    let mut told = BTreeSet::new();
+    for (key, comment) in comments() {
+        let Some(default) = keys.get(&key) else { continue };
+        let by = if restart.contains(&key) { "restart" } else { "reload" };
+        let default = shown(&key, default);
+        let takes = expected(&key).replace("path string", "a path");
+        writeln!(text, "| `{key}` | {comment} | {takes} | {default} | {by} |").expect("strings grow");
+        told.insert(key);
+    }
+    assert_eq!(told, keys.into_keys().collect(), "every key has its place in the types");
+    text
+}
+
+#[test]
+fn the_configuration_reference_is_what_the_types_say() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let reference = reference();
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &reference).expect("it can be written");
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == reference,
+        "docs/configuration.md is not what the types say; UPDATE=1 cargo test --test manual reference writes it"
+    );
 }
 
 fn whole<N: TryInto<usize>>(number: N) -> usize {
@@ -441,6 +523,7 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         }
     }
     for (name, value) in [
+        ("PROXY header", proxied::MAX_HEADER),
         ("request head", upgrade::MAX_HEAD),
         ("short request head", upgrade::SHORT_HEAD),
         ("long request heads at once", upgrade::LONG_HEADS),
@@ -460,6 +543,11 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         ("time to stop", whole(relay::STOP_LIMIT.as_millis().div_ceil(1000))),
         ("waiting log lines", logging::QUEUE),
         ("log line", logging::MAX_LINE),
+        ("status connections", status::CONNECTIONS),
+        ("status request head", status::MAX_HEAD),
+        ("time for a status request", whole(status::REQUEST_TIMEOUT.as_secs())),
+        ("nothing taken of a status answer", whole(status::STALL_TIMEOUT.as_secs())),
+        ("remembered warnings", logging::NOTICES),
         ("last log lines at the end", whole(logging::CLOSE_TIMEOUT.as_secs())),
     ] {
         assert_eq!(limits.remove(name), Some(value.to_string().as_str()), "{name}");

@@ -1,17 +1,19 @@
-//! The monitor behind nginx and Apache httpd, set up by the examples that are shipped: who comes through them over TLS
-//! sees what is seen directly. `tests/run` installs what this needs.
+//! The monitor behind nginx, Apache httpd, Caddy and `HAProxy`, set up by the examples that are shipped: who comes
+//! through them over TLS sees what is seen directly, and the monitor sees who that is. `tests/run` installs what this
+//! needs.
 
 mod common;
 
 use std::fmt::Write as _;
 use std::fs::{OpenOptions, read_to_string, write};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{panicking, sleep};
 use std::time::Duration;
 
-use common::{Broker, Monitor, PythonViewer, command, kill, taken_port, task, until};
+use common::{Broker, Monitor, PythonViewer, command, kill, open_directory, taken_port, task, until};
 use tempfile::TempDir;
 
 const JOB: &str = "student_5d1f";
@@ -19,6 +21,13 @@ const JOB: &str = "student_5d1f";
 /// After how many seconds of silence a server gives up on a connection: by default, and where a test outlasts that.
 const TIMEOUT: u64 = 60;
 const SHORT_TIMEOUT: u64 = 2;
+
+/// Where the examples have the monitor.
+const ADDRESS: &str = "127.0.0.1:4567";
+const SOCKET: &str = "/run/recodex/monitor.sock";
+
+/// An address of this machine's that no proxy has.
+const CLIENT: &str = "127.0.0.9";
 
 #[test]
 fn nginx_relays_a_job_as_the_monitor_does() {
@@ -28,6 +37,16 @@ fn nginx_relays_a_job_as_the_monitor_does() {
 #[test]
 fn apache_relays_a_job_as_the_monitor_does() {
     relays_a_job_as_the_monitor_does(&APACHE);
+}
+
+#[test]
+fn caddy_relays_a_job_as_the_monitor_does() {
+    relays_a_job_as_the_monitor_does(&CADDY);
+}
+
+#[test]
+fn haproxy_relays_a_job_as_the_monitor_does() {
+    relays_a_job_as_the_monitor_does(&HAPROXY);
 }
 
 #[test]
@@ -41,6 +60,16 @@ fn pings_keep_a_silent_viewer_behind_apache() {
 }
 
 #[test]
+fn pings_keep_a_silent_viewer_behind_caddy() {
+    pings_keep_a_silent_viewer(&CADDY);
+}
+
+#[test]
+fn pings_keep_a_silent_viewer_behind_haproxy() {
+    pings_keep_a_silent_viewer(&HAPROXY);
+}
+
+#[test]
 fn nginx_relays_the_answer_to_a_plain_request() {
     relays_the_answer_to_a_plain_request(&NGINX);
 }
@@ -50,10 +79,70 @@ fn apache_relays_the_answer_to_a_plain_request() {
     relays_the_answer_to_a_plain_request(&APACHE);
 }
 
+#[test]
+fn caddy_relays_the_answer_to_a_plain_request() {
+    relays_the_answer_to_a_plain_request(&CADDY);
+}
+
+#[test]
+fn haproxy_relays_the_answer_to_a_plain_request() {
+    relays_the_answer_to_a_plain_request(&HAPROXY);
+}
+
+#[test]
+fn the_monitor_sees_who_is_behind_nginx() {
+    sees_who_it_is(&NGINX);
+}
+
+#[test]
+fn the_monitor_sees_who_is_behind_apache() {
+    sees_who_it_is(&APACHE);
+}
+
+#[test]
+fn the_monitor_sees_who_is_behind_caddy() {
+    sees_who_it_is(&CADDY);
+}
+
+#[test]
+fn the_monitor_sees_who_is_behind_haproxy() {
+    sees_who_it_is(&HAPROXY);
+}
+
+#[test]
+fn the_monitor_sees_who_is_behind_nginx_at_a_unix_socket() {
+    sees_who_it_is_at_a_unix_socket(&NGINX);
+}
+
+#[test]
+fn the_monitor_sees_who_is_behind_apache_at_a_unix_socket() {
+    sees_who_it_is_at_a_unix_socket(&APACHE);
+}
+
+#[test]
+fn the_monitor_sees_who_is_behind_caddy_at_a_unix_socket() {
+    sees_who_it_is_at_a_unix_socket(&CADDY);
+}
+
+#[test]
+fn the_monitor_sees_who_is_behind_haproxy_at_a_unix_socket() {
+    sees_who_it_is_at_a_unix_socket(&HAPROXY);
+}
+
+#[test]
+fn the_monitor_sees_who_is_behind_haproxy_by_the_proxy_protocol_2() {
+    sees_who_it_is_by_the_proxy_protocol("send-proxy-v2");
+}
+
+#[test]
+fn the_monitor_sees_who_is_behind_haproxy_by_the_proxy_protocol_1() {
+    sees_who_it_is_by_the_proxy_protocol("send-proxy");
+}
+
 fn relays_a_job_as_the_monitor_does(server: &Server) {
     let monitor = Monitor::start("clients: {ping_interval: 3600}\n"); // a ping would be a frame more
     let broker = Broker::connect(monitor.brokers);
-    let proxy = Proxy::start(server, &monitor, TIMEOUT);
+    let proxy = Proxy::before(&monitor, server, TIMEOUT);
     let viewers = || [Viewer::direct(&monitor), Viewer::through(&proxy, "/ws"), Viewer::through(&proxy, "/ws/")];
 
     broker.send(&[JOB, "STARTED"]);
@@ -80,7 +169,7 @@ fn relays_a_job_as_the_monitor_does(server: &Server) {
 fn pings_keep_a_silent_viewer(server: &Server) {
     let monitor = Monitor::start("clients: {ping_interval: 0.3}\n");
     let broker = Broker::connect(monitor.brokers);
-    let proxy = Proxy::start(server, &monitor, SHORT_TIMEOUT);
+    let proxy = Proxy::before(&monitor, server, SHORT_TIMEOUT);
     broker.send(&[JOB, "STARTED"]);
     let mut viewer = Viewer::through(&proxy, "/ws");
     assert_eq!(viewer.next(), command("STARTED"));
@@ -91,11 +180,51 @@ fn pings_keep_a_silent_viewer(server: &Server) {
 
 fn relays_the_answer_to_a_plain_request(server: &Server) {
     let monitor = Monitor::start("");
-    let proxy = Proxy::start(server, &monitor, TIMEOUT);
+    let proxy = Proxy::before(&monitor, server, TIMEOUT);
     for path in ["/ws", "/ws/"] {
         let answer = proxy.get(path);
         assert!(answer.starts_with("HTTP/1.1 426 "), "{path}: {answer}");
         assert!(answer.contains("\r\n\r\nThis is the WebSocket port of a ReCodEx monitor"), "{path}: {answer}");
+    }
+}
+
+fn sees_who_it_is(server: &Server) {
+    let monitor = Monitor::start("trusted_proxies: [\"127.0.0.1\"]\nlogger: {level: debug}\n");
+    knows_the_client(&monitor, &Proxy::before(&monitor, server, TIMEOUT));
+}
+
+fn sees_who_it_is_at_a_unix_socket(server: &Server) {
+    let directory = open_directory();
+    let socket = directory.path().join("monitor.sock");
+    let config = "websocket_mode: \"0666\"\ntrusted_proxies: [\"unix:\"]\nlogger: {level: debug}\n";
+    let monitor = Monitor::start_unix(&socket, config);
+    let example = with_instead(&server.shipped(), server.at_socket);
+    let example = with_replaced(&example, SOCKET, socket.to_str().unwrap());
+    knows_the_client(&monitor, &Proxy::start(server, &example, TIMEOUT));
+}
+
+/// Without X-Forwarded-For, so that the protocol alone tells.
+fn sees_who_it_is_by_the_proxy_protocol(option: &str) {
+    let config = "websocket_proxy_protocol: true\ntrusted_proxies: [\"127.0.0.1\"]\nlogger: {level: debug}\n";
+    let monitor = Monitor::start(config);
+    let example = with_instead(&HAPROXY.shipped(), &format!("server monitor {ADDRESS} send-proxy-v2"));
+    let example = with_replaced(&at(&example, monitor.viewers), " send-proxy-v2", &format!(" {option}"));
+    let example = with_replaced(&example, "option forwardfor", "");
+    knows_the_client(&monitor, &Proxy::start(&HAPROXY, &example, TIMEOUT));
+}
+
+fn knows_the_client(monitor: &Monitor, proxy: &Proxy) {
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&[JOB, "STARTED"]);
+    let pretended = ["X-Forwarded-For: 203.0.113.7", "Forwarded: for=203.0.113.8"];
+    for headers in [&pretended[..0], &pretended[..1], &pretended[1..], &pretended] {
+        let mut viewer = Viewer::from(CLIENT, proxy, headers);
+        assert_eq!(viewer.next(), command("STARTED"));
+    }
+    let known = [&format!("viewer {CLIENT}"), "subscribed"];
+    until("every viewer is logged as the client", || (monitor.logged(&known).len() == 4).then_some(()));
+    for other in ["viewer 127.0.0.1", "viewer 203.0.113."] {
+        assert_eq!(monitor.logged(&[other]), Vec::<String>::new());
     }
 }
 
@@ -107,14 +236,48 @@ struct Server {
     ready: &'static str,
     /// What is shipped.
     example: &'static str,
+    /// The line of it, there as a comment, that reaches the monitor through its Unix socket.
+    at_socket: &'static str,
     /// What to put into server.conf: TLS on a port, a timeout, and example.conf, whose text is given.
     config: fn(u16, u64, &str) -> String,
+}
+
+impl Server {
+    fn shipped(&self) -> String {
+        let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/usr/share/doc/recodex-monitor/examples");
+        read_to_string(Path::new(examples).join(self.example)).unwrap()
+    }
+}
+
+/// An example for a monitor at this address.
+fn at(example: &str, viewers: SocketAddr) -> String {
+    with_replaced(example, ADDRESS, &viewers.to_string())
+}
+
+/// An example with other words for some that one line has.
+fn with_replaced(example: &str, words: &str, others: &str) -> String {
+    assert_eq!(example.lines().filter(|line| says(line, words)).count(), 1, "one line says {words}:\n{example}");
+    example.replace(words, others)
+}
+
+/// An example with a line that it has as a comment, instead of the one that says where the monitor is.
+fn with_instead(example: &str, line: &str) -> String {
+    let comment = format!("# {line}");
+    assert_eq!(example.lines().filter(|line| line.trim() == comment).count(), 1, "one comment is {line}:\n{example}");
+    let lines = example.lines().filter(|line| !says(line, ADDRESS));
+    lines.map(|kept| if kept.trim() == comment { line } else { kept }).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether this is no comment, and has these words.
+fn says(line: &str, words: &str) -> bool {
+    !line.trim_start().starts_with('#') && line.contains(words)
 }
 
 const NGINX: Server = Server {
     command: r#"nginx -e stderr -p "$0" -c server.conf"#,
     ready: "start worker process ",
     example: "nginx.conf",
+    at_socket: "proxy_pass http://unix:/run/recodex/monitor.sock:;",
     config: nginx_config,
 };
 
@@ -122,7 +285,24 @@ const APACHE: Server = Server {
     command: r#""$(command -v apache2 || command -v httpd)" -D FOREGROUND -d "$0" -f server.conf"#,
     ready: "resuming normal operations",
     example: "apache.conf",
+    at_socket: r#"ProxyPass "/ws" "unix:/run/recodex/monitor.sock|http://localhost/ws" upgrade=websocket"#,
     config: apache_config,
+};
+
+const CADDY: Server = Server {
+    command: r#"env -C "$0" XDG_CONFIG_HOME=. XDG_DATA_HOME=. caddy run --adapter caddyfile --config server.conf"#,
+    ready: "serving initial configuration",
+    example: "caddy.conf",
+    at_socket: "reverse_proxy unix//run/recodex/monitor.sock {",
+    config: caddy_config,
+};
+
+const HAPROXY: Server = Server {
+    command: r#"haproxy -W -db -C "$0" -f server.conf"#,
+    ready: "Loading success",
+    example: "haproxy.cfg",
+    at_socket: "server monitor unix@/run/recodex/monitor.sock",
+    config: haproxy_config,
 };
 
 fn nginx_config(port: u16, timeout: u64, _: &str) -> String {
@@ -175,6 +355,48 @@ fn apache_config(port: u16, timeout: u64, example: &str) -> String {
         )
 }
 
+fn caddy_config(port: u16, timeout: u64, _: &str) -> String {
+    // What is said of HTTP/3 keeps its UDP port taken; TCP ports are shared between processes of Caddy.
+    format!(
+        "{{
+            admin off
+            auto_https off
+            servers {{
+                protocols h1 h2 h3
+                timeouts {{
+                    read_header {timeout}s
+                    read_body {timeout}s
+                    write {timeout}s
+                    idle {timeout}s
+                }}
+            }}
+        }}
+        :{port} {{
+            bind 127.0.0.1
+            tls certificate.pem key.pem
+            import example.conf
+        }}"
+    )
+}
+
+fn haproxy_config(port: u16, timeout: u64, example: &str) -> String {
+    let rule = example.lines().find_map(|line| line.split_once("use_backend recodex-monitor ")).expect("a rule").1;
+    let backend = with_replaced(example, "timeout tunnel 60s", &format!("timeout tunnel {timeout}s"));
+    format!(
+        "global
+            noreuseport
+        defaults
+            timeout connect 60s
+            timeout client {timeout}s
+            timeout server {timeout}s
+        frontend web
+            mode http
+            bind 127.0.0.1:{port} ssl crt both.pem
+            use_backend recodex-monitor {rule}
+        {backend}\n"
+    )
+}
+
 /// A server with the monitor behind it.
 struct Proxy {
     process: Child,
@@ -183,29 +405,30 @@ struct Proxy {
 }
 
 impl Proxy {
+    /// Starts one before this monitor, by what is shipped.
+    fn before(monitor: &Monitor, server: &Server, timeout: u64) -> Self {
+        Self::start(server, &at(&server.shipped(), monitor.viewers), timeout)
+    }
+
     /// Starts one that gives up on a connection after so many seconds of silence.
-    fn start(server: &Server, monitor: &Monitor, timeout: u64) -> Self {
+    fn start(server: &Server, example: &str, timeout: u64) -> Self {
         let mut tries = (0..10).map(|_| {
             let port = taken_port().1.port(); // free from here on, for anybody to take
-            Self::on(port, server, monitor, timeout)
+            Self::on(port, server, example, timeout)
         });
         tries.find_map(|proxy| proxy).expect("a port that stays free")
     }
 
     /// Starts one on this port; `None` if that is taken.
-    fn on(port: u16, server: &Server, monitor: &Monitor, timeout: u64) -> Option<Self> {
-        let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/usr/share/doc/recodex-monitor/examples");
-        let example = read_to_string(Path::new(examples).join(server.example)).unwrap();
-        assert_eq!(example.matches("127.0.0.1:4567").count(), 1, "it says in one place where the monitor is");
-        let example = example.replace("127.0.0.1:4567", &monitor.viewers.to_string());
-
+    fn on(port: u16, server: &Server, example: &str, timeout: u64) -> Option<Self> {
         let directory = TempDir::new().unwrap();
         let path = |name| directory.path().join(name);
-        write(path("server.conf"), (server.config)(port, timeout, &example)).unwrap();
+        write(path("server.conf"), (server.config)(port, timeout, example)).unwrap();
         write(path("example.conf"), example).unwrap();
         let script = format!(
             r#"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=test \
                 -addext subjectAltName=IP:127.0.0.1 -keyout "$0/key.pem" -out "$0/certificate.pem" &&
+            cat "$0/certificate.pem" "$0/key.pem" >"$0/both.pem" &&
             PATH=$PATH:/usr/sbin && exec setpriv --pdeathsig TERM {}"#,
             server.command
         );
@@ -220,7 +443,7 @@ impl Proxy {
         let listens = until("the server listens", || {
             let ended = proxy.process.try_wait().unwrap();
             let log = proxy.log();
-            if log.contains("Address already in use") {
+            if log.to_lowercase().contains("address already in use") {
                 return Some(false);
             }
             assert_eq!(ended, None, "the server has ended");
@@ -279,6 +502,14 @@ impl Viewer {
 
     fn through(proxy: &Proxy, path: &str) -> Self {
         Self::start(&format!("wss://127.0.0.1:{}{path}", proxy.port), Some(proxy.certificate()))
+    }
+
+    /// One that connects from this address, with more headers in its request.
+    fn from(address: &str, proxy: &Proxy, headers: &[&str]) -> Self {
+        let url = format!("wss://127.0.0.1:{}/ws", proxy.port);
+        let arguments = [url.into(), JOB.into(), proxy.certificate(), address.into()];
+        let arguments = arguments.into_iter().chain(headers.iter().map(PathBuf::from));
+        Self { python: PythonViewer::start("tls_viewer.py", arguments), seen: Vec::new() }
     }
 
     fn start(url: &str, certificate: Option<PathBuf>) -> Self {

@@ -4,12 +4,13 @@
 
 mod common;
 
-use common::viewer::{frame, upgrade_request};
+use common::viewer::{frame, proxy_header, upgrade_request};
 use common::zmtp::{self, greeted, ready};
 use common::{Broker, DEADLINE, Event, Host, Manager, Monitor, RawPeer, Viewer, command, fence, task, unique, until};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use recodex_monitor::peer::Peer;
 use recodex_monitor::succession::state::{Stage, State, Viewer as Left};
 use socket2::SockRef;
 use std::borrow::Cow;
@@ -512,7 +513,8 @@ fn a_state_that_cannot_be_used_is_refused_in_one_line_and_its_connections_closed
     let _alone = alone();
     let (server, mut client) = pair();
     let cookie = SockRef::from(&server).cookie().expect("Linux has them");
-    let naming = |cookie| Left { cookie, stage: Stage::Naming, received: b"".into(), unsent: b"".into() };
+    let naming =
+        |cookie| Left { cookie, peer: Peer::Unix, stage: Stage::Naming, received: b"".into(), unsent: b"".into() };
     let good = state(vec![naming(cookie)]);
     let changed = |at: usize, to: u8| {
         let mut bytes = good.clone();
@@ -521,7 +523,7 @@ fn a_state_that_cannot_be_used_is_refused_in_one_line_and_its_connections_closed
     };
     for (bytes, why) in [
         (changed(0, b'x'), "it is no state of a monitor"),
-        (changed(8, 200), "its format is 200, expected 1"),
+        (changed(8, 200), "its format is 200, expected 2"),
         (changed(good.len() - 1, 77), "its checksum is wrong"),
         (good[..good.len() - 1].to_vec(), "bytes, expected"),
         (good[..10].to_vec(), "it is no state of a monitor"),
@@ -705,5 +707,70 @@ fn what_is_handed_over_and_cannot_be_used_is_closed() {
     let monitor = manager.starts(&[], "");
     until("the manager lets go", || (manager.names().len() == 2).then_some(()));
     assert!(other.is_gone_within(DEADLINE));
-    assert_eq!(monitor.logged(&["WARNING", "it is no listening TCP socket"]).len(), 2);
+    assert_eq!(monitor.logged(&["WARNING", "it is no listening socket"]).len(), 2);
+}
+
+#[test]
+fn a_restart_keeps_those_behind_a_unix_socket_their_names_and_who_waits() {
+    let _alone = alone();
+    let directory = common::open_directory();
+    let path = directory.path().join("monitor.sock");
+    let config = "logger: {level: debug}\ntrusted_proxies: [\"unix:\"]\nclients: {max_per_address: 1}\n";
+    let manager = Manager::new();
+    let start = || Monitor::start_unix_with(&manager.descriptors(), &manager.wrapper(&[]), &path, config);
+    let mut monitor = start();
+    let mut viewer = Viewer::connected_to(&path).upgrade(&[("X-Forwarded-For", "192.0.2.1")]).subscribe("job");
+    for _ in 0..3 {
+        monitor.signal("USR2");
+        assert_eq!(monitor.wait_exit().code(), Some(0));
+        // Nobody listens now, and yet it can be connected to.
+        let mut waiting = Viewer::connected_to(&path);
+        waiting.send_raw(upgrade_request("/").as_bytes());
+        monitor = start();
+        monitor.wait_log("took over 1 viewers");
+        waiting.read_upgrade();
+        assert!(path.exists());
+        // Its share is taken still.
+        let answer = Viewer::connected_to(&path).refused(&[("X-Forwarded-For", "192.0.2.1")]);
+        assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+        until("the manager lets go of what is over", || (manager.names().len() == 2).then_some(()));
+    }
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&["job", "FINISHED"]);
+    viewer.texts(&[command("FINISHED")]);
+    viewer.closes(1000);
+    monitor.wait_logged(&["viewer 192.0.2.1 left"]);
+}
+
+#[test]
+fn a_restart_in_the_middle_of_a_proxy_header_changes_nothing() {
+    let _alone = alone();
+    let config = "logger: {level: debug}\nwebsocket_proxy_protocol: true\ntrusted_proxies: [127.0.0.1]\n";
+    let manager = Manager::new();
+    let mut monitor = manager.starts(&[], config);
+    let header = proxy_header([192, 0, 2, 9], &[]);
+    let mut parts: Vec<_> = [0, 1, 15, 16, 20, header.len()]
+        .into_iter()
+        .map(|sent| {
+            let mut viewer = Viewer::connected(monitor.viewers);
+            viewer.send_raw(&header[..sent]);
+            (sent, viewer)
+        })
+        .collect();
+    until("all are there", || {
+        monitor.signal("USR1");
+        monitor.logged(&["viewers: 6 of"]).first().cloned()
+    });
+    monitor.signal("USR2");
+    assert_eq!(monitor.wait_exit().code(), Some(0));
+    monitor = manager.restarts(&monitor, config);
+    monitor.wait_log("took over 6 viewers");
+    for (sent, viewer) in &mut parts {
+        viewer.send_raw(&header[*sent..]);
+        viewer.send_raw(upgrade_request("/").as_bytes());
+        viewer.read_upgrade();
+        let channel = unique("job");
+        viewer.send_text(&channel);
+        assert_eq!(monitor.viewer_of(&channel), "192.0.2.9:4711");
+    }
 }

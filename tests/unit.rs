@@ -107,13 +107,18 @@ fn active_in_the_shipped_config_are_the_ports_and_the_level() {
 #[test]
 fn the_shipped_config_has_every_key_with_its_default() {
     let all = uncommented();
-    assert_eq!(keys(&all), keys(&Settings::default().to_yaml()));
+    let of_tls = ["tls.certificate", "tls.key"].map(str::to_owned).into();
+    assert_eq!(keys(&all), &keys(&Settings::default().to_yaml()) | &of_tls);
     let mut settings = parse(&all);
     let defaults = Settings::default();
     // These have no default that could be written down.
     assert_eq!(settings.group.take().as_ref(), Some(&defaults.user));
     assert_eq!(settings.logger.file.take().as_deref(), Some(Path::new("/var/log/recodex/monitor.log")));
     assert_eq!(settings.history.state.take().as_deref(), Some(Path::new("/var/lib/recodex-monitor/history")));
+    assert_eq!(settings.status_uri.take().map(|at| at.to_string()).as_deref(), Some("127.0.0.1:4568"));
+    let tls = settings.tls.take().expect("it is set");
+    let names = ["tls.crt", "tls.key"].map(|name| Path::new("/etc/recodex/monitor").join(name));
+    assert_eq!([tls.certificate, tls.key], names);
     let open_files: usize = setting("Service.LimitNOFILE").parse().expect("a number");
     assert_eq!(settings.clients.max, open_files - 128);
     settings.clients.max = defaults.clients.max;

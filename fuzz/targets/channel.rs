@@ -181,5 +181,5 @@ fuzz_target!(|input: &[u8]| {
     hub.expire(now + limits.unfinished.duration());
     hub.expire(now + 2 * limits.unfinished.duration());
     hub.check();
-    assert_eq!(hub.usage(), Usage { channels: 0, finished: 0, bytes: 0 });
+    assert_eq!(hub.usage(), Usage { channels: 0, finished: 0, draining: 0, bytes: 0 });
 });

@@ -8,9 +8,12 @@
 use libfuzzer_sys::fuzz_target;
 use recodex_monitor::config::Settings;
 use recodex_monitor::message::{Kind, RELEASE_FRAME};
-use recodex_monitor::relay::{Relay, Shared};
+use recodex_monitor::peer::Peer;
+use recodex_monitor::relay::Relay;
+use recodex_monitor::shared::Shared;
 use recodex_monitor::store::Kept;
 use recodex_monitor::websocket::upgrade::MAX_HEAD;
+use recodex_monitor::websocket::stream::Stream;
 use recodex_monitor::websocket::viewer::Viewer;
 use std::path::Path;
 use std::sync::Arc;
@@ -99,7 +102,7 @@ async fn talk(world: &World, bytes: &[u8], piece: usize) -> Vec<u8> {
     client.set_nodelay(true).unwrap(); // or the kernel would hold pieces back, for no time on this clock
     client.set_zero_linger().unwrap(); // or its port would be kept for a minute
     let place = world.shared.viewers.take().unwrap();
-    let monitor = Viewer::new(server, peer, Arc::clone(&world.shared), place).serve();
+    let monitor = Viewer::new(Stream::Tcp(server), Peer::Socket(peer), Arc::clone(&world.shared), place).serve();
     let mut answer = Vec::new();
     let client = async {
         for piece in bytes.chunks(piece.max(1 + bytes.len() / 16)) {

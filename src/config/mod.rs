@@ -2,9 +2,13 @@
 //!
 //! The checks run while serde reads the file, since only then is the position of every value known.
 
+mod access;
+mod address;
 mod value;
 
-pub use value::{Address, Level, Network, Output, Seconds};
+pub use access::{Network, Origin, Proxy};
+pub use address::{Address, Endpoint, Mode};
+pub use value::{Level, Output, Seconds};
 
 use crate::channel::Bounds;
 use crate::limits;
@@ -22,9 +26,23 @@ pub const MAX_FILE: u64 = 1024 * 1024;
 #[serde(default, deny_unknown_fields, expecting = "settings as `key: value` lines")]
 pub struct Settings {
     /// Where viewers connect.
-    pub websocket_uri: Address,
+    pub websocket_uri: Endpoint,
+    /// Who may open the Unix socket of `websocket_uri`.
+    pub websocket_mode: Mode,
+    /// Whether a viewer's connection begins with a header of the PROXY protocol.
+    pub websocket_proxy_protocol: bool,
     /// Where brokers connect.
     pub zeromq_uri: Address,
+    /// Where the monitor tells what it does; by default nowhere.
+    pub status_uri: Option<Address>,
+    /// The certificate with which viewers are served over TLS; by default none.
+    pub tls: Option<Tls>,
+    /// The origins whose pages may connect.
+    #[serde(deserialize_with = "access::list")]
+    pub allowed_origins: Vec<Origin>,
+    /// Whose word is taken for a viewer's address.
+    #[serde(deserialize_with = "access::list")]
+    pub trusted_proxies: Vec<Proxy>,
     /// Whether the message `0`, `exit` stops the monitor, as it does the Python one.
     pub accept_exit: bool,
     /// Whom the monitor becomes if it is started as root.
@@ -43,6 +61,18 @@ pub struct Settings {
     /// Bounds on brokers.
     #[serde(deserialize_with = "value::or_default")]
     pub zeromq: Zeromq,
+}
+
+/// The keys under `tls`. Both are PEM files; a relative path is one in `$CREDENTIALS_DIRECTORY`, if that is set.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, expecting = "the keys `certificate` and `key`")]
+pub struct Tls {
+    /// The certificate, followed by those that lead to its root.
+    #[serde(deserialize_with = "value::some_path")]
+    pub certificate: PathBuf,
+    /// Its private key.
+    #[serde(deserialize_with = "value::some_path")]
+    pub key: PathBuf,
 }
 
 /// The keys under `logger`. The names are those of the Python monitor.
@@ -98,6 +128,9 @@ pub struct Clients {
     /// The most viewers at once; by default what the limit of open files allows.
     #[serde(deserialize_with = "value::whole::<_, 1, 10_000_000>")]
     pub max: usize,
+    /// The most viewers from one address, of IPv6 from one network of 64 bits; 0: no bound.
+    #[serde(deserialize_with = "value::whole::<_, 0, 10_000_000>")]
+    pub max_per_address: usize,
     /// How long a client may take to send its request.
     #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
     pub handshake_timeout: Seconds,
@@ -120,7 +153,7 @@ pub struct Clients {
 #[serde(default, deny_unknown_fields, expecting = "the keys of `zeromq`")]
 pub struct Zeromq {
     /// Who may connect.
-    #[serde(deserialize_with = "value::networks")]
+    #[serde(deserialize_with = "access::list")]
     pub allow: Vec<Network>,
     /// The most broker links at once.
     #[serde(deserialize_with = "value::whole::<_, 1, 10_000>")]
@@ -133,8 +166,14 @@ pub struct Zeromq {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            websocket_uri: Address { host: "127.0.0.1".into(), port: 4567 },
+            websocket_uri: Endpoint::Tcp(Address { host: "127.0.0.1".into(), port: 4567 }),
+            websocket_mode: Mode::GROUP,
+            websocket_proxy_protocol: false,
             zeromq_uri: Address { host: "127.0.0.1".into(), port: 7894 },
+            status_uri: None,
+            tls: None,
+            allowed_origins: vec![Origin::Any],
+            trusted_proxies: Vec::new(),
             accept_exit: false,
             user: "recodex".into(),
             group: None,
@@ -184,6 +223,7 @@ impl Default for Clients {
     fn default() -> Self {
         Self {
             max: limits::default_max_clients(),
+            max_per_address: 0,
             handshake_timeout: Seconds::from_secs(10),
             subscribe_timeout: Seconds::from_secs(10),
             ping_interval: Seconds::from_secs(20),
@@ -243,10 +283,52 @@ impl Settings {
         })?;
         // An empty file, or one of comments only, sets nothing.
         let settings: Result<Option<Self>, _> = serde_yaml::from_str(text);
-        settings.map(Option::unwrap_or_default).map_err(|e| {
+        let settings = settings.map(Option::unwrap_or_default).map_err(|e| {
             let place = e.location().map(|at| (at.line(), at.column()));
             error(place, explain(&e))
-        })
+        })?;
+        settings.contradiction().map_or(Ok(settings), |message| Err(error(None, message.into())))
+    }
+
+    /// What is wrong between keys that are right by themselves.
+    fn contradiction(&self) -> Option<&'static str> {
+        if self.websocket_proxy_protocol && self.trusted_proxies.is_empty() {
+            return Some(
+                "websocket_proxy_protocol is on: expected trusted_proxies to name the proxies that send its header",
+            );
+        }
+        if self.tls.is_some() && matches!(self.websocket_uri, Endpoint::Unix(_)) {
+            return Some("tls is set: expected websocket_uri to be a host and a port, not a Unix socket");
+        }
+        None
+    }
+
+    /// What of these settings can be taken up where `old` are in force; and the keys of those that need a restart, which stay.
+    #[must_use]
+    pub fn without_restart(self, old: &Self) -> (Self, Vec<&'static str>) {
+        let mut new = self;
+        let mut fixed = Vec::new();
+        macro_rules! fix {
+            ($($field:ident).+, $key:literal) => {
+                if new.$($field).+ != old.$($field).+ {
+                    fixed.push($key);
+                    new.$($field).+.clone_from(&old.$($field).+);
+                }
+            };
+        }
+        fix!(websocket_uri, "websocket_uri");
+        fix!(websocket_mode, "websocket_mode");
+        fix!(zeromq_uri, "zeromq_uri");
+        fix!(status_uri, "status_uri");
+        fix!(user, "user");
+        fix!(group, "group");
+        fix!(logger.output, "logger.output");
+        fix!(logger.file, "logger.file");
+        if new.tls.is_some() != old.tls.is_some() {
+            fixed.push("tls");
+            new.tls.clone_from(&old.tls);
+        }
+        (new, fixed)
     }
 
     /// The settings as a configuration file that sets every key.
@@ -301,7 +383,7 @@ mod tests {
         let text = "---\nwebsocket_uri:\n    - \"127.0.0.1\"\n    - \"4568\"\nzeromq_uri: [\"*\", 7895]\nlogger:\n    \
                     file: \"/var/log/recodex/monitor.log\"\n    level: \"WARNING\"\n    max-size: 2048\n    rotations: 7\n...\n";
         let settings = parse(text).unwrap();
-        assert_eq!(settings.websocket_uri, Address { host: "127.0.0.1".into(), port: 4568 });
+        assert_eq!(settings.websocket_uri, Endpoint::Tcp(Address { host: "127.0.0.1".into(), port: 4568 }));
         assert_eq!(settings.zeromq_uri, Address { host: "*".into(), port: 7895 });
         assert_eq!(settings.logger.file.as_deref(), Some(Path::new("/var/log/recodex/monitor.log")));
         assert_eq!(
@@ -322,14 +404,20 @@ mod tests {
     fn what_is_printed_reads_back_the_same() {
         let changed =
             parse("history: {finished: 0.3, unfinished: 7200}\nlogger: {file: /x}\naccept_exit: true\n").unwrap();
-        for settings in [Settings::default(), changed] {
+        let proxied = parse(
+            "websocket_uri: unix:/run/x\nwebsocket_mode: 0600\ntrusted_proxies: [\"unix:\", 10.0.0.0/8]\n\
+             status_uri: [localhost, 1]\nallowed_origins: [\"HTTPS://a.example:443\"]\n",
+        );
+        let tls = parse("tls: {certificate: a.pem, key: /b}\n").unwrap();
+        for settings in [Settings::default(), changed, proxied.unwrap(), tls] {
             assert_eq!(parse(&settings.to_yaml()), Ok(settings));
         }
     }
 
     #[test]
     fn errors_name_the_place_and_what_was_expected() {
-        let known = "websocket_uri, zeromq_uri, accept_exit, user, group, logger, history, clients, zeromq";
+        let known = "websocket_uri, websocket_mode, websocket_proxy_protocol, zeromq_uri, status_uri, tls, allowed_origins, trusted_proxies, \
+                     accept_exit, user, group, logger, history, clients, zeromq";
         for (text, error) in [
             ("websocket_url: [a, 1]\n", format!("1:1: unknown key `websocket_url`; did you mean `websocket_uri`? (known: {known})")),
             ("logger:\n  levle: debug\n", "2:3: logger: unknown key `levle`; did you mean `level`? (known: output, file, level, max-size, rotations)".into()),
@@ -346,12 +434,67 @@ mod tests {
             ("history:\n  unfinished: .nan\n", "2:15: history.unfinished: invalid value: floating point `NaN`, expected a number of seconds from 0.1 to 31536000".into()),
             ("clients: {max: 0}\n", "1:16: clients.max: invalid value: integer `0`, expected a whole number from 1 to 10000000".into()),
             ("clients: {max: many}\n", "1:16: clients.max: invalid type: string \"many\", expected a whole number from 1 to 10000000".into()),
+            ("websocket_uri: \"unix:run/x\"\n", "1:16: websocket_uri: invalid value: string \"unix:run/x\", expected a host and a port, such as [\"127.0.0.1\", 4567], or \"unix:\" and an absolute path".into()),
+            ("websocket_mode: 660\n", "1:17: websocket_mode: invalid type: integer `660`, expected a mode in octal digits and quotes, such as \"0660\"".into()),
+            ("websocket_mode: \"0668\"\n", "1:17: websocket_mode: invalid value: string \"0668\", expected a mode in octal digits and quotes, such as \"0660\"".into()),
+            ("allowed_origins: [\"https://a/b\"]\n", "1:19: allowed_origins[0]: invalid value: string \"https://a/b\", expected an origin without a path, such as \"https://recodex.example.org\", or \"*\"".into()),
+            ("allowed_origins: \"*\"\n", "1:18: allowed_origins: invalid type: string \"*\", expected a list of origins".into()),
+            ("trusted_proxies: [nginx]\n", "1:19: trusted_proxies[0]: invalid value: string \"nginx\", expected an address or a network, such as \"192.0.2.7\" or \"10.1.0.0/16\", or \"unix:\"".into()),
+            ("tls: {certificate: /a}\n", "1:6: tls: missing field `key`".into()),
+            ("tls: {certificate: /a, key: \"\"}\n", "1:29: tls.key: invalid value: string \"\", expected a path".into()),
+            ("websocket_proxy_protocol: true\n", " websocket_proxy_protocol is on: expected trusted_proxies to name the proxies that send its header".into()),
+            ("tls: {certificate: /a, key: /b}\nwebsocket_uri: \"unix:/x\"\n", " tls is set: expected websocket_uri to be a host and a port, not a Unix socket".into()),
             ("accept_exit: sometimes\n", "1:14: accept_exit: invalid type: string \"sometimes\", expected a boolean".into()),
             ("logger: {file: \"\"}\n", "1:16: logger.file: invalid value: string \"\", expected a path".into()),
             ("- 1\n", "1:1: invalid type: sequence, expected settings as `key: value` lines".into()),
         ] {
             assert_eq!(parse(text).unwrap_err(), format!("c.yml:{error}"), "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_origin_is_compared_as_browsers_send_it() {
+        let allowed =
+            parse("allowed_origins: [\"HTTPS://A.example:443\", \"http://b:8080\", \"http://[::1]\"]\n").unwrap();
+        let allows = |sent| allowed.allowed_origins.iter().any(|origin| origin.matches(sent));
+        for (sent, allowed) in [
+            ("https://a.example", true),
+            ("https://A.EXAMPLE", true),
+            ("http://b:8080", true),
+            ("http://[::1]", true),
+            ("http://a.example", false),
+            ("https://a.example:8443", false),
+            ("https://a.example.evil", false),
+            ("https://xa.example", false),
+            ("http://b", false),
+            ("null", false),
+            ("", false),
+        ] {
+            assert_eq!(allows(sent), allowed, "{sent}");
+        }
+        assert!(Settings::default().allowed_origins[0].matches("null"));
+    }
+
+    #[test]
+    fn what_needs_a_restart_stays_as_it_is_and_is_named() {
+        let old = parse("tls: {certificate: /a, key: /b}\n").unwrap();
+        let new = parse(
+            "websocket_uri: [\"127.0.0.1\", 1]\nuser: x\nlogger: {file: /y, level: debug}\nclients: {max: 7}\n\
+             status_uri: [a, 1]\nallowed_origins: []\n",
+        )
+        .unwrap();
+        let (taken, fixed) = new.without_restart(&old);
+        assert_eq!(fixed, ["websocket_uri", "status_uri", "user", "logger.file", "tls"]);
+        assert_eq!((taken.logger.level, taken.clients.max, &taken.allowed_origins), (Level::Debug, 7, &vec![]));
+        let same = Settings {
+            clients: old.clients.clone(),
+            logger: old.logger.clone(),
+            allowed_origins: old.allowed_origins.clone(),
+            ..taken
+        };
+        assert_eq!(same, old);
+        let other = parse("tls: {certificate: /c, key: /d}\n").unwrap();
+        assert_eq!(other.clone().without_restart(&old), (other, vec![]));
     }
 
     #[test]

@@ -1,150 +1,10 @@
 //! The types of configuration values, each checked against its bounds where it is read.
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// A host and a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    /// A name, an IP address, or `*` for every address.
-    pub host: String,
-    /// The port; 0 lets the system choose.
-    pub port: u16,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
-        write!(f, "{open}{}{close}:{}", self.host, self.port)
-    }
-}
-
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (&self.host, self.port).serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct HostAndPort;
-        impl<'de> Visitor<'de> for HostAndPort {
-            type Value = Address;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a host and a port, such as [\"127.0.0.1\", 4567]")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Address, A::Error> {
-                let host: String = list.next_element()?.ok_or_else(|| Error::invalid_length(0, &self))?;
-                let Port(port) = list.next_element()?.ok_or_else(|| Error::invalid_length(1, &self))?;
-                let mut length = 2;
-                while list.next_element::<IgnoredAny>()?.is_some() {
-                    length += 1;
-                }
-                if length == 2 { Ok(Address { host, port }) } else { Err(Error::invalid_length(length, &self)) }
-            }
-        }
-        deserializer.deserialize_seq(HostAndPort)
-    }
-}
-
-/// The addresses of a network; one address is the smallest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network(IpNet);
-
-impl Network {
-    /// Every address.
-    #[must_use]
-    pub fn all() -> Vec<Self> {
-        vec![Self(Ipv4Net::default().into()), Self(Ipv6Net::default().into())]
-    }
-
-    /// Whether the address is in the network.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.0.contains(&address)
-    }
-}
-
-impl Serialize for Network {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Network {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Network;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address or a network, such as \"192.0.2.7\", \"10.1.0.0/16\" or \"2001:db8::/32\"")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Network, E> {
-                let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-                network.map(Network).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
-            }
-        }
-        deserializer.deserialize_str(Text)
-    }
-}
-
-/// Reads a list of networks.
-pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Network>, D::Error> {
-    struct List;
-    impl<'de> Visitor<'de> for List {
-        type Value = Vec<Network>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of addresses and networks")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Network>, A::Error> {
-            let mut networks = Vec::new();
-            while let Some(network) = list.next_element()? {
-                networks.push(network);
-            }
-            Ok(networks)
-        }
-    }
-    deserializer.deserialize_seq(List)
-}
-
-struct Port(u16);
-
-impl<'de> Deserialize<'de> for Port {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NumberOrText;
-        impl Visitor<'_> for NumberOrText {
-            type Value = Port;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a port from 0 to 65535, as a number or in quotes")
-            }
-
-            fn visit_u64<E: Error>(self, port: u64) -> Result<Port, E> {
-                u16::try_from(port).map(Port).map_err(|_| E::invalid_value(Unexpected::Unsigned(port), &self))
-            }
-
-            fn visit_i64<E: Error>(self, port: i64) -> Result<Port, E> {
-                Err(E::invalid_value(Unexpected::Signed(port), &self))
-            }
-
-            fn visit_str<E: Error>(self, port: &str) -> Result<Port, E> {
-                port.trim().parse().map(Port).map_err(|_| E::invalid_value(Unexpected::Str(port), &self))
-            }
-        }
-        deserializer.deserialize_any(NumberOrText)
-    }
-}
 
 /// How severe a message must be to be logged. The names are Python's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,29 +148,36 @@ pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Defaul
 
 /// Reads a path, if there is one.
 pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-    struct Checked(PathBuf);
-    impl<'de> Deserialize<'de> for Checked {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct NotEmpty;
-            impl Visitor<'_> for NotEmpty {
-                type Value = Checked;
+    Ok(Option::deserialize(deserializer)?.map(|Checked(path)| path))
+}
 
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("a path")
-                }
+/// Reads a path.
+pub(super) fn some_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    Checked::deserialize(deserializer).map(|Checked(path)| path)
+}
 
-                fn visit_str<E: Error>(self, path: &str) -> Result<Checked, E> {
-                    if path.is_empty() {
-                        Err(E::invalid_value(Unexpected::Str(""), &self))
-                    } else {
-                        Ok(Checked(path.into()))
-                    }
+struct Checked(PathBuf);
+
+impl<'de> Deserialize<'de> for Checked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NotEmpty;
+        impl Visitor<'_> for NotEmpty {
+            type Value = Checked;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path")
+            }
+
+            fn visit_str<E: Error>(self, path: &str) -> Result<Checked, E> {
+                if path.is_empty() {
+                    Err(E::invalid_value(Unexpected::Str(""), &self))
+                } else {
+                    Ok(Checked(path.into()))
                 }
             }
-            deserializer.deserialize_str(NotEmpty)
         }
+        deserializer.deserialize_str(NotEmpty)
     }
-    Ok(Option::deserialize(deserializer)?.map(|Checked(path)| path))
 }
 
 /// Reads a whole number between `MIN` and `MAX`.

@@ -238,7 +238,7 @@ fn what_never_finishes_goes_a_day_after_its_last_message_or_new_viewer() {
     assert_eq!(read(&mut viewer), got(&["STARTED", "TASK"], CAUGHT_UP));
     bench.pass(secs(1));
     assert_eq!(read(&mut viewer), got(&[], Turn::Ended(End::Expired)));
-    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, bytes: 0 });
+    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, draining: 0, bytes: 0 });
     assert_eq!(bench.metrics.expired.get(), 1);
 }
 
@@ -285,7 +285,7 @@ fn an_empty_channel_costs_nothing_once_its_last_viewer_left() {
     drop(first);
     assert_eq!(bench.hub.usage().channels, 1);
     drop(last);
-    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, bytes: 0 });
+    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, draining: 0, bytes: 0 });
 }
 
 #[test]
@@ -446,7 +446,7 @@ async fn time_passes_by_itself_and_an_earlier_deadline_is_seen() {
     assert_eq!(read(&mut viewer), got(&["FAILED", "FINISHED"], FINISHED));
     drop(viewer);
     tokio::time::sleep(secs(301)).await;
-    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, bytes: 0 });
+    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, draining: 0, bytes: 0 });
     keeper.abort();
 }
 
@@ -456,7 +456,7 @@ async fn a_probe_comes_out_and_leaves_nothing() {
     bench.hub.probe().await;
     bench.check();
     assert_eq!(bench.hub.state().begun, 1, "it went through a channel");
-    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, bytes: 0 });
+    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, draining: 0, bytes: 0 });
     assert_eq!((bench.metrics.messages.get(), bench.metrics.viewers.get()), (0, 0));
 }
 
@@ -469,7 +469,7 @@ fn changed_limits_apply_to_what_is_there() {
     bench.check();
     assert_eq!(bench.hub.usage().channels, 1);
     bench.hub.set_limits(History { total_bytes: 100, ..History::default() });
-    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, bytes: 0 });
+    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, draining: 0, bytes: 0 });
 }
 
 #[derive(Debug, Clone)]

@@ -10,8 +10,11 @@ use crate::config::{Level, Logger};
 use crate::failure::{Exit, Failure};
 use log::kv::{Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
+use serde::{Deserialize, Serialize};
 use sink::Sink;
+use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError, TrySendError};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -20,6 +23,8 @@ use std::time::{Duration, SystemTime};
 pub const QUEUE: usize = 1024;
 /// The longest line, in bytes; the rest of a longer one is cut.
 pub const MAX_LINE: usize = 4096;
+/// How many warnings and errors are remembered.
+pub const NOTICES: usize = 50;
 /// How long the end of the program waits for what is queued.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -49,7 +54,10 @@ enum Order {
 
 /// Lines for which the queue had no room.
 #[derive(Default)]
-struct Dropped(Mutex<(u64, Option<SystemTime>)>);
+struct Dropped {
+    waiting: Mutex<(u64, Option<SystemTime>)>,
+    total: AtomicU64,
+}
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,21 +65,37 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Dropped {
     fn add(&self) {
-        let (count, since) = &mut *locked(&self.0);
+        self.total.fetch_add(1, Ordering::Relaxed);
+        let (count, since) = &mut *locked(&self.waiting);
         *count += 1;
         since.get_or_insert_with(SystemTime::now);
     }
 
     /// How many there were, and when the first one was; they are then forgotten.
     fn take(&self) -> (u64, SystemTime) {
-        let (count, since) = std::mem::take(&mut *locked(&self.0));
+        let (count, since) = std::mem::take(&mut *locked(&self.waiting));
         (count, since.unwrap_or_else(SystemTime::now))
     }
 }
 
+/// A warning or an error, as it was logged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Notice {
+    /// When, in seconds since the Unix epoch.
+    pub time: f64,
+    /// `warning` or `error`.
+    pub level: String,
+    /// What.
+    pub text: String,
+}
+
+/// The last notices, and how many there were.
+type Notices = (VecDeque<Notice>, u64);
+
 struct Queue {
     orders: SyncSender<Order>,
     dropped: Dropped,
+    notices: Mutex<Notices>,
     /// Settings to open the target anew with; here, since an order may find no room.
     changed: Mutex<Option<Logger>>,
 }
@@ -96,6 +120,15 @@ impl Log for Queue {
 impl Queue {
     fn push(&self, level: log::Level, text: &str, fields: Vec<(&'static str, String)>) {
         let line = Line { time: SystemTime::now(), level, message: cut(escape(text)), fields };
+        if level <= log::Level::Warn {
+            let time = line.time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+            let name = if level == log::Level::Warn { "warning" } else { "error" };
+            let notice = Notice { time, level: name.into(), text: line.message.clone() };
+            let (notices, count) = &mut *locked(&self.notices);
+            notices.truncate(NOTICES - 1);
+            notices.push_front(notice);
+            *count += 1;
+        }
         if let Err(TrySendError::Full(_)) = self.orders.try_send(Order::Line(line)) {
             self.dropped.add();
         }
@@ -145,7 +178,8 @@ pub struct Opened {
 /// [`Exit::Software`] if it is called twice.
 pub fn begin(level: Level) -> Result<Waiting, Failure> {
     let (sender, orders) = mpsc::sync_channel(QUEUE);
-    let new = Queue { orders: sender, dropped: Dropped::default(), changed: Mutex::new(None) };
+    let new =
+        Queue { orders: sender, dropped: Dropped::default(), notices: Mutex::default(), changed: Mutex::new(None) };
     let queue = QUEUE_OF_LOG.get_or_init(|| new);
     log::set_logger(queue).map_err(|_| Failure::new(Exit::Software, "the log was begun twice"))?;
     log::set_max_level(level.filter());
@@ -202,6 +236,24 @@ pub fn say(text: &str) {
     if let Some(queue) = QUEUE_OF_LOG.get() {
         queue.push(log::Level::Info, text, Vec::new());
     }
+}
+
+/// The last warnings and errors, the oldest first.
+#[must_use]
+pub fn notices() -> Vec<Notice> {
+    QUEUE_OF_LOG.get().map_or_else(Vec::new, |queue| locked(&queue.notices).0.iter().rev().cloned().collect())
+}
+
+/// How many warnings and errors there were.
+#[must_use]
+pub fn noticed() -> u64 {
+    QUEUE_OF_LOG.get().map_or(0, |queue| locked(&queue.notices).1)
+}
+
+/// How many lines found no room in the queue.
+#[must_use]
+pub fn dropped() -> u64 {
+    QUEUE_OF_LOG.get().map_or(0, |queue| queue.dropped.total.load(Ordering::Relaxed))
 }
 
 /// Takes up changed settings, and opens a log file anew.

@@ -8,16 +8,18 @@ pub mod parcel;
 pub mod state;
 
 use crate::hub::Hub;
-use crate::relay::Shared;
+use crate::shared::Shared;
+use crate::websocket::stream::Stream;
 use crate::websocket::viewer::Viewer;
 use crate::{store, zmtp};
 use memmap2::Mmap;
 use parcel::Parcel;
+use socket2::SockRef;
 use state::State;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,9 +35,9 @@ pub struct Succession {
 
 #[derive(Debug, Default)]
 struct Left {
-    links: Vec<(TcpStream, state::Link<'static>)>,
+    links: Vec<(OwnedFd, state::Link<'static>)>,
     /// As their run they name its slot in the hub.
-    viewers: Vec<(TcpStream, state::Viewer<'static>)>,
+    viewers: Vec<(OwnedFd, state::Viewer<'static>)>,
 }
 
 impl Succession {
@@ -54,17 +56,17 @@ impl Succession {
     }
 
     /// Takes a viewer's connection.
-    pub fn leave_viewer(&self, stream: tokio::net::TcpStream, viewer: state::Viewer<'static>) {
-        match stream.into_std() {
-            Ok(stream) => self.left().viewers.push((stream, viewer)),
-            Err(e) => log::debug!("a viewer cannot be handed over: {e}"),
+    pub fn leave_viewer(&self, stream: Stream, viewer: state::Viewer<'static>) {
+        match stream.into_socket() {
+            Some(socket) => self.left().viewers.push((socket, viewer)),
+            None => log::debug!("viewer {} cannot be handed over", viewer.peer),
         }
     }
 
     /// Takes a broker's link.
     pub fn leave_link(&self, stream: &tokio::net::TcpStream, link: state::Link<'static>) {
         match stream.as_fd().try_clone_to_owned() {
-            Ok(stream) => self.left().links.push((stream.into(), link)),
+            Ok(stream) => self.left().links.push((stream, link)),
             Err(e) => log::debug!("a broker's link cannot be handed over: {e}"),
         }
     }
@@ -133,13 +135,13 @@ fn with_state<T>(
 }
 
 /// Tells viewers that the monitor stops, without waiting for any.
-fn turn_away<'a>(viewers: impl Iterator<Item = (TcpStream, state::Viewer<'a>)>) {
-    for (mut stream, viewer) in viewers {
-        let bytes = viewer.last_words();
+fn turn_away<'a>(viewers: impl Iterator<Item = (OwnedFd, state::Viewer<'a>)>) {
+    for (socket, viewer) in viewers {
+        let (socket, bytes) = (SockRef::from(&socket), viewer.last_words());
         // Whoever cannot be told at once is just closed.
-        let told = stream.set_nonblocking(true).and_then(|()| stream.write(&bytes));
-        log::debug!("viewer {:?} is closed: {told:?}", stream.peer_addr());
-        let _ = stream.shutdown(Shutdown::Write);
+        let told = socket.set_nonblocking(true).and_then(|()| socket.send(&bytes));
+        log::debug!("viewer {} is closed: {told:?}", viewer.peer);
+        let _ = socket.shutdown(Shutdown::Write);
     }
 }
 
@@ -186,18 +188,22 @@ impl Estate {
         let (now, elapsed) = (Instant::now(), state::uptime().saturating_sub(uptime));
         let slots = shared.hub.restore(now, Duration::from_millis(elapsed), &runs);
         let what = format!("{} viewers, {} brokers and {} channels", viewers.len(), links.len(), runs.len());
-        let mut sockets = sockets.into_iter().map(TcpStream::from);
-        for (link, stream) in links.into_owned().into_iter().zip(&mut sockets) {
-            // One that has been reset may have sent something before.
-            go_on(stream, Some(link.peer), |stream, peer| zmtp::resume(stream, peer, &link, Arc::clone(shared)));
+        let mut sockets = sockets.into_iter();
+        for (link, socket) in links.into_owned().into_iter().zip(&mut sockets) {
+            match Stream::adopt(socket) {
+                Ok(Stream::Tcp(stream)) => zmtp::resume(stream, &link, Arc::clone(shared)),
+                other => log::debug!("the link of broker {} is not taken over: {other:?}", link.peer),
+            }
         }
-        for (viewer, stream) in viewers.into_owned().into_iter().zip(sockets) {
-            go_on(stream, None, |stream, peer| {
-                let cursor = viewer.cursor(&shared.hub, &slots);
-                let place = shared.viewers.take_over();
-                let viewer = Viewer::resume(stream, viewer, cursor, peer, Arc::clone(shared), place);
-                tokio::spawn(viewer.serve());
-            });
+        for (viewer, socket) in viewers.into_owned().into_iter().zip(sockets) {
+            match Stream::adopt(socket) {
+                Ok(stream) => {
+                    let cursor = viewer.cursor(&shared.hub, &slots);
+                    let place = shared.viewers.take_over();
+                    tokio::spawn(Viewer::resume(stream, viewer, cursor, Arc::clone(shared), place).serve());
+                }
+                Err(e) => log::debug!("viewer {} is not taken over: {e}", viewer.peer),
+            }
         }
         shared.hub.settle(now, &slots);
         log::info!("took over {what} from the process before (version {version}), after {elapsed} ms");
@@ -210,21 +216,8 @@ impl Drop for Estate {
             && let Ok(state) = State::decode(bytes)
             && state.matches(&self.sockets)
         {
-            let streams = self.sockets.drain(..).skip(state.links.len()).map(TcpStream::from);
+            let streams = self.sockets.drain(..).skip(state.links.len());
             turn_away(streams.zip(state.viewers.into_owned()));
         }
-    }
-}
-
-fn go_on(stream: TcpStream, peer: Option<SocketAddr>, serve: impl FnOnce(tokio::net::TcpStream, SocketAddr)) {
-    let usable = || -> io::Result<_> {
-        let peer = peer.map_or_else(|| stream.peer_addr(), Ok)?;
-        stream.set_nonblocking(true)?;
-        Ok((tokio::net::TcpStream::from_std(stream)?, SocketAddr::new(peer.ip().to_canonical(), peer.port())))
-    };
-    match usable() {
-        Ok((stream, peer)) => serve(stream, peer),
-        // It went meanwhile.
-        Err(e) => log::debug!("a connection is not taken over: {e}"),
     }
 }

@@ -8,6 +8,7 @@ use crate::channel::Place;
 use crate::cursor;
 use crate::hub::Hub;
 use crate::message::{MAX_CHANNEL_ID, checked_frame_length};
+use crate::peer::Peer;
 use crate::zmtp::parser;
 use crc32fast::Hasher;
 use nix::time::{ClockId, clock_gettime};
@@ -23,7 +24,7 @@ use std::time::{Duration, SystemTime};
 use thiserror::Error;
 
 /// The version of the format. Another one is not read: to be raised with every change of what is below.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The length of the head, in bytes.
 pub const HEAD: usize = 24;
 /// A close frame with code 1001 and a reason.
@@ -112,6 +113,8 @@ pub struct Link<'a> {
     pub cookie: u64,
     /// The broker's address.
     pub peer: SocketAddr,
+    /// When it shook hands, in seconds since the Unix epoch.
+    pub since: u64,
     /// Whether it was sent what the monitor says first.
     pub greeted: bool,
     /// How far its handshake is.
@@ -128,6 +131,8 @@ pub struct Link<'a> {
 pub struct Viewer<'a> {
     /// The socket's cookie.
     pub cookie: u64,
+    /// Its address.
+    pub peer: Peer,
     /// How far it is.
     #[serde(borrow)]
     pub stage: Stage<'a>,
@@ -142,6 +147,11 @@ pub struct Viewer<'a> {
 /// How far a viewer is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage<'a> {
+    /// Nothing of its request has come.
+    Connected {
+        /// Whether the rest of a PROXY header is to come.
+        proxied: bool,
+    },
     /// Its request has not come.
     Request,
     /// It has not named its channel.
@@ -197,7 +207,7 @@ impl Viewer<'_> {
     #[must_use]
     pub fn last_words(&self) -> Vec<u8> {
         match &self.stage {
-            Stage::Request => Vec::new(),
+            Stage::Connected { .. } | Stage::Request => Vec::new(),
             Stage::Naming => [&self.unsent, AWAY].concat(),
             Stage::Relaying { rest, .. } => [rest, &*self.unsent, AWAY].concat(),
             Stage::Closing { .. } => self.unsent.to_vec(),

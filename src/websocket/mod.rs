@@ -1,6 +1,10 @@
 //! The viewers' side: HTTP upgrade, WebSocket protocol, and the relaying of one channel to one viewer.
 
 pub mod incoming;
+mod left;
+pub mod proxied;
+mod relaying;
 pub mod socket;
+pub mod stream;
 pub mod upgrade;
 pub mod viewer;

@@ -2,9 +2,9 @@
 //! kept back until it may be written, which is only between two frames of the log.
 
 use super::incoming::Incoming;
+use super::stream::Stream;
 use std::io::{self, Read, Write};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
+use tokio::io::Interest;
 use tokio::task::yield_now;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig, WebSocketContext};
@@ -25,7 +25,7 @@ const READ_LIMIT: usize = 1024;
 /// A WebSocket that leaves it to its owner when control frames are written.
 #[derive(Debug)]
 pub struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     protocol: WebSocketContext,
     incoming: Incoming,
     /// Control frames that wait for the end of the current frame; once it closes, everything that is to be sent.
@@ -38,7 +38,7 @@ pub struct Socket {
 #[derive(Debug)]
 pub struct Left {
     /// The stream.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// How far the protocol is.
     pub protocol: Protocol,
     /// What came and was not dealt with.
@@ -71,7 +71,7 @@ pub enum Received {
 
 /// What tungstenite reads from and writes to.
 struct Wire<'a> {
-    stream: &'a TcpStream,
+    stream: &'a mut Stream,
     incoming: &'a mut Incoming,
     control: &'a mut Vec<u8>,
     /// How many bytes may still be read.
@@ -114,7 +114,7 @@ impl Write for Wire<'_> {
 impl Socket {
     /// A socket whose peer has sent `incoming` and is still to get `unsent`.
     #[must_use]
-    pub fn new(stream: TcpStream, incoming: Incoming, unsent: Vec<u8>) -> Self {
+    pub fn new(stream: Stream, incoming: Incoming, unsent: Vec<u8>) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
@@ -138,15 +138,14 @@ impl Socket {
         socket
     }
 
-    /// The TCP stream, for waiting and for writing frames.
-    #[must_use]
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// The stream, for waiting and for writing frames.
+    pub fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
     }
 
     /// One that another process was closing. `answer` is whether the viewer has still to answer its close frame.
     #[must_use]
-    pub fn closing(stream: TcpStream, incoming: Incoming, unsent: Vec<u8>, answer: bool) -> Self {
+    pub fn closing(stream: Stream, incoming: Incoming, unsent: Vec<u8>, answer: bool) -> Self {
         let mut socket = Self::new(stream, incoming, unsent);
         if answer {
             let Self { stream, protocol, incoming, .. } = &mut socket;
@@ -198,7 +197,7 @@ impl Socket {
         !self.control.is_empty()
     }
 
-    /// Writes control frames; true once none is left. May be called only between two frames.
+    /// Writes control frames; true once none is left, here or on its way to the kernel. May be called only between two frames.
     ///
     /// # Errors
     /// Those of the stream.
@@ -211,7 +210,7 @@ impl Socket {
             }
         }
         self.control = Vec::new();
-        Ok(true)
+        self.stream.flush()
     }
 
     /// Queues a ping.
@@ -269,7 +268,11 @@ impl Socket {
         // What broke the protocol cannot be read on.
         if !self.failed && self.protocol.can_read() {
             loop {
-                self.message().await?;
+                if let Err(e) = self.message().await {
+                    // Both have closed, and TLS has a close of its own; or the viewer is gone.
+                    let _ = self.stream.shut();
+                    return Err(e);
+                }
             }
         }
         Ok(self.finish().await?)
@@ -285,11 +288,10 @@ impl Socket {
 
     async fn finish(&mut self) -> io::Result<()> {
         while !self.write_control()? {
-            self.stream.writable().await?;
+            self.stream.ready(Interest::WRITABLE).await?;
         }
         self.stream.shutdown().await?;
         // Unread bytes would turn the end into a reset, and that may overtake the close frame.
-        while self.stream.read(&mut [0; 1024]).await? > 0 {}
-        Ok(())
+        self.stream.drain().await
     }
 }

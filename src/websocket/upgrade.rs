@@ -1,22 +1,29 @@
 //! The HTTP side of a viewer's connection: one request, answered by 101 or by an error in one line of text.
 
+use super::stream::Stream;
 use std::io;
+use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::error::{Error as WebSocketError, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
+use tokio_tungstenite::tungstenite::http::HeaderMap;
 
 /// The longest request head, in bytes.
 pub const MAX_HEAD: usize = 16 * 1024;
 /// The longest request head that anybody may send at any time, in bytes.
 pub const SHORT_HEAD: usize = 2048;
+/// How long somebody who is refused may take to read that and go.
+const LINGER: Duration = Duration::from_secs(1);
+/// How many bytes of it are read at once.
+const CHUNK: usize = 1024;
 /// How many longer ones are read at once; a further one waits, or slow requests could fill the memory.
 pub const LONG_HEADS: usize = 256;
 
-static LONG: Semaphore = Semaphore::const_new(LONG_HEADS);
+/// Longer requests, and longer first messages of TLS.
+pub(crate) static LONG: Semaphore = Semaphore::const_new(LONG_HEADS);
 
 /// Why a connection did not become a viewer's.
 #[derive(Debug, Error)]
@@ -56,7 +63,22 @@ const HEAD_TOO_LARGE: Answer = Answer {
     headers: "Connection: close\r\n",
     text: "The request head is longer than 16 KiB.\n",
 };
-const FULL: Answer = Answer {
+/// A page of another site.
+pub const FOREIGN: Answer = Answer {
+    status: 403,
+    phrase: "Forbidden",
+    headers: "Connection: close\r\n",
+    text: "Pages of this origin may not connect to the monitor (allowed_origins).\n",
+};
+/// One address has its share.
+pub const TOO_MANY: Answer = Answer {
+    status: 429,
+    phrase: "Too Many Requests",
+    headers: "Connection: close\r\nRetry-After: 10\r\n",
+    text: "The monitor has as many viewers from this address as it may have (clients.max_per_address).\n",
+};
+/// There is no place for anybody.
+pub const FULL: Answer = Answer {
     status: 503,
     phrase: "Service Unavailable",
     headers: "Connection: close\r\nRetry-After: 10\r\n",
@@ -67,15 +89,15 @@ const FULL: Answer = Answer {
 ///
 /// # Errors
 /// See [`Refused`].
-pub async fn read(stream: &mut TcpStream, head: &mut Vec<u8>) -> Result<usize, Refused> {
-    head.reserve(1024);
+pub async fn read(stream: &mut Stream, head: &mut Vec<u8>) -> Result<usize, Refused> {
+    head.reserve(CHUNK);
     let mut long = None;
     loop {
         if head.len() >= SHORT_HEAD && long.is_none() {
             long = LONG.acquire().await.ok();
         }
         let seen = head.len().saturating_sub(3);
-        if stream.read_buf(head).await? == 0 {
+        if stream.read_onto(head, CHUNK).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         if let Some(end) = end_of_head(head, seen) {
@@ -87,32 +109,44 @@ pub async fn read(stream: &mut TcpStream, head: &mut Vec<u8>) -> Result<usize, R
     }
 }
 
-/// Answers the request whose head ends at `end`; returns what the client sent after it.
+/// Answers the request whose head ends at `end`, if `admit` has nothing against it; returns what the client sent after it.
 ///
 /// # Errors
 /// See [`Refused`].
-pub async fn answer(stream: &mut TcpStream, mut head: Vec<u8>, end: usize) -> Result<Vec<u8>, Refused> {
-    if end > MAX_HEAD {
-        return refuse(stream, &HEAD_TOO_LARGE).await;
+pub async fn answer(
+    stream: &mut Stream,
+    mut head: Vec<u8>,
+    end: usize,
+    admit: impl FnOnce(&HeaderMap) -> Result<(), &'static Answer>,
+) -> Result<Vec<u8>, Refused> {
+    match reply(&head[..end], admit) {
+        Ok(reply) => stream.write_all(&reply).await?,
+        Err(answer) => return refuse(stream, answer).await,
     }
-    let response = match Request::try_parse(&head[..end]) {
-        Ok(Some((_, request))) => create_response(&request),
-        Ok(None) => return refuse(stream, &BAD_REQUEST).await,
-        Err(e) => Err(e),
-    };
-    let mut answer = Vec::with_capacity(160);
-    if let Err(e) = response.and_then(|response| write_response(&mut answer, &response)) {
-        return refuse(stream, judge(&e)).await;
-    }
-    stream.write_all(&answer).await?;
     Ok(head.split_off(end))
 }
 
-/// Turns a connection away because there are too many.
-pub fn turn_away(stream: &TcpStream) {
+/// What is sent to whoever is admitted.
+fn reply(
+    head: &[u8],
+    admit: impl FnOnce(&HeaderMap) -> Result<(), &'static Answer>,
+) -> Result<Vec<u8>, &'static Answer> {
+    if head.len() > MAX_HEAD {
+        return Err(&HEAD_TOO_LARGE);
+    }
+    let (_, request) = Request::try_parse(head).map_err(|e| judge(&e))?.ok_or(&BAD_REQUEST)?;
+    let response = create_response(&request).map_err(|e| judge(&e))?;
+    admit(request.headers())?;
+    let mut reply = Vec::with_capacity(160);
+    write_response(&mut reply, &response).map_err(|e| judge(&e))?;
+    Ok(reply)
+}
+
+/// Turns a connection away with `answer`, before it has a place.
+pub fn turn_away(mut stream: Stream, answer: &Answer) {
     // One try each, without waiting: whoever cannot be told at once is just closed.
     let _ = stream.try_read(&mut [0; 4096]);
-    let _ = stream.try_write(FULL.to_string().as_bytes());
+    let _ = stream.try_write(answer.to_string().as_bytes());
 }
 
 /// Where the head ends: after the first empty line. `seen` bytes need not be looked at again.
@@ -138,12 +172,14 @@ fn judge(error: &WebSocketError) -> &'static Answer {
     }
 }
 
-async fn refuse<T>(stream: &mut TcpStream, answer: &'static Answer) -> Result<T, Refused> {
-    stream.write_all(answer.to_string().as_bytes()).await?;
-    stream.shutdown().await?;
-    // Closing with unread bytes would send a reset, and the client might never see the answer.
-    let mut rest = [0; 1024];
-    while stream.read(&mut rest).await? > 0 {}
+async fn refuse<T>(stream: &mut Stream, answer: &'static Answer) -> Result<T, Refused> {
+    let told = async {
+        stream.write_all(answer.to_string().as_bytes()).await?;
+        stream.shutdown().await?;
+        // Closing with unread bytes would send a reset, and the client might never see the answer.
+        stream.drain().await
+    };
+    let _ = timeout(LINGER, told).await;
     Err(Refused::Answered(answer))
 }
 

@@ -1,110 +1,85 @@
 //! One viewer: from the accepted connection to its close. Every wait has a deadline.
 
 use super::incoming::Incoming;
-use super::socket::{self, Protocol, Received, Socket};
-use super::upgrade::{self, Refused};
+use super::left::{Left, refused};
+use super::proxied;
+use super::relaying::Relaying;
+use super::socket::{self, Protocol, Socket};
+use super::stream::Stream;
+use super::upgrade::{self, FOREIGN, TOO_MANY};
 use crate::channel::End;
-use crate::config::Clients;
-use crate::cursor::{Cursor, Turn};
-use crate::logging::Throttle;
+use crate::config::{Clients, Origin, Settings};
+use crate::cursor::Cursor;
+use crate::logging::{Throttle, escape};
 use crate::message::MAX_CHANNEL_ID;
-use crate::places::Place;
-use crate::relay::Shared;
+use crate::metrics::ViewerRefusal;
+use crate::peer::Peer;
+use crate::places::{AddressPlace, Place};
+use crate::shared::Shared;
 use crate::succession::state;
 use socket2::SockRef;
-use std::future::poll_fn;
+use std::borrow::Cow;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
-use thiserror::Error;
-use tokio::net::TcpStream;
-use tokio::task::yield_now;
-use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+use tokio::io::Interest;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::http::HeaderMap;
+use tokio_tungstenite::tungstenite::http::header::ORIGIN;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{self, error::CapacityError};
+use tokio_tungstenite::tungstenite::{self};
 
 /// How long a viewer may take to answer a close frame.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most reads, or writes, made before other tasks get their turn.
-const STEPS: usize = 8;
+static FOREIGN_PAGE: Throttle = Throttle::new(Duration::from_secs(60));
 
-static LOST: Throttle = Throttle::new(Duration::from_secs(10));
-
-/// Why a viewer left, or was left.
-#[derive(Debug, Error)]
-enum Left {
-    #[error("closed with {code}: {reason}")]
-    Closed { code: CloseCode, reason: &'static str },
-    #[error("it closed")]
-    ByPeer,
-    #[error("it went without closing")]
-    Gone,
-    #[error("nothing could be written to it for clients.stall_timeout")]
-    Stalled,
-    #[error("it did not answer a ping within clients.ping_timeout")]
-    Silent,
-    #[error("no whole request within clients.handshake_timeout")]
-    Handshake,
-    #[error("the monitor stops")]
-    Stopping,
-    #[error("{0}")]
-    Refused(#[from] Refused),
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
-
-impl Left {
-    fn closed(code: CloseCode, reason: &'static str) -> Self {
-        Self::Closed { code, reason }
-    }
-}
-
-impl From<End> for Left {
-    fn from(end: End) -> Self {
-        match end {
-            End::Finished => Self::closed(CloseCode::Normal, ""),
-            End::Stopping => Self::closed(CloseCode::Away, "the monitor stops"),
-            End::Expired => Self::closed(CloseCode::Away, "the job never finished"),
-            End::Evicted => Self::closed(CloseCode::Again, "the job's history had to go"),
-            End::Behind => Self::closed(CloseCode::Again, "too slow for the job's history"),
+/// Serves a connection as a viewer's, if there is a place for it.
+pub fn admit(stream: Stream, peer: Peer, shared: &Arc<Shared>) {
+    let settings = shared.settings();
+    let proxy = peer.is_one_of(&settings.trusted_proxies);
+    let refuse = |stream, why, answer| {
+        refused(shared, peer, why);
+        if shared.certificate().is_none() && !settings.websocket_proxy_protocol {
+            upgrade::turn_away(stream, answer);
         }
+    };
+    if settings.websocket_proxy_protocol && !proxy {
+        return refused(shared, peer, ViewerRefusal::Proxy);
     }
-}
-
-impl From<tungstenite::Error> for Left {
-    fn from(error: tungstenite::Error) -> Self {
-        use tungstenite::Error as E;
-        use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
-        match error {
-            E::ConnectionClosed | E::AlreadyClosed => Self::ByPeer,
-            E::Protocol(ResetWithoutClosingHandshake) => Self::Gone,
-            E::Io(e) => Self::Io(e),
-            E::Utf8(_) => Self::closed(CloseCode::Invalid, "not UTF-8"),
-            E::Capacity(CapacityError::MessageTooLong { .. }) => Self::closed(CloseCode::Size, "message too long"),
-            _ => Self::closed(CloseCode::Protocol, "against the WebSocket protocol"),
+    let Some(place) = shared.viewers.take() else {
+        return refuse(stream, ViewerRefusal::Full, &upgrade::FULL);
+    };
+    let mut viewer = Viewer::new(stream, peer, Arc::clone(shared), place);
+    // One behind a proxy is not known yet.
+    if !proxy && !viewer.take_share(&settings.clients) {
+        if let Some((stream, _)) = viewer.take_stream() {
+            refuse(stream, ViewerRefusal::Address, &upgrade::TOO_MANY);
         }
+        return;
     }
+    tokio::spawn(viewer.serve());
 }
 
 /// One viewer's connection.
 #[derive(Debug)]
 pub struct Viewer {
     stage: Stage,
-    peer: SocketAddr,
+    peer: Peer,
     shared: Arc<Shared>,
     _place: Place,
+    /// Its place among those of its address, if that is bounded.
+    share: Option<Box<AddressPlace>>,
 }
 
 /// How far a viewer is.
 #[derive(Debug, Default)]
 enum Stage {
+    /// It has sent this much of its PROXY header, if one is to come. A TLS handshake may follow.
+    Connected(Stream, Option<Vec<u8>>),
     /// It has sent this much of its request.
-    Request(TcpStream, Vec<u8>),
+    Request(Stream, Vec<u8>),
     /// It has not named its channel.
     Naming(Socket),
     /// It gets its channel's messages.
@@ -118,26 +93,49 @@ enum Stage {
 impl Viewer {
     /// One that has just connected.
     #[must_use]
-    pub fn new(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, place: Place) -> Self {
-        Self { stage: Stage::Request(stream, Vec::new()), peer, shared, _place: place }
+    pub fn new(stream: Stream, peer: Peer, shared: Arc<Shared>, place: Place) -> Self {
+        let header = shared.settings().websocket_proxy_protocol.then(Vec::new);
+        Self { stage: Stage::Connected(stream, header), peer, shared, _place: place, share: None }
+    }
+
+    /// Whether its address has not too many already, itself included.
+    pub fn take_share(&mut self, clients: &Clients) -> bool {
+        self.take_share_of(clients.max_per_address)
+    }
+
+    fn take_share_of(&mut self, limit: usize) -> bool {
+        if limit == 0 || self.share.is_some() {
+            return true;
+        }
+        self.share = self.shared.addresses.take(self.peer.network(), limit);
+        self.share.is_some()
+    }
+
+    /// The connection of one whose request is not answered, and what it has sent.
+    pub fn take_stream(&mut self) -> Option<(Stream, Vec<u8>)> {
+        match std::mem::take(&mut self.stage) {
+            Stage::Connected(stream, header) => Some((stream, header.unwrap_or_default())),
+            Stage::Request(stream, head) => Some((stream, head)),
+            _ => None,
+        }
     }
 
     /// One that the process before left here; `cursor` is its place in its channel, if it had one.
     #[must_use]
     pub fn resume(
-        stream: TcpStream,
+        stream: Stream,
         left: state::Viewer<'_>,
         cursor: Option<Cursor>,
-        peer: SocketAddr,
         shared: Arc<Shared>,
         place: Place,
     ) -> Self {
         let (received, unsent) = (left.received.into_owned(), left.unsent.into_owned());
         let stage = match (left.stage, cursor) {
+            (state::Stage::Connected { proxied }, _) => Stage::Connected(stream, proxied.then_some(received)),
             (state::Stage::Request, _) => Stage::Request(stream, received),
             (state::Stage::Relaying { in_message, .. }, Some(cursor)) => {
                 let socket = Socket::new(stream, Incoming::new(received, in_message), unsent);
-                Stage::Relaying(Relaying { socket, cursor, clock: Clock::new(&shared.settings().clients) })
+                Stage::Relaying(Relaying::new(socket, cursor, &shared.settings().clients))
             }
             (state::Stage::Naming, _) => Stage::Naming(Socket::new(stream, Incoming::new(received, false), unsent)),
             (state::Stage::Closing { answer, in_message }, _) => {
@@ -145,7 +143,15 @@ impl Viewer {
             }
             (state::Stage::Relaying { .. }, None) => Stage::Gone,
         };
-        Self { stage, peer, shared, _place: place }
+        let settings = shared.settings();
+        // Whose it is may still be to come.
+        let unknown = matches!(stage, Stage::Connected(..) | Stage::Request(..))
+            && left.peer.is_one_of(&settings.trusted_proxies);
+        let mut viewer = Self { stage, peer: left.peer, shared, _place: place, share: None };
+        if settings.clients.max_per_address > 0 && !unknown {
+            viewer.take_share_of(usize::MAX);
+        }
+        viewer
     }
 
     /// Serves the viewer until one side closes.
@@ -172,21 +178,14 @@ impl Viewer {
 
     /// Brings a connection to the point where it has named its channel.
     async fn begin(&mut self) -> Result<(), Left> {
-        let clients = self.shared.settings().clients.clone();
+        let settings = self.shared.settings();
+        let clients = &settings.clients;
         let mut stop = self.shared.stop.subscribe();
-        if let Stage::Request(stream, head) = &mut self.stage {
-            stream.set_nodelay(true)?;
+        if let Stage::Connected(..) | Stage::Request(..) = self.stage {
             let deadline = Instant::now() + clients.handshake_timeout.duration();
-            let end = tokio::select! {
-                end = timeout_at(deadline, upgrade::read(stream, head)) => end.map_err(|_| Left::Handshake)??,
+            tokio::select! {
+                request = timeout_at(deadline, self.request(&settings)) => request.map_err(|_| Left::Handshake)??,
                 _ = stop.wait_for(|stop| *stop) => return Err(Left::Stopping),
-            };
-            if let Stage::Request(mut stream, head) = std::mem::take(&mut self.stage) {
-                let rest = tokio::select! {
-                    rest = timeout_at(deadline, upgrade::answer(&mut stream, head, end)) => rest.map_err(|_| Left::Handshake)??,
-                    _ = stop.wait_for(|stop| *stop) => return Err(Left::Stopping),
-                };
-                self.stage = Stage::Naming(Socket::new(stream, Incoming::new(rest, false), Vec::new()));
             }
         }
         if let Stage::Naming(socket) = &mut self.stage {
@@ -200,21 +199,75 @@ impl Viewer {
             log::debug!(RECODEX_PEER:% = peer, RECODEX_CHANNEL = id.as_str(); "viewer {peer} subscribed to channel {id}");
             if let Stage::Naming(socket) = std::mem::take(&mut self.stage) {
                 let cursor = self.shared.hub.subscribe(Instant::now(), &id);
-                self.stage = Stage::Relaying(Relaying { socket, cursor, clock: Clock::new(&clients) });
+                self.stage = Stage::Relaying(Relaying::new(socket, cursor, clients));
             }
         }
         Ok(())
     }
 
+    /// Brings a connection to the point where its request is answered.
+    async fn request(&mut self, settings: &Settings) -> Result<(), Left> {
+        let trusted = &settings.trusted_proxies;
+        let mut for_itself = false;
+        if let Stage::Connected(stream, header) = &mut self.stage {
+            if let Some(header) = header {
+                let read = proxied::read(stream, header).await;
+                // Who only looks whether the port is open is none of a viewer's.
+                let client = read.map_err(|e| if header.is_empty() { Left::Gone } else { Left::Proxy(e) })?;
+                self.peer = client.map_or(self.peer, Peer::from);
+                // One that the proxy does not name is its own, whatever it sends.
+                for_itself = client.is_none();
+            }
+            if !self.peer.is_one_of(trusted) && !self.take_share(&settings.clients) {
+                return Err(Left::Share);
+            }
+            let certificate = self.shared.certificate();
+            if certificate.is_some()
+                && let Stage::Connected(stream, _) = &self.stage
+            {
+                // Until then it can be handed over.
+                stream.ready(Interest::READABLE).await?;
+            }
+            let Some((stream, _)) = self.take_stream() else { return Ok(()) };
+            stream.send_at_once()?;
+            let stream = match (stream, certificate) {
+                (Stream::Tcp(tcp), Some(certificate)) => {
+                    let accepted = Box::pin(certificate.accept(tcp)).await;
+                    Stream::Tls(accepted.map_err(|e| match e.kind() {
+                        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Left::Gone,
+                        _ => Left::Tls(e),
+                    })?)
+                }
+                (stream, _) => stream,
+            };
+            self.stage = Stage::Request(stream, Vec::new());
+        }
+        let Stage::Request(stream, head) = &mut self.stage else { return Ok(()) };
+        let end = upgrade::read(stream, head).await?;
+        let Some((mut stream, head)) = self.take_stream() else { return Ok(()) };
+        let admit = |headers: &HeaderMap| {
+            if !for_itself {
+                self.peer = proxied::viewer(self.peer, headers, trusted);
+            }
+            if !may_come(headers, &settings.allowed_origins) {
+                let peer = self.peer;
+                let origin =
+                    headers.get(ORIGIN).map_or(Cow::default(), |origin| String::from_utf8_lossy(origin.as_bytes()));
+                if let Some(more) = FOREIGN_PAGE.pass() {
+                    log::warn!(RECODEX_PEER:% = peer; "refused viewer {peer}: allowed_origins does not name its page's origin, {}{more}", escape(&origin));
+                }
+                return Err(&FOREIGN);
+            }
+            if self.take_share(&settings.clients) { Ok(()) } else { Err(&TOO_MANY) }
+        };
+        let rest = upgrade::answer(&mut stream, head, end, admit).await?;
+        self.stage = Stage::Naming(Socket::new(stream, Incoming::new(rest, false), Vec::new()));
+        Ok(())
+    }
+
     /// Closes as `left` demands, and hands it back.
     async fn end(&mut self, left: Left) -> Left {
-        if let Left::Stalled | Left::Silent = left {
-            self.shared.metrics.viewers_lost.add(1);
-            if let Some(more) = LOST.pass() {
-                let peer = self.peer;
-                log::info!(RECODEX_PEER:% = peer; "gave up viewer {peer}: {left}{more}");
-            }
-        }
+        left.count(&self.shared, self.peer);
         if let Left::ByPeer | Left::Closed { .. } = left
             && let Some(socket) = self.closing()
         {
@@ -234,7 +287,7 @@ impl Viewer {
                 socket
             }
             Stage::Naming(socket) | Stage::Closing(socket) => socket,
-            Stage::Request(..) | Stage::Gone => return None,
+            Stage::Connected(..) | Stage::Request(..) | Stage::Gone => return None,
         };
         self.stage = Stage::Closing(socket);
         match &mut self.stage {
@@ -244,13 +297,19 @@ impl Viewer {
     }
 
     /// What the next process needs to go on with it; of its channel, the place in the hub.
-    fn leave(&mut self) -> Option<(TcpStream, state::Viewer<'static>)> {
+    fn leave(&mut self) -> Option<(Stream, state::Viewer<'static>)> {
+        let peer = self.peer;
+        let begun = |stream: Stream, stage, received: Vec<u8>| {
+            let cookie = SockRef::from(&stream).cookie().ok()?;
+            Some((stream, state::Viewer { cookie, peer, stage, received: received.into(), unsent: b"".into() }))
+        };
         let (socket, cursor) = match std::mem::take(&mut self.stage) {
             Stage::Gone => return None,
-            Stage::Request(stream, head) => {
-                let (cookie, stage) = (SockRef::from(&stream).cookie().ok()?, state::Stage::Request);
-                return Some((stream, state::Viewer { cookie, stage, received: head.into(), unsent: b"".into() }));
+            Stage::Connected(stream, header) => {
+                let proxied = header.is_some();
+                return begun(stream, state::Stage::Connected { proxied }, header.unwrap_or_default());
             }
+            Stage::Request(stream, head) => return begun(stream, state::Stage::Request, head),
             Stage::Naming(socket) | Stage::Closing(socket) => (socket, None),
             Stage::Relaying(Relaying { socket, cursor, .. }) => (socket, Some(cursor)),
         };
@@ -276,7 +335,7 @@ impl Viewer {
         let cookie = SockRef::from(&stream).cookie().ok()?;
         Some((
             stream,
-            state::Viewer { cookie, stage, received: incoming.bytes().to_vec().into(), unsent: unsent.into() },
+            state::Viewer { cookie, peer, stage, received: incoming.bytes().to_vec().into(), unsent: unsent.into() },
         ))
     }
 }
@@ -284,11 +343,25 @@ impl Viewer {
 impl Drop for Viewer {
     fn drop(&mut self) {
         if self.shared.succession.has_begun()
-            && let Some((stream, left)) = self.leave()
+            && let Some((mut stream, left)) = self.leave()
         {
-            Arc::clone(&self.shared).succession.leave_viewer(stream, left);
+            if stream.is_tls() {
+                // Its keys stay here. Who cannot be told at once is just closed.
+                let told = stream.try_write(&left.last_words()).and_then(|_| stream.shut());
+                log::debug!(RECODEX_PEER:% = left.peer; "viewer {} is closed: {told:?}", left.peer);
+            } else {
+                self.shared.succession.leave_viewer(stream, left);
+            }
         }
     }
+}
+
+/// Whether a request's page, if it comes from one, is of an origin that may connect.
+fn may_come(headers: &HeaderMap, allowed: &[Origin]) -> bool {
+    headers.get(ORIGIN).is_none_or(|origin| {
+        let origin = origin.to_str().unwrap_or_default();
+        allowed.iter().any(|site| site.matches(origin))
+    })
 }
 
 /// The channel id, which is the viewer's first message.
@@ -305,163 +378,5 @@ async fn channel_id(socket: &mut Socket) -> Result<String, Left> {
             Ok(_) => {}
             Err(e) => return Err(e.into()),
         }
-    }
-}
-
-#[derive(Debug)]
-struct Relaying {
-    socket: Socket,
-    cursor: Cursor,
-    clock: Clock,
-}
-
-/// What a viewer waits for besides its own messages and its clock.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    /// More in the log.
-    Log,
-    /// Room in the socket.
-    Room,
-    /// Only its turn.
-    Turn,
-}
-
-impl Relaying {
-    /// Writes the channel to the viewer until one of them ends.
-    async fn relay(&mut self, shared: &Shared) -> Left {
-        let log = Arc::clone(self.cursor.changed());
-        let mut timer = pin!(sleep_until(self.clock.next()));
-        loop {
-            let mut changed = pin!(log.notified());
-            let wait = match self.step(shared) {
-                Ok(wait) => wait,
-                Err(left) => return left,
-            };
-            let rang = if wait == Wait::Turn {
-                yield_now().await;
-                self.clock.next() <= Instant::now()
-            } else {
-                self.clock.arm(timer.as_mut());
-                let stream = self.socket.stream();
-                poll_fn(|cx| {
-                    let room = wait == Wait::Room && stream.poll_write_ready(cx).is_ready();
-                    let log = wait == Wait::Log && changed.as_mut().poll(cx).is_ready();
-                    if room || log || stream.poll_read_ready(cx).is_ready() {
-                        return Poll::Ready(false);
-                    }
-                    timer.as_mut().poll(cx).map(|()| true)
-                })
-                .await
-            };
-            if rang {
-                match self.clock.ring(&shared.settings().clients) {
-                    Ok(true) => self.socket.ping(),
-                    Ok(false) => {}
-                    Err(left) => return left,
-                }
-            }
-        }
-    }
-
-    /// Reads what the viewer sent, which only shows that it lives, and writes what it has not got yet.
-    fn step(&mut self, shared: &Shared) -> Result<Wait, Left> {
-        let mut more = true;
-        for _ in 0..STEPS {
-            match self.socket.receive()? {
-                Received::Message(_) => self.clock.answered(),
-                Received::Part => {}
-                Received::Nothing => {
-                    more = false;
-                    break;
-                }
-            }
-        }
-        let wait = self.write(shared)?;
-        Ok(if more { Wait::Turn } else { wait })
-    }
-
-    /// Writes what the viewer has not got yet.
-    fn write(&mut self, shared: &Shared) -> Result<Wait, Left> {
-        for _ in 0..STEPS {
-            if self.socket.has_control() && self.cursor.rest().is_empty() {
-                if !self.socket.write_control()? {
-                    self.clock.blocked(&shared.settings().clients);
-                    return Ok(Wait::Room);
-                }
-                continue;
-            }
-            let stream = self.socket.stream();
-            match self.cursor.turn(|bytes| stream.try_write(bytes)) {
-                Ok(Turn::Wrote) => self.clock.wrote(),
-                Ok(Turn::CaughtUp) => return Ok(Wait::Log),
-                Ok(Turn::Ended(end)) => return Err(end.into()),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.clock.blocked(&shared.settings().clients);
-                    return Ok(Wait::Room);
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(Wait::Turn)
-    }
-}
-
-/// A viewer's deadlines.
-#[derive(Debug)]
-struct Clock {
-    ping_at: Instant,
-    answer_by: Option<Instant>,
-    room_by: Option<Instant>,
-}
-
-impl Clock {
-    fn new(clients: &Clients) -> Self {
-        Self { ping_at: Instant::now() + clients.ping_interval.duration(), answer_by: None, room_by: None }
-    }
-
-    fn next(&self) -> Instant {
-        [self.answer_by, self.room_by].into_iter().flatten().fold(self.ping_at, Instant::min)
-    }
-
-    /// Sets the timer to the next deadline. One that moved further away is found when the timer rings.
-    fn arm(&self, timer: Pin<&mut Sleep>) {
-        let next = self.next();
-        if next < timer.deadline() || timer.is_elapsed() {
-            timer.reset(next);
-        }
-    }
-
-    /// Nothing could be written.
-    fn blocked(&mut self, clients: &Clients) {
-        self.room_by.get_or_insert_with(|| Instant::now() + clients.stall_timeout.duration());
-    }
-
-    /// Something was written; after a stall, that shows that the viewer reads.
-    fn wrote(&mut self) {
-        if self.room_by.take().is_some() {
-            self.answer_by = None;
-        }
-    }
-
-    /// The viewer sent something.
-    fn answered(&mut self) {
-        self.answer_by = None;
-    }
-
-    /// What is due now: true for a ping.
-    fn ring(&mut self, clients: &Clients) -> Result<bool, Left> {
-        let now = Instant::now();
-        if self.room_by.is_some_and(|by| by <= now) {
-            return Err(Left::Stalled);
-        }
-        if self.answer_by.is_some_and(|by| by <= now) {
-            return Err(Left::Silent);
-        }
-        if self.ping_at > now {
-            return Ok(false);
-        }
-        self.ping_at = now + clients.ping_interval.duration();
-        self.answer_by.get_or_insert_with(|| now + clients.ping_timeout.duration());
-        Ok(true)
     }
 }

@@ -1,12 +1,14 @@
 //! One broker's link: a ZMTP ROUTER that only receives, under the routing id that brokers address.
 
 pub mod parser;
+pub mod roll;
 
 use crate::hub::Publisher;
 use crate::logging::Throttle;
 use crate::message::Message;
+use crate::metrics::LinkRefusal;
 use crate::places::Place;
-use crate::relay::Shared;
+use crate::shared::Shared;
 use crate::succession::state;
 use parser::{Event, GREETING, Parser, Parts, Stage, Violation};
 use socket2::SockRef;
@@ -59,16 +61,15 @@ enum Ended {
 ///
 /// Aborting this one ends the handshake and never a broker's link.
 pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    Link { stream, peer, shared, parser: Parser::default(), greeted: false, buffer: Vec::new(), messages: 0 }
-        .begin()
-        .await;
+    let parser = Parser::default();
+    Link { stream, peer, shared, parser, since: 0, greeted: false, buffer: Vec::new(), messages: 0 }.begin().await;
 }
 
 /// Goes on with a link that the process before left.
-pub fn resume(stream: TcpStream, peer: SocketAddr, left: &state::Link<'_>, shared: Arc<Shared>) {
+pub fn resume(stream: TcpStream, left: &state::Link<'_>, shared: Arc<Shared>) {
     let parser = Parser::resume(left.stage, &left.received);
-    let link =
-        Link { stream, peer, shared, parser, greeted: left.greeted, buffer: Vec::new(), messages: left.messages };
+    let state::Link { peer, since, greeted, messages, .. } = *left;
+    let link = Link { stream, peer, shared, parser, since, greeted, buffer: Vec::new(), messages };
     if !link.shared.allows_broker(peer) {
         log::info!(RECODEX_PEER:% = peer; "broker {peer} is closed: zeromq.allow no longer names it");
     } else if left.stage == Stage::Traffic {
@@ -84,6 +85,8 @@ struct Link {
     peer: SocketAddr,
     shared: Arc<Shared>,
     parser: Parser,
+    /// When it shook hands, in seconds since the Unix epoch.
+    since: u64,
     /// Whether it was sent the greeting and READY.
     greeted: bool,
     /// For encoding; kept so that no message allocates.
@@ -97,8 +100,8 @@ impl Drop for Link {
             && let Ok(cookie) = SockRef::from(&self.stream).cookie()
         {
             let received = self.parser.unparsed().to_vec().into();
-            let Self { greeted, messages, .. } = *self;
-            let left = state::Link { cookie, peer: self.peer, greeted, stage: self.parser.stage(), received, messages };
+            let Self { peer, since, greeted, messages, .. } = *self;
+            let left = state::Link { cookie, peer, since, greeted, stage: self.parser.stage(), received, messages };
             self.shared.succession.leave_link(&self.stream, left);
         }
     }
@@ -111,6 +114,7 @@ impl Link {
             Err(ended) => self.close(&ended),
             Ok(()) => match self.shared.brokers.take() {
                 Some(place) => {
+                    self.since = state::now() / 1000;
                     let (peer, connected) = (self.peer, COMERS.pass());
                     if let Some(more) = &connected {
                         log::info!(RECODEX_PEER:% = peer; "broker {peer} connected{more}");
@@ -125,6 +129,7 @@ impl Link {
     /// Receives until one side ends; `said` is whether its beginning was logged.
     async fn receive(mut self, place: Place, said: bool) {
         let peer = self.peer;
+        let _entry = self.shared.roll.enter(peer, self.since);
         let ended = match self.relay().await {
             Ok(never) => match never {},
             Err(Ended::Stopping) => match timeout(DRAIN_LIMIT, self.drain()).await {
@@ -142,9 +147,16 @@ impl Link {
 
     /// What is to be said and counted of a link that ended.
     fn close(&self, ended: &Ended) {
-        if let Ended::Violation(_) | Ended::Handshake | Ended::NotReading | Ended::Full = ended {
-            self.shared.metrics.links_refused.add(1);
-            let throttle = if let Ended::Full = ended { &FULL } else { &VIOLATIONS };
+        let refusal = match ended {
+            Ended::Violation(_) => Some(LinkRefusal::Violation),
+            Ended::Handshake => Some(LinkRefusal::Timeout),
+            Ended::NotReading => Some(LinkRefusal::NotReading),
+            Ended::Full => Some(LinkRefusal::Full),
+            _ => None,
+        };
+        if let Some(refusal) = refusal {
+            self.shared.metrics.links_refused.add(refusal);
+            let throttle = if refusal == LinkRefusal::Full { &FULL } else { &VIOLATIONS };
             if let Some(more) = throttle.pass() {
                 let peer = self.peer;
                 log::warn!(RECODEX_PEER:% = peer; "closed the ZeroMQ link from {peer}: {ended}{more}");
@@ -199,6 +211,7 @@ impl Link {
             0 => Err(Ended::ByPeer),
             count => {
                 self.parser.received(count);
+                self.shared.metrics.received_bytes.add(count);
                 Ok(())
             }
         }
@@ -209,6 +222,15 @@ impl Link {
         let now = Instant::now();
         let full = self.parser.is_full();
         let before = self.messages;
+        let taken = self.take_all(now);
+        if self.messages > before {
+            self.shared.metrics.received.add(usize::try_from(self.messages - before).unwrap_or(0));
+            self.shared.changed.notify_one();
+        }
+        taken.map(|()| full)
+    }
+
+    fn take_all(&mut self, now: Instant) -> Result<(), Ended> {
         let mut publisher = self.shared.hub.publisher(now);
         while let Some(event) = self.parser.event()? {
             match event {
@@ -224,10 +246,7 @@ impl Link {
                 Event::Ready => {}
             }
         }
-        if self.messages > before {
-            self.shared.changed.notify_one();
-        }
-        Ok(full)
+        Ok(())
     }
 
     /// Writes a few bytes, which always fit unless the peer does not read.
@@ -245,7 +264,7 @@ fn relay(shared: &Shared, publisher: &mut Publisher<'_>, peer: SocketAddr, parts
     let message = match Message::decode(parts.frames()) {
         Ok(message) => message,
         Err(malformed) => {
-            shared.metrics.malformed.add(1);
+            shared.metrics.malformed.add(malformed);
             if let Some(more) = MALFORMED.pass() {
                 log::warn!(RECODEX_PEER:% = peer; "dropped a message from broker {peer}: {malformed}{more}");
             }

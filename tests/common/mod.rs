@@ -5,6 +5,10 @@
 #![allow(dead_code, unused_imports)] // every test binary is a crate of its own and uses its own part of this
 
 mod broker;
+#[cfg(feature = "foreign-tests")]
+pub(crate) mod browser;
+pub(crate) mod exposition;
+pub(crate) mod http;
 mod manager;
 mod monitor;
 mod namespace;

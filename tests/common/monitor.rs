@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -60,6 +61,19 @@ impl Monitor {
         Self::start_through(&[], host, config)
     }
 
+    /// Starts one whose viewers come through a Unix socket.
+    pub(crate) fn start_unix(path: &Path, config: &str) -> Self {
+        let uri = format!("\"unix:{}\"", path.display());
+        Self::launch_for(&uri, &[], &[], Host::default(), config)
+    }
+
+    /// The same with `descriptors` from 3 on, by way of another program.
+    pub(crate) fn start_unix_with(descriptors: &[OwnedFd], wrapper: &[String], path: &Path, config: &str) -> Self {
+        let uri = format!("\"unix:{}\"", path.display());
+        let wrapper: Vec<_> = wrapper.iter().map(String::as_str).collect();
+        Self::launch_for(&uri, descriptors, &wrapper, Host::default(), config)
+    }
+
     /// Starts one by way of another program, which must end in `exec "$@"`.
     pub(crate) fn start_through(wrapper: &[&str], host: Host<'_>, config: &str) -> Self {
         Self::launch(&[], wrapper, host, config)
@@ -71,9 +85,15 @@ impl Monitor {
     }
 
     fn launch(descriptors: &[OwnedFd], wrapper: &[&str], host: Host<'_>, config: &str) -> Self {
-        let Host { name, viewers, brokers } = host;
+        let uri = format!("[\"{}\", {}]", host.name, host.viewers);
+        Self::launch_for(&uri, descriptors, wrapper, host, config)
+    }
+
+    /// `uri` is where viewers connect.
+    fn launch_for(uri: &str, descriptors: &[OwnedFd], wrapper: &[&str], host: Host<'_>, config: &str) -> Self {
+        let Host { name, brokers, .. } = host;
         let mut text = String::new();
-        writeln!(text, "websocket_uri: [\"{name}\", {viewers}]").expect("strings grow");
+        writeln!(text, "websocket_uri: {uri}").expect("strings grow");
         writeln!(text, "zeromq_uri: [\"{name}\", {brokers}]").expect("strings grow");
         text.push_str(config);
         // As root it becomes somebody else, who must be there.
@@ -81,13 +101,28 @@ impl Monitor {
             text.push_str("\nuser: nobody\n");
         }
         let (directory, path) = temporary("config.yml", text);
+        let viewers_by_tcp = !uri.starts_with("\"unix:");
+        Self::run_with(&path, directory, viewers_by_tcp, descriptors, wrapper)
+    }
 
+    /// Starts one with a config of the test's own.
+    pub(crate) fn start_from(path: &Path) -> Self {
+        Self::run_with(path, tempfile::tempdir().expect("a temporary directory"), true, &[], &[])
+    }
+
+    fn run_with(
+        path: &Path,
+        directory: tempfile::TempDir,
+        viewers_by_tcp: bool,
+        descriptors: &[OwnedFd],
+        wrapper: &[&str],
+    ) -> Self {
         let mut words = wrapper.to_vec();
         words.push(PROGRAM);
         let mut child = with_descriptors(&mut Command::new(words[0]), descriptors)
             .args(&words[1..])
             .arg("-c")
-            .arg(&path)
+            .arg(path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -113,7 +148,9 @@ impl Monitor {
         let mut monitor = Monitor { child, log, viewers: unbound, brokers: unbound, _directory: directory };
         monitor.wait_log("listening for viewers on ");
         monitor.wait_log("listening for brokers on ");
-        monitor.viewers = monitor.addresses("viewers")[0];
+        if viewers_by_tcp {
+            monitor.viewers = monitor.addresses("viewers")[0];
+        }
         monitor.brokers = monitor.addresses("brokers")[0];
         monitor
     }
@@ -170,6 +207,13 @@ impl Monitor {
             }
             lines = self.log.changed.wait_timeout(lines, left).expect("nobody panics holding it").0;
         }
+    }
+
+    /// Under which name the viewer of this channel is known, of which the log tells at level `debug`.
+    pub(crate) fn viewer_of(&self, channel: &str) -> String {
+        let line = self.wait_log(&format!("subscribed to channel {channel}"));
+        let name = line.split_once("viewer ").and_then(|(_, rest)| rest.split_once(" subscribed"));
+        name.expect("the line names it").0.to_owned()
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -1,9 +1,16 @@
-//! A browser, down to the byte: a small WebSocket client over a plain socket.
+//! A browser, down to the byte: a small WebSocket client over a plain socket, or over TLS.
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::DEADLINE;
 
@@ -26,11 +33,47 @@ pub(crate) enum Event {
     Cut,
 }
 
+/// What its bytes go through.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<Session>),
+}
+
+/// A TLS session of a viewer.
+pub(crate) type Session = StreamOwned<ClientConnection, TcpStream>;
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(session) => &session.sock,
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Stream::Plain(tcp) => tcp.read(buffer),
+            Stream::Tls(session) => session.read(buffer),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Stream::Plain(tcp) => tcp.write_all(bytes),
+            Stream::Tls(session) => session.write_all(bytes),
+        }
+    }
+}
+
 pub(crate) struct Viewer {
-    stream: TcpStream,
+    stream: Stream,
     unread: Vec<u8>,
     /// Every byte after the upgrade.
     pub(crate) received: Vec<u8>,
+    /// How many bytes it reads at once.
+    pub(crate) piece: usize,
+    /// Whether TLS said that nothing more would come (`close_notify`).
+    pub(crate) was_told: bool,
 }
 
 impl Viewer {
@@ -54,18 +97,19 @@ impl Viewer {
 
     /// As [`Viewer::subscribed`], but the kernel takes little for a viewer that does not read.
     pub(crate) fn subscribed_with_small_buffer(address: SocketAddr, channel: &str) -> Self {
-        use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
-        let mut viewer = Self::connected(address);
         // Still so much that one that reads is not slow.
-        setsockopt(&viewer.stream, RcvBuf, &131_072).expect("a TCP socket");
-        viewer.send_raw(upgrade_request("/").as_bytes());
-        viewer.read_upgrade();
-        viewer.send_text(channel);
-        viewer.once_subscribed()
+        Self::connected(address).with_buffer(131_072).upgrade(&[]).subscribe(channel)
+    }
+
+    /// The kernel takes so many bytes for it, about, until it reads.
+    pub(crate) fn with_buffer(self, bytes: usize) -> Self {
+        use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
+        setsockopt(self.stream.tcp(), RcvBuf, &bytes).expect("a TCP socket");
+        self
     }
 
     pub(crate) fn local_address(&self) -> SocketAddr {
-        self.stream.local_addr().expect("it is connected")
+        self.stream.tcp().local_addr().expect("it is connected")
     }
 
     /// Connects and upgrades.
@@ -84,7 +128,79 @@ impl Viewer {
     pub(crate) fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a TCP socket");
         stream.set_write_timeout(Some(DEADLINE)).expect("a timeout above zero");
-        Viewer { stream, unread: Vec::new(), received: Vec::new() }
+        Self::over(Stream::Plain(stream))
+    }
+
+    fn over(stream: Stream) -> Self {
+        Viewer { stream, unread: Vec::new(), received: Vec::new(), piece: 65536, was_told: false }
+    }
+
+    /// Shakes hands by TLS.
+    pub(crate) fn secured(self, config: &Arc<ClientConfig>) -> Self {
+        self.try_secured(config).expect("hands are shaken")
+    }
+
+    /// The same, if the other side does.
+    pub(crate) fn try_secured(self, config: &Arc<ClientConfig>) -> std::io::Result<Self> {
+        let Stream::Plain(tcp) = self.stream else { panic!("it speaks TLS already") };
+        let name = tcp.peer_addr()?.ip().into();
+        let tls = ClientConnection::new(Arc::clone(config), name).expect("a usable configuration");
+        let mut session = StreamOwned::new(tls, tcp);
+        session.sock.set_read_timeout(Some(DEADLINE))?;
+        while session.conn.is_handshaking() {
+            session.conn.complete_io(&mut session.sock)?;
+        }
+        Ok(Self::over(Stream::Tls(Box::new(session))))
+    }
+
+    /// Its TLS session.
+    pub(crate) fn session(&mut self) -> &mut Session {
+        match &mut self.stream {
+            Stream::Tls(session) => session,
+            Stream::Plain(_) => panic!("it speaks no TLS"),
+        }
+    }
+
+    pub(crate) fn into_session(self) -> Session {
+        match self.stream {
+            Stream::Tls(session) => *session,
+            Stream::Plain(_) => panic!("it speaks no TLS"),
+        }
+    }
+
+    /// Only connects, from this address.
+    pub(crate) fn connected_from(from: IpAddr, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of this machine");
+        socket.connect(&address.into()).expect("the monitor listens");
+        Self::of(socket.into())
+    }
+
+    /// Only connects, to a Unix socket.
+    pub(crate) fn connected_to(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("the monitor listens");
+        stream.set_write_timeout(Some(DEADLINE)).expect("a timeout above zero");
+        // What is used of a TCP stream is what a Unix stream has, too.
+        Self::over(Stream::Plain(OwnedFd::from(stream).into()))
+    }
+
+    /// Sends an upgrade request with more headers, which is accepted.
+    pub(crate) fn upgrade(mut self, headers: &[(&str, &str)]) -> Self {
+        self.send_raw(upgrade_request_with("/", headers).as_bytes());
+        self.read_upgrade();
+        self
+    }
+
+    /// The same, but it is refused; returns the answer.
+    pub(crate) fn refused(mut self, headers: &[(&str, &str)]) -> String {
+        let _ = self.try_send_raw(upgrade_request_with("/", headers).as_bytes());
+        String::from_utf8(self.raw_to_end()).expect("answers are text")
+    }
+
+    /// Names a channel without messages; returns when the monitor has read it.
+    pub(crate) fn subscribe(mut self, channel: &str) -> Self {
+        self.send_text(channel);
+        self.once_subscribed()
     }
 
     /// Reads the answer to an upgrade request, and returns its head.
@@ -138,7 +254,7 @@ impl Viewer {
 
     /// No more will be sent, but all is read: half a connection.
     pub(crate) fn shut_sending(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write); // the other side may have gone
+        let _ = self.stream.tcp().shutdown(Shutdown::Write); // the other side may have gone
     }
 
     /// The next frame, or the end, within `time`.
@@ -234,6 +350,13 @@ impl Viewer {
         std::mem::take(&mut self.unread)
     }
 
+    /// Bytes up to the end of a head, or of the connection.
+    pub(crate) fn raw_head(&mut self) -> Vec<u8> {
+        let end = Instant::now() + DEADLINE;
+        while !self.unread.windows(4).any(|four| four == b"\r\n\r\n") && self.fill(end) {}
+        std::mem::take(&mut self.unread)
+    }
+
     /// Reads the answer to an upgrade request; false if it is a refusal for want of room.
     pub(crate) fn upgrade_or_refusal(&mut self) -> bool {
         let end = Instant::now() + DEADLINE;
@@ -254,24 +377,26 @@ impl Viewer {
 
     /// Reads more; false at the end of the connection or of the time.
     fn fill(&mut self, end: Instant) -> bool {
-        let mut chunk = vec![0; 65536];
+        let mut chunk = vec![0; self.piece];
         loop {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            self.stream.set_read_timeout(Some(left)).expect("a timeout above zero");
+            self.stream.tcp().set_read_timeout(Some(left)).expect("a timeout above zero");
             match self.stream.read(&mut chunk) {
-                Ok(0) => return false,
+                Ok(0) => {
+                    self.was_told = matches!(self.stream, Stream::Tls(_));
+                    return false;
+                }
                 Ok(length) => {
                     self.unread.extend_from_slice(&chunk[..length]);
                     self.received.extend_from_slice(&chunk[..length]);
                     return true;
                 }
                 Err(error) => match error.kind() {
-                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
-                        return false;
-                    }
+                    // The last is the end of a TLS session that was not told.
+                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => return false,
                     ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
                     _ => panic!("the viewer cannot read: {error}"),
                 },
@@ -354,6 +479,15 @@ pub(crate) fn upgrade_request_with(path: &str, headers: &[(&str, &str)]) -> Stri
         write!(request, "{name}: {value}\r\n").expect("strings grow");
     }
     request + "\r\n"
+}
+
+/// What a PROXY header of version 2 begins with.
+pub(crate) const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// A PROXY header of version 2 for a TCP connection over IPv4 from port 4711, with `more` after the addresses.
+pub(crate) fn proxy_header(client: [u8; 4], more: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(12 + more.len()).expect("it is short").to_be_bytes();
+    [V2, &[0x21, 0x11], &length, &client, &[127, 0, 0, 1, 0x12, 0x67, 0, 80], more].concat()
 }
 
 /// Sends a request as it is, and returns everything that is answered until the connection ends.

@@ -1,5 +1,6 @@
-"""A viewer that may come over TLS: tls_viewer.py URL CHANNEL [CERTIFICATE]
+"""A viewer that may come over TLS: tls_viewer.py URL CHANNEL [CERTIFICATE [ADDRESS [HEADER...]]]
 
+It connects from ADDRESS, and sends each HEADER (`NAME: VALUE`) with its request.
 Prints every message as a line, then `closed CODE`, then the SHA-256 of every byte after the upgrade.
 """
 
@@ -22,9 +23,13 @@ class Recorder(ClientConnection):
         super().data_received(data)
 
 
-async def watch(url, channel, certificate=None):
-    trust = ssl.create_default_context(cafile=certificate) if certificate else None
-    async with connect(url, ssl=trust, proxy=None, ping_interval=None, create_connection=Recorder) as viewer:
+async def watch(url, channel, certificate=None, address=None, *headers):
+    options = {
+        "ssl": ssl.create_default_context(cafile=certificate) if certificate else None,
+        "local_addr": (address, 0) if address else None,
+        "additional_headers": [header.split(": ", 1) for header in headers],
+    }
+    async with connect(url, proxy=None, ping_interval=None, create_connection=Recorder, **options) as viewer:
         await viewer.send(channel)
         try:
             while True:

@@ -1,0 +1,166 @@
+//! `status`: asks a running monitor through its status listener, and prints one screen.
+
+use crate::config::Settings;
+use crate::failure::{Exit, Failure};
+use crate::logging::escape;
+use crate::status::report::Report;
+use chrono::{DateTime, Local};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long a monitor may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest answer that is read, in bytes: a report with fifty long warnings, and then some.
+const LONGEST: usize = 1024 * 1024;
+
+/// Where to ask if nothing says so.
+pub const DEFAULT: &str = "127.0.0.1:4568";
+
+/// Asks the monitor at `address`, or at the `status_uri` of the configuration `config`, and prints what it says.
+///
+/// # Errors
+/// [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if it says that it is not ready.
+pub async fn run(config: Option<&Path>, address: Option<&str>) -> Result<(), Failure> {
+    let configured = config.map(Settings::load).transpose()?.map(|settings| {
+        let missing = "the configuration has no status_uri, so that the monitor cannot be asked; set it, such as to [\"127.0.0.1\", 4568]";
+        settings.status_uri.ok_or_else(|| Failure::new(Exit::Config, missing))
+    });
+    let configured = configured.transpose()?.map(|mut address| {
+        if matches!(address.host.as_str(), "" | "*") {
+            address.host = "localhost".into();
+        }
+        address.to_string()
+    });
+    let address = address.or(configured.as_deref()).unwrap_or(DEFAULT);
+    let answer = timeout(PATIENCE, ask(address)).await.unwrap_or_else(|_| Err("no answer within 5 s".into()));
+    let report = answer.map_err(|what| {
+        let hint = "is the monitor running, and is status_uri set to this address?";
+        Failure::new(Exit::Unavailable, format!("nothing is known of the monitor at {address}: {what}; {hint}"))
+    })?;
+    crate::cli::print(&screen(address, &report))?;
+    match report.reason {
+        Some(reason) if !report.ready => Err(Failure::new(Exit::Failed, format!("not ready: {reason}"))),
+        _ => Ok(()),
+    }
+}
+
+async fn ask(address: &str) -> Result<Report, String> {
+    let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let request =
+        Request::get("/status").header(HOST, address).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    if response.status() != StatusCode::OK {
+        return Err(format!("it answers {}", response.status()));
+    }
+    let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(|e| e.to_string())?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|e| format!("its answer is no monitor's ({e})"))
+}
+
+fn screen(address: &str, report: &Report) -> String {
+    let Report { viewers, brokers, channels, history, totals, .. } = report;
+    let state = match &report.reason {
+        Some(reason) if !report.ready => format!("NOT READY: {}", escape(reason)),
+        _ => "ready".into(),
+    };
+    let mut out = format!("recodex-monitor {} at {address}: {state}\n", escape(&report.version));
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(out, "{name:<12}{text}");
+    };
+    line("up", format!("{}, since {}", lasted(report.uptime), time(report.started)));
+    line("brokers", format!("{} of {}", brokers.now, brokers.max));
+    for broker in &brokers.connected {
+        line("", format!("{} since {}", escape(&broker.address), time(broker.since)));
+    }
+    line("viewers", format!("{} of {}", viewers.now, viewers.max));
+    line(
+        "channels",
+        format!("{} open, {} finished, {} over and still read", channels.open, channels.finished, channels.draining),
+    );
+    line("history", format!("{} of {}", bytes(history.bytes as u64), bytes(history.max as u64)));
+    line("received", format!("{} messages, {}", totals.messages_received, bytes(totals.bytes_received)));
+    line(
+        "sent",
+        format!(
+            "{} messages, {}; {} replayed",
+            totals.messages_sent,
+            bytes(totals.bytes_sent),
+            totals.messages_replayed
+        ),
+    );
+    let bad = [
+        ("viewers refused", totals.viewers_refused),
+        ("viewers lost", totals.viewers_lost),
+        ("links refused", totals.links_refused),
+        ("malformed messages", totals.malformed),
+        ("channels evicted", totals.channels_evicted),
+    ];
+    let bad: Vec<_> =
+        bad.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")).collect();
+    line("trouble", if bad.is_empty() { "none".into() } else { bad.join(", ") });
+    if let Some(certificate) = &report.certificate {
+        let path = escape(&certificate.path.display().to_string());
+        line("certificate", format!("{path}, until {}", time(certificate.expires)));
+    }
+    line(
+        "warnings",
+        if report.warnings.is_empty() { "none".into() } else { format!("the last {}", report.warnings.len()) },
+    );
+    for notice in &report.warnings {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time of today")]
+        let at = time(notice.time as u64);
+        line("", format!("{at} {}: {}", escape(&notice.level), escape(&notice.text)));
+    }
+    out
+}
+
+fn time(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    time.map_or_else(|| "?".into(), |time| time.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+/// A time in the two largest units that it has.
+fn lasted(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} bytes");
+    }
+    let unit = (count.ilog2() as usize / 10).min(units.len());
+    let tenths = (u128::from(count) * 10) >> (10 * unit);
+    format!("{}.{} {}", tenths / 10, tenths % 10, units[unit - 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_are_written_for_people() {
+        let lengths = [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3_600, "1 h 0 min"), (90_000, "1 d 1 h")];
+        assert!(lengths.iter().all(|(seconds, text)| lasted(*seconds) == *text));
+        let sizes = [(1023, "1023 bytes"), (1024, "1.0 KiB"), (1_572_864, "1.5 MiB"), (u64::MAX, "16777215.9 TiB")];
+        for (count, text) in sizes {
+            assert_eq!(bytes(count), text);
+        }
+    }
+}

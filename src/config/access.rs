@@ -1,0 +1,197 @@
+//! Who may connect, and whose word is taken.
+
+use super::address::UNIX;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::de::{Deserializer, Error, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+
+/// The origins of pages (RFC 6454) that may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Every page.
+    Any,
+    /// Those of this scheme, host and port, in lower case.
+    Site(String),
+}
+
+impl Origin {
+    /// Whether this is what a browser sends as `Origin`.
+    #[must_use]
+    pub fn matches(&self, sent: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Site(site) => sent.eq_ignore_ascii_case(site),
+        }
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Any => "*".serialize(serializer),
+            Self::Site(site) => site.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Origin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Origin;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an origin without a path, such as \"https://recodex.example.org\", or \"*\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Origin, E> {
+                let wrong = || E::invalid_value(Unexpected::Str(text), &self);
+                if text == "*" {
+                    return Ok(Origin::Any);
+                }
+                let site = text.to_lowercase();
+                let (scheme, authority) = site.split_once("://").ok_or_else(wrong)?;
+                // A browser leaves out the port that goes without saying, and writes a name's other characters in Punycode.
+                let implied = match scheme {
+                    "http" => ":80",
+                    "https" => ":443",
+                    _ => return Err(wrong()),
+                };
+                let authority = authority.strip_suffix(implied).unwrap_or(authority);
+                let known = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+                if authority.is_empty() || !authority.chars().all(known) {
+                    return Err(wrong());
+                }
+                Ok(Origin::Site(format!("{scheme}://{authority}")))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// Who may speak for others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proxy {
+    /// Peers of a network.
+    Network(Network),
+    /// Everybody who can open the Unix socket.
+    Unix,
+}
+
+impl Serialize for Proxy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Network(network) => network.serialize(serializer),
+            Self::Unix => UNIX.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Proxy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Proxy;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address or a network, such as \"192.0.2.7\" or \"10.1.0.0/16\", or \"unix:\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Proxy, E> {
+                let proxy = if text == UNIX { Some(Proxy::Unix) } else { Network::parse(text).map(Proxy::Network) };
+                proxy.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// The addresses of a network; one address is the smallest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Every address.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        vec![Self(Ipv4Net::default().into()), Self(Ipv6Net::default().into())]
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map(Self).ok()
+    }
+
+    /// Whether the address is in the network.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address)
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Network;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address or a network, such as \"192.0.2.7\", \"10.1.0.0/16\" or \"2001:db8::/32\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Network, E> {
+                Network::parse(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// What a list in the configuration holds.
+pub(super) trait Listed {
+    /// Its name in errors.
+    const WHAT: &str;
+}
+
+impl Listed for Network {
+    const WHAT: &str = "addresses and networks";
+}
+
+impl Listed for Proxy {
+    const WHAT: &str = "addresses and networks";
+}
+
+impl Listed for Origin {
+    const WHAT: &str = "origins";
+}
+
+/// Reads a list.
+pub(super) fn list<'de, D: Deserializer<'de>, T: Listed + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct List<T>(PhantomData<T>);
+    impl<'de, T: Listed + Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of {}", T::WHAT)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = list.next_element()? {
+                items.push(item);
+            }
+            Ok(items)
+        }
+    }
+    deserializer.deserialize_seq(List(PhantomData))
+}

@@ -1,0 +1,180 @@
+//! Where the monitor listens.
+
+use serde::de::{Deserializer, Error, Expected, IgnoredAny, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use std::fmt;
+use std::path::PathBuf;
+
+/// A host and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// A name, an IP address, or `*` for every address.
+    pub host: String,
+    /// The port; 0 lets the system choose.
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+        write!(f, "{open}{host}{close}:{}", self.port)
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.host, self.port).serialize(serializer)
+    }
+}
+
+impl Address {
+    fn read<'de, A: SeqAccess<'de>>(mut list: A, expected: &dyn Expected) -> Result<Self, A::Error> {
+        let host: String = list.next_element()?.ok_or_else(|| Error::invalid_length(0, expected))?;
+        let Port(port) = list.next_element()?.ok_or_else(|| Error::invalid_length(1, expected))?;
+        let mut length = 2;
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            length += 1;
+        }
+        if length == 2 { Ok(Self { host, port }) } else { Err(Error::invalid_length(length, expected)) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HostAndPort;
+        impl<'de> Visitor<'de> for HostAndPort {
+            type Value = Address;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a host and a port, such as [\"127.0.0.1\", 4567]")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Address, A::Error> {
+                Address::read(list, &self)
+            }
+        }
+        deserializer.deserialize_seq(HostAndPort)
+    }
+}
+
+/// What begins the name of a Unix socket.
+pub(super) const UNIX: &str = "unix:";
+
+/// Where viewers connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// TCP.
+    Tcp(Address),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Tcp(address) => address.serialize(serializer),
+            Self::Unix(_) => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TcpOrUnix;
+        impl<'de> Visitor<'de> for TcpOrUnix {
+            type Value = Endpoint;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a host and a port, such as [\"127.0.0.1\", 4567], or \"unix:\" and an absolute path")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Endpoint, A::Error> {
+                Address::read(list, &self).map(Endpoint::Tcp)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Endpoint, E> {
+                let path = text.strip_prefix(UNIX).map(PathBuf::from).filter(|path| path.is_absolute());
+                path.map(Endpoint::Unix).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(TcpOrUnix)
+    }
+}
+
+/// Who may open a Unix socket, as `chmod(1)` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode(u32);
+
+impl Mode {
+    /// For the owner and the group.
+    pub const GROUP: Self = Self(0o660);
+
+    /// The permission bits.
+    #[must_use]
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl Serialize for Mode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:04o}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Octal;
+        impl Visitor<'_> for Octal {
+            type Value = Mode;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mode in octal digits and quotes, such as \"0660\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Mode, E> {
+                let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777 && text.len() >= 3);
+                mode.map(Mode).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(Octal)
+    }
+}
+
+struct Port(u16);
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NumberOrText;
+        impl Visitor<'_> for NumberOrText {
+            type Value = Port;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a port from 0 to 65535, as a number or in quotes")
+            }
+
+            fn visit_u64<E: Error>(self, port: u64) -> Result<Port, E> {
+                u16::try_from(port).map(Port).map_err(|_| E::invalid_value(Unexpected::Unsigned(port), &self))
+            }
+
+            fn visit_i64<E: Error>(self, port: i64) -> Result<Port, E> {
+                Err(E::invalid_value(Unexpected::Signed(port), &self))
+            }
+
+            fn visit_str<E: Error>(self, port: &str) -> Result<Port, E> {
+                port.trim().parse().map(Port).map_err(|_| E::invalid_value(Unexpected::Str(port), &self))
+            }
+        }
+        deserializer.deserialize_any(NumberOrText)
+    }
+}

@@ -1,0 +1,142 @@
+//! What every connection of a monitor shares.
+
+use crate::config::Settings;
+use crate::failure::Failure;
+use crate::hub::Hub;
+use crate::logging;
+use crate::metrics::Metrics;
+use crate::places::{Addresses, Places};
+use crate::status::{CONNECTIONS, Live};
+use crate::succession::state::Refused;
+use crate::succession::{self, Succession};
+use crate::tls::Certificate;
+use crate::zmtp::roll::Roll;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// What every connection of a monitor shares.
+#[derive(Debug)]
+pub struct Shared {
+    settings: RwLock<Arc<Settings>>,
+    /// With what viewers are served over TLS.
+    certificate: RwLock<Option<Arc<Certificate>>>,
+    /// The channels.
+    pub hub: Arc<Hub>,
+    /// What happened so far.
+    pub metrics: Arc<Metrics>,
+    /// The viewers' places.
+    pub viewers: Arc<Places>,
+    /// How many viewers each address has, where that is bounded.
+    pub addresses: Arc<Addresses>,
+    /// The brokers' places: of ZeroMQ links that have shaken hands.
+    pub brokers: Arc<Places>,
+    /// Who they are.
+    pub roll: Arc<Roll>,
+    /// What happened lately.
+    pub live: Live,
+    /// Whether the last reload succeeded.
+    pub reloaded: AtomicBool,
+    /// The places of connections to the status listener.
+    pub askers: Arc<Places>,
+    /// Notified when there is something new to tell about viewers, brokers or messages.
+    pub changed: Arc<Notify>,
+    /// True once the monitor stops.
+    pub stop: watch::Sender<bool>,
+    /// What the connections leave to the process after a restart.
+    pub succession: Succession,
+    /// When the monitor started, as the machine's clock had it.
+    pub born: SystemTime,
+    started: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: Settings, certificate: Option<Certificate>) -> Arc<Self> {
+        let metrics = Arc::new(Metrics::default());
+        let changed = Arc::new(Notify::new());
+        Arc::new(Self {
+            hub: Hub::new(settings.history.clone(), Arc::clone(&metrics)),
+            metrics,
+            viewers: Places::new(settings.clients.max, Arc::clone(&changed)),
+            addresses: Arc::default(),
+            brokers: Places::new(settings.zeromq.max_connections, Arc::clone(&changed)),
+            askers: Places::new(CONNECTIONS, Arc::default()),
+            roll: Arc::default(),
+            live: Live::default(),
+            reloaded: AtomicBool::new(true),
+            changed,
+            stop: watch::Sender::new(false),
+            succession: Succession::default(),
+            born: SystemTime::now(),
+            started: Instant::now(),
+            certificate: RwLock::new(certificate.map(Arc::new)),
+            settings: RwLock::new(Arc::new(settings)),
+        })
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// For how long the monitor has been up.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The certificate in force, if viewers are served over TLS.
+    pub fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.certificate.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether `zeromq.allow` names this peer.
+    pub fn allows_broker(&self, peer: SocketAddr) -> bool {
+        self.settings().zeromq.allow.iter().any(|network| network.contains(peer.ip()))
+    }
+
+    /// Takes up changed settings and the certificate; returns the keys of those that need a restart, which stay as they are.
+    ///
+    /// Deadlines that run already keep their time.
+    ///
+    /// # Errors
+    /// If the certificate cannot be used; everything stays as it is then.
+    pub fn reload(&self, new: Settings) -> Result<Vec<&'static str>, Failure> {
+        let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        let (new, fixed) = new.without_restart(&settings);
+        let certificate = new.tls.as_ref().map(Certificate::load).transpose()?;
+        if let Some(warning) = certificate.as_ref().and_then(|certificate| certificate.warning(SystemTime::now())) {
+            log::warn!("{warning}");
+        }
+        *self.certificate.write().unwrap_or_else(PoisonError::into_inner) = certificate.map(Arc::new);
+        self.viewers.set_limit(new.clients.max);
+        self.brokers.set_limit(new.zeromq.max_connections);
+        self.hub.set_limits(new.history.clone());
+        logging::reload(&new.logger);
+        *settings = Arc::new(new);
+        Ok(fixed)
+    }
+
+    /// The history, and the file that it is to be saved to, if there is one.
+    pub fn history_to_save(&self) -> Option<(PathBuf, Result<Vec<u8>, Refused>)> {
+        let path = self.settings().history.state.clone()?;
+        Some((path, succession::history(&self.hub)))
+    }
+
+    /// One page about what the monitor does, a line each.
+    pub fn summary(&self) -> Vec<String> {
+        let (usage, settings) = (self.hub.usage(), self.settings());
+        vec![
+            format!("recodex-monitor {}, up for {} s", env!("CARGO_PKG_VERSION"), self.uptime().as_secs()),
+            format!("viewers: {} of {}", self.viewers.taken(), settings.clients.max),
+            format!("brokers: {} of {}", self.brokers.taken(), settings.zeromq.max_connections),
+            format!("channels: {}, of which {} have finished", usage.channels, usage.finished),
+            format!("history: {} of {} bytes", usage.bytes, settings.history.total_bytes),
+            format!("since the start: {}", self.metrics),
+        ]
+    }
+}

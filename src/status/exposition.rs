@@ -1,0 +1,199 @@
+//! The counters as metrics: `OpenMetrics` 1.0, and the older text format of Prometheus for whoever does not ask for it.
+
+use super::report::seconds;
+use crate::metrics::{Counts, Label};
+use crate::shared::Shared;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+/// What every name begins with.
+const PREFIX: &str = "recodex_monitor";
+
+/// The type of [`open_metrics`].
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The type of [`text`].
+pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The metrics as `OpenMetrics` has them. `ready` is whether students get what brokers send.
+///
+/// # Errors
+/// None is known.
+pub fn open_metrics(shared: Arc<Shared>, ready: bool) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix(PREFIX);
+    registry.register_collector(Box::new(Now { shared, ready }));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// The same in the older format, in which a counter's own name ends in `_total` and units are not told.
+#[must_use]
+pub fn text(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help = "";
+    for line in open_metrics.lines() {
+        if let Some(described) = line.strip_prefix("# HELP ") {
+            help = described;
+        } else if let Some(typed) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = typed.split_once(' ').unwrap_or((typed, "untyped"));
+            let about = help.split_once(' ').map_or("", |(_, about)| about);
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let _ = write!(text, "# HELP {name}{suffix} {about}\n# TYPE {name}{suffix} {kind}\n");
+        } else if !line.starts_with('#') {
+            text += line;
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[derive(Debug)]
+struct Now {
+    shared: Arc<Shared>,
+    ready: bool,
+}
+
+impl Collector for Now {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { shared, ready } = self;
+        let (settings, usage, metrics) = (shared.settings(), shared.hub.usage(), &shared.metrics);
+        let mut out = Out(encoder);
+        out.gauges("build_info", "The version that runs", "version", [(env!("CARGO_PKG_VERSION"), 1)])?;
+        let about = "When the monitor started, in seconds since the Unix epoch";
+        out.gauge("start_time_seconds", about, seconds(shared.born))?;
+        out.gauge("ready", "Whether a broker is connected and the relay moves", (*ready).into())?;
+        let reloaded = shared.reloaded.load(std::sync::atomic::Ordering::Relaxed);
+        out.gauge("config_reload_success", "Whether the last reload of the configuration succeeded", reloaded.into())?;
+
+        out.gauge("viewers", "Viewers that are connected", shared.viewers.taken() as u64)?;
+        out.gauge("viewers_limit", "The most viewers at once (clients.max)", settings.clients.max as u64)?;
+        out.counter(
+            "subscribed_viewers",
+            "Viewers that named their channel, those at the status listener included",
+            metrics.viewers.get(),
+        )?;
+        out.counters(
+            "refused_viewers",
+            "Connections that did not become a viewer's",
+            "reason",
+            &metrics.viewers_refused,
+        )?;
+        out.counters(
+            "lost_viewers",
+            "Viewers given up: they did not read, or did not answer a ping",
+            "reason",
+            &metrics.viewers_lost,
+        )?;
+        out.counters(
+            "closed_viewers",
+            "Viewers that the monitor closed, or began to close, by the code",
+            "code",
+            &metrics.closed,
+        )?;
+
+        out.gauge("brokers", "Brokers that are connected", shared.brokers.taken() as u64)?;
+        out.gauge(
+            "brokers_limit",
+            "The most brokers at once (zeromq.max_connections)",
+            settings.zeromq.max_connections as u64,
+        )?;
+        out.counters("refused_links", "ZeroMQ links that were refused or ended", "reason", &metrics.links_refused)?;
+
+        let channels =
+            [("open", usage.channels - usage.finished), ("finished", usage.finished), ("draining", usage.draining)];
+        let channels = channels.map(|(state, count)| (state, count as u64));
+        out.gauges("channels", "Channels by state: open, finished, or over and still being read", "state", channels)?;
+        out.gauge("history_bytes", "Memory for the history of all channels", usage.bytes as u64)?;
+        out.gauge("history_limit_bytes", "The most of it (history.total_bytes)", settings.history.total_bytes as u64)?;
+        out.counter(
+            "evicted_channels",
+            "Channels dropped because the history of all was over its bound",
+            metrics.evicted.get(),
+        )?;
+        out.counter("expired_channels", "Channels dropped because their job never finished", metrics.expired.get())?;
+        out.counter(
+            "released_channels",
+            "Channels finished by the monitor: their job failed and fell silent",
+            metrics.released.get(),
+        )?;
+
+        out.counter("received_messages", "Messages received from brokers", metrics.received.get())?;
+        out.counter("received_bytes", "Bytes received from brokers", metrics.received_bytes.get())?;
+        out.counters(
+            "malformed_messages",
+            "Messages from brokers that could not be decoded",
+            "kind",
+            &metrics.malformed,
+        )?;
+        out.counter("repeated_finished", "FINISHED for a channel that had finished; dropped", metrics.repeated.get())?;
+        out.counter("exits_ignored", "Requests to exit that were ignored", metrics.exits_ignored.get())?;
+        out.counter(
+            "trimmed_messages",
+            "Messages dropped because their channel was over its bounds",
+            metrics.trimmed.get(),
+        )?;
+        out.counter("sent_messages", "Messages sent to viewers", metrics.sent.get())?;
+        out.counter("sent_bytes", "Bytes of messages sent to viewers", metrics.sent_bytes.get())?;
+        out.counter(
+            "replayed_messages",
+            "Of the messages sent, those that were there before their viewer",
+            metrics.replayed.get(),
+        )?;
+        let lag = out.begin(
+            "delivery_lag_seconds",
+            "From the arrival of a message until a viewer that waited for it was sent it",
+            MetricType::Histogram,
+        );
+        let ranges: Vec<_> = metrics.lag.ranges().collect();
+        let count = ranges.iter().map(|(_, count)| count).sum();
+        lag?.encode_histogram::<NoLabelSet>(metrics.lag.sum(), count, &ranges, None)?;
+
+        out.counter("dropped_log_lines", "Lines that found no room in the log's queue", crate::logging::dropped())?;
+        if let Some(certificate) = shared.certificate() {
+            let about = "When the certificate expires, in seconds since the Unix epoch";
+            out.gauge("certificate_expiry_timestamp_seconds", about, seconds(certificate.expires))?;
+        }
+        Ok(())
+    }
+}
+
+struct Out<'a>(DescriptorEncoder<'a>);
+
+impl Out<'_> {
+    fn begin(&mut self, name: &'static str, about: &str, kind: MetricType) -> Result<MetricEncoder<'_>, fmt::Error> {
+        self.0.encode_descriptor(name, about, None, kind)
+    }
+
+    fn gauge(&mut self, name: &'static str, about: &str, value: u64) -> fmt::Result {
+        ConstGauge::new(value).encode(self.begin(name, about, MetricType::Gauge)?)
+    }
+
+    fn counter(&mut self, name: &'static str, about: &str, value: u64) -> fmt::Result {
+        ConstCounter::new(value).encode(self.begin(name, about, MetricType::Counter)?)
+    }
+
+    fn gauges<const N: usize>(
+        &mut self,
+        name: &'static str,
+        about: &str,
+        label: &str,
+        each: [(&str, u64); N],
+    ) -> fmt::Result {
+        let mut family = self.begin(name, about, MetricType::Gauge)?;
+        each.into_iter()
+            .try_for_each(|(text, value)| ConstGauge::new(value).encode(family.encode_family(&[(label, text)])?))
+    }
+
+    fn counters<L: Label>(&mut self, name: &'static str, about: &str, label: &str, counts: &Counts<L>) -> fmt::Result {
+        let mut family = self.begin(name, about, MetricType::Counter)?;
+        let mut each = counts.each();
+        each.try_for_each(|(text, value)| ConstCounter::new(value).encode(family.encode_family(&[(label, text)])?))
+    }
+}

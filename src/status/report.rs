@@ -1,0 +1,185 @@
+//! What the monitor says about itself, for the page and for `recodex-monitor status`.
+
+use crate::logging::Notice;
+use crate::shared::Shared;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+use tokio::time::timeout;
+
+/// How long a message may take through the hub.
+const MOVES_WITHIN: Duration = Duration::from_secs(2);
+
+/// Everything, at one moment. Times are seconds since the Unix epoch.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The version of the program.
+    pub version: String,
+    /// When it started.
+    pub started: u64,
+    /// For how many seconds it has been up.
+    pub uptime: u64,
+    /// When this was said.
+    pub now: u64,
+    /// Whether students get what brokers send.
+    pub ready: bool,
+    /// If not, why.
+    pub reason: Option<String>,
+    /// The viewers.
+    pub viewers: Bounded,
+    /// The brokers.
+    pub brokers: Brokers,
+    /// The channels.
+    pub channels: Channels,
+    /// The history of all channels.
+    pub history: Bytes,
+    /// Counts since the start.
+    pub totals: Totals,
+    /// The certificate, if viewers are served over TLS.
+    pub certificate: Option<Ends>,
+    /// The last warnings and errors, the newest last.
+    pub warnings: Vec<Notice>,
+}
+
+/// A number with a bound.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Bounded {
+    /// Now.
+    pub now: usize,
+    /// At the most.
+    pub max: usize,
+}
+
+/// The brokers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Brokers {
+    /// How many are connected.
+    pub now: usize,
+    /// How many may be.
+    pub max: usize,
+    /// Who they are, the longest connected first.
+    pub connected: Vec<Connected>,
+}
+
+/// A broker that is connected.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Connected {
+    /// Its address.
+    pub address: String,
+    /// Since when.
+    pub since: u64,
+}
+
+/// Channels by what becomes of them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Channels {
+    /// Their jobs run, or have not begun.
+    pub open: usize,
+    /// Their jobs have finished.
+    pub finished: usize,
+    /// They are over, and have viewers that still read them.
+    pub draining: usize,
+}
+
+/// Memory with a bound, in bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Bytes {
+    /// Now.
+    pub bytes: usize,
+    /// At the most.
+    pub max: usize,
+}
+
+/// Counts since the start.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "their names are those of the metrics")]
+pub struct Totals {
+    pub messages_received: u64,
+    pub bytes_received: u64,
+    pub messages_sent: u64,
+    pub bytes_sent: u64,
+    pub messages_replayed: u64,
+    pub malformed: u64,
+    pub viewers_subscribed: u64,
+    pub viewers_refused: u64,
+    pub viewers_lost: u64,
+    pub links_refused: u64,
+    pub channels_evicted: u64,
+}
+
+/// A certificate and its end.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ends {
+    /// Its file.
+    pub path: PathBuf,
+    /// When it expires.
+    pub expires: u64,
+}
+
+/// A time in seconds since the Unix epoch.
+#[must_use]
+pub fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Why students do not get what brokers send, if it is so.
+///
+/// # Errors
+/// The reason.
+pub async fn readiness(shared: &Shared) -> Result<(), &'static str> {
+    if *shared.stop.borrow() {
+        return Err("the monitor stops");
+    }
+    if timeout(MOVES_WITHIN, shared.hub.probe()).await.is_err() {
+        return Err("the relay does not move");
+    }
+    if shared.brokers.taken() == 0 {
+        return Err("no broker is connected");
+    }
+    Ok(())
+}
+
+impl Report {
+    /// What is so now.
+    pub async fn of(shared: &Shared) -> Self {
+        let reason = readiness(shared).await.err();
+        let (settings, usage, metrics) = (shared.settings(), shared.hub.usage(), &shared.metrics);
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: seconds(shared.born),
+            uptime: shared.uptime().as_secs(),
+            now: seconds(SystemTime::now()),
+            ready: reason.is_none(),
+            reason: reason.map(Into::into),
+            viewers: Bounded { now: shared.viewers.taken(), max: settings.clients.max },
+            brokers: Brokers {
+                now: shared.brokers.taken(),
+                max: settings.zeromq.max_connections,
+                connected: shared.roll.read(),
+            },
+            channels: Channels {
+                open: usage.channels - usage.finished,
+                finished: usage.finished,
+                draining: usage.draining,
+            },
+            history: Bytes { bytes: usage.bytes, max: settings.history.total_bytes },
+            totals: Totals {
+                messages_received: metrics.received.get(),
+                bytes_received: metrics.received_bytes.get(),
+                messages_sent: metrics.sent.get(),
+                bytes_sent: metrics.sent_bytes.get(),
+                messages_replayed: metrics.replayed.get(),
+                malformed: metrics.malformed.total(),
+                viewers_subscribed: metrics.viewers.get(),
+                viewers_refused: metrics.viewers_refused.total(),
+                viewers_lost: metrics.viewers_lost.total(),
+                links_refused: metrics.links_refused.total(),
+                channels_evicted: metrics.evicted.get(),
+            },
+            certificate: shared
+                .certificate()
+                .map(|certificate| Ends { path: certificate.path.clone(), expires: seconds(certificate.expires) }),
+            warnings: crate::logging::notices(),
+        }
+    }
+}

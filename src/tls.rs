@@ -1,0 +1,204 @@
+//! TLS for viewers: the certificate and its key, the handshake, and the day on which the certificate ends.
+
+use crate::config;
+use crate::failure::{Exit, Failure};
+use crate::shared::Shared;
+use crate::websocket::stream::{Raw, Session};
+use crate::websocket::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{Accepted, Acceptor};
+use rustls::{Error, InconsistentKeys, ServerConfig};
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+use tokio::time::sleep;
+use tokio_rustls::{StartHandshake, rustls};
+use x509_cert::der::Decode;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// How long before its end a certificate is warned of.
+pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most bytes of a certificate or key file that are read.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// One signature at a time, and everybody else's turn between two: with an RSA key one takes a millisecond, and a rush of
+/// viewers must not hold up those who are served.
+static SIGNING: Semaphore = Semaphore::const_new(1);
+
+/// A certificate with its key.
+#[derive(Debug)]
+pub struct Certificate {
+    config: Arc<ServerConfig>,
+    /// The file it comes from.
+    pub path: PathBuf,
+    /// When it ends.
+    pub expires: SystemTime,
+    /// The host names it is for.
+    pub names: Vec<String>,
+}
+
+impl Certificate {
+    /// Reads a certificate and its key.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] with the path, if a file cannot be read or used, or they do not belong together.
+    pub fn load(settings: &config::Tls) -> Result<Self, Failure> {
+        let (certificate, key) = (place(&settings.certificate), place(&settings.key));
+        let failed = |key: &str, path: &Path, what: &str| {
+            Failure::new(Exit::Config, format!("tls.{key}: {}: {what}", path.display()))
+        };
+        let chain = read(&certificate).and_then(|pem| {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+            chain.map_err(|e| not_pem(&e, "a certificate"))
+        });
+        let chain = chain.map_err(|what| failed("certificate", &certificate, &what))?;
+        let Some(first) = chain.first() else {
+            return Err(failed("certificate", &certificate, "expected a certificate in PEM, found none"));
+        };
+        let (expires, names) = look_at(first)
+            .map_err(|e| failed("certificate", &certificate, &format!("the first certificate cannot be read: {e}")))?;
+        let private = read(&key)
+            .and_then(|pem| {
+                PrivateKeyDer::from_pem_slice(&pem).map_err(|e| not_pem(&e, "a private key without a password"))
+            })
+            .map_err(|what| failed("key", &key, &what))?;
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = builder.with_safe_default_protocol_versions().and_then(|builder| {
+            let mut config = builder.with_no_client_auth().with_single_cert(chain, private)?;
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Ok(config)
+        });
+        let config = config.map_err(|e| match e {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                let what = format!("it is not the key of the first certificate in {}", certificate.display());
+                failed("key", &key, &what)
+            }
+            e => failed("key", &key, &format!("it cannot be used with {}: {e}", certificate.display())),
+        })?;
+        Ok(Self { config: Arc::new(config), path: certificate, expires, names })
+    }
+
+    /// Shakes hands with a viewer.
+    ///
+    /// # Errors
+    /// If it went, or does not speak TLS 1.2 or 1.3 as it is spoken here.
+    pub async fn accept(&self, tcp: TcpStream) -> io::Result<Box<Session>> {
+        let accepted = hello(&tcp).await?;
+        let handshake = {
+            let _turn = SIGNING.acquire().await;
+            let handshake = StartHandshake::from_parts(accepted, tcp).into_stream(Arc::clone(&self.config));
+            yield_now().await;
+            handshake
+        };
+        let (tcp, session) = handshake.await?.into_inner();
+        Ok(Session::new(tcp, session))
+    }
+
+    /// What is to be said of its end at this time, if anything.
+    #[must_use]
+    pub fn warning(&self, now: SystemTime) -> Option<String> {
+        let path = self.path.display();
+        match self.expires.duration_since(now) {
+            Err(_) => Some(format!("tls.certificate: {path}: it has expired; browsers refuse it")),
+            Ok(left) if left < EXPIRES_SOON => {
+                let when = match left.as_secs() / DAY.as_secs() {
+                    0 => "today".to_owned(),
+                    days => format!("in {days} days"),
+                };
+                Some(format!("tls.certificate: {path}: it expires {when}; renew it, then reload the monitor"))
+            }
+            Ok(_) => None,
+        }
+    }
+}
+
+/// Reads a viewer's first message; a long one is read in its turn, or they could fill the memory.
+async fn hello(tcp: &TcpStream) -> io::Result<Accepted> {
+    let (mut acceptor, mut total, mut long) = (Acceptor::default(), 0, None);
+    loop {
+        match acceptor.accept() {
+            Ok(Some(accepted)) => return Ok(accepted),
+            Ok(None) => {}
+            Err((e, mut alert)) => {
+                let _ = alert.write(&mut Raw(tcp));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, e));
+            }
+        }
+        if total >= SHORT_HEAD && long.is_none() {
+            long = LONG.acquire().await.ok();
+        }
+        let room = if long.is_some() { MAX_HEAD } else { SHORT_HEAD }.saturating_sub(total);
+        if room == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its first message is too long"));
+        }
+        tcp.readable().await?;
+        match acceptor.read_tls(&mut Raw(tcp).take(room as u64)) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => total += count,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Where a file of the configuration is.
+fn place(path: &Path) -> PathBuf {
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(directory) if path.is_relative() => Path::new(&directory).join(path),
+        _ => path.into(),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    // Without O_NONBLOCK a FIFO would hold up everybody.
+    let open = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let file = open.map_err(|e| format!("cannot open it: {e}"))?;
+    if !file.metadata().is_ok_and(|found| found.is_file()) {
+        return Err("expected a file".into());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot read it: {e}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("expected at most {MAX_FILE} bytes"));
+    }
+    Ok(bytes)
+}
+
+fn not_pem(error: &pem::Error, expected: &str) -> String {
+    match error {
+        pem::Error::NoItemsFound => format!("expected {expected} in PEM, found none"),
+        e => format!("expected {expected} in PEM: {e}"),
+    }
+}
+
+/// When a certificate ends, and for which names it is.
+fn look_at(certificate: &CertificateDer<'_>) -> Result<(SystemTime, Vec<String>), x509_cert::der::Error> {
+    let certificate = x509_cert::Certificate::from_der(certificate)?;
+    let certificate = certificate.tbs_certificate();
+    let expires = SystemTime::UNIX_EPOCH + certificate.validity().not_after.to_unix_duration();
+    let names = certificate.get_extension::<SubjectAltName>()?.map_or_else(Vec::new, |(_, names)| {
+        let name = |name| if let GeneralName::DnsName(name) = name { Some(name.to_string()) } else { None };
+        names.0.into_iter().filter_map(name).collect()
+    });
+    Ok((expires, names))
+}
+
+/// Warns, once a day, of a certificate that is about to end. Never returns.
+pub async fn watch(shared: Arc<Shared>) {
+    loop {
+        if let Some(warning) = shared.certificate().and_then(|certificate| certificate.warning(SystemTime::now())) {
+            log::warn!("{warning}");
+        }
+        sleep(DAY).await;
+    }
+}

@@ -1,0 +1,134 @@
+//! Why a viewer left or was not let in, and what is said and counted of it.
+
+use super::upgrade::{FOREIGN, Refused, TOO_MANY};
+use crate::channel::End;
+use crate::logging::Throttle;
+use crate::metrics::{Close, Loss, ViewerRefusal};
+use crate::peer::Peer;
+use crate::shared::Shared;
+use std::io;
+use std::time::Duration;
+use thiserror::Error;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{self, error::CapacityError};
+
+static LOST: Throttle = Throttle::new(Duration::from_secs(10));
+static FULL: Throttle = Throttle::new(Duration::from_secs(60));
+static SHARE: Throttle = Throttle::new(Duration::from_secs(60));
+static NO_PROXY: Throttle = Throttle::new(Duration::from_secs(60));
+
+/// Why a viewer left, or was left.
+#[derive(Debug, Error)]
+pub(super) enum Left {
+    #[error("closed with {code}: {reason}")]
+    Closed { code: CloseCode, reason: &'static str },
+    #[error("it closed")]
+    ByPeer,
+    #[error("it went without closing")]
+    Gone,
+    #[error("nothing could be written to it for clients.stall_timeout")]
+    Stalled,
+    #[error("it did not answer a ping within clients.ping_timeout")]
+    Silent,
+    #[error("no whole request within clients.handshake_timeout")]
+    Handshake,
+    #[error("no TLS handshake: {0}")]
+    Tls(io::Error),
+    #[error("no header of the PROXY protocol: {0}")]
+    Proxy(io::Error),
+    #[error("clients.max_per_address is reached")]
+    Share,
+    #[error("the monitor stops")]
+    Stopping,
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl Left {
+    pub(super) fn closed(code: CloseCode, reason: &'static str) -> Self {
+        Self::Closed { code, reason }
+    }
+}
+
+impl From<End> for Left {
+    fn from(end: End) -> Self {
+        let (code, reason) = end.close();
+        Self::Closed { code, reason }
+    }
+}
+
+impl From<tungstenite::Error> for Left {
+    fn from(error: tungstenite::Error) -> Self {
+        use tungstenite::Error as E;
+        use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
+        match error {
+            E::ConnectionClosed | E::AlreadyClosed => Self::ByPeer,
+            E::Protocol(ResetWithoutClosingHandshake) => Self::Gone,
+            E::Io(e) => Self::Io(e),
+            E::Utf8(_) => Self::closed(CloseCode::Invalid, "not UTF-8"),
+            E::Capacity(CapacityError::MessageTooLong { .. }) => Self::closed(CloseCode::Size, "message too long"),
+            _ => Self::closed(CloseCode::Protocol, "against the WebSocket protocol"),
+        }
+    }
+}
+
+impl Left {
+    /// Counts it, and says what concerns an administrator.
+    pub(super) fn count(&self, shared: &Shared, peer: Peer) {
+        let lost = match self {
+            Self::Stalled => Some(Loss::Stalled),
+            Self::Silent => Some(Loss::Silent),
+            _ => None,
+        };
+        if let Some(lost) = lost {
+            shared.metrics.viewers_lost.add(lost);
+            if let Some(more) = LOST.pass() {
+                log::info!(RECODEX_PEER:% = peer; "gave up viewer {peer}: {self}{more}");
+            }
+        }
+        if let Self::Closed { code, .. } = self
+            && let Some(code) = Close::with((*code).into())
+        {
+            shared.metrics.closed.add(code);
+        }
+        if let Some(refusal) = self.refusal() {
+            refused(shared, peer, refusal);
+        }
+    }
+
+    /// What it is counted as, if it was refused.
+    fn refusal(&self) -> Option<ViewerRefusal> {
+        match self {
+            Self::Handshake => Some(ViewerRefusal::Timeout),
+            Self::Tls(_) => Some(ViewerRefusal::Tls),
+            Self::Proxy(_) => Some(ViewerRefusal::Proxy),
+            Self::Share => Some(ViewerRefusal::Address),
+            Self::Refused(Refused::Answered(answer)) => Some(match *answer {
+                answer if *answer == FOREIGN => ViewerRefusal::Origin,
+                answer if *answer == TOO_MANY => ViewerRefusal::Address,
+                _ => ViewerRefusal::Request,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Takes note that a connection does not become a viewer's.
+pub(super) fn refused(shared: &Shared, peer: Peer, why: ViewerRefusal) {
+    shared.metrics.viewers_refused.add(why);
+    let (throttle, what) = match why {
+        ViewerRefusal::Full => (&FULL, "clients.max is reached"),
+        ViewerRefusal::Address => (&SHARE, "its address has clients.max_per_address viewers"),
+        ViewerRefusal::Proxy => (
+            &NO_PROXY,
+            "websocket_proxy_protocol is on, and it sent no PROXY header or trusted_proxies does not name it",
+        ),
+        // Said where it is known which, or anybody's noise.
+        ViewerRefusal::Origin | ViewerRefusal::Request | ViewerRefusal::Timeout | ViewerRefusal::Tls => return,
+    };
+    if let Some(more) = throttle.pass() {
+        log::warn!(RECODEX_PEER:% = peer; "refused viewer {peer}: {what}{more}");
+    }
+}

@@ -1,0 +1,309 @@
+//! Who may come in, and as whom: origins, proxies, shares of an address, Unix sockets.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use common::viewer::{V2, proxy_header as v2, upgrade_request};
+use common::{Broker, Monitor, Viewer, command, open_directory, run, temporary, unique, until};
+use std::fs::{Permissions, metadata, set_permissions, write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+fn loopback(last: u8) -> IpAddr {
+    Ipv4Addr::new(127, 0, 0, last).into()
+}
+
+fn debug(config: &str) -> Monitor {
+    Monitor::start(&format!("logger: {{level: debug}}\n{config}"))
+}
+
+/// A viewer from 127.0.0.`last` with these headers, which subscribes; returns under which name it is known.
+fn known_as(monitor: &Monitor, last: u8, headers: &[(&str, &str)]) -> String {
+    let channel = unique("job");
+    let viewer = Viewer::connected_from(loopback(last), monitor.viewers).upgrade(headers).subscribe(&channel);
+    drop(viewer);
+    monitor.viewer_of(&channel)
+}
+
+#[test]
+fn without_allowed_origins_every_page_may_connect() {
+    let monitor = Monitor::start("");
+    for origin in ["https://anywhere.example", "null", "garbage \u{e9}"] {
+        drop(Viewer::connected(monitor.viewers).upgrade(&[("Origin", origin)]));
+    }
+}
+
+#[test]
+fn a_page_of_a_foreign_origin_gets_403_and_is_logged_once_with_its_origin_escaped() {
+    let monitor = Monitor::start("allowed_origins: [\"https://recodex.example.org\", \"http://localhost:8080\"]\n");
+    for origin in ["https://recodex.example.org", "HTTPS://ReCodEx.example.org", "http://localhost:8080"] {
+        drop(Viewer::connected(monitor.viewers).upgrade(&[("Origin", origin)]));
+    }
+    drop(Viewer::connected(monitor.viewers).upgrade(&[]));
+    let long = format!("https://{}", "x".repeat(1500));
+    for origin in ["https://evil.example\u{202e}", "http://recodex.example.org", "null", "", &long] {
+        let answer = Viewer::connected(monitor.viewers).refused(&[("Origin", origin)]);
+        assert!(
+            answer.starts_with("HTTP/1.1 403 Forbidden\r\n") && answer.contains("allowed_origins"),
+            "{origin}: {answer}"
+        );
+    }
+    let lines = monitor.logged(&["WARNING", "allowed_origins does not name its page's origin"]);
+    assert_eq!(lines.len(), 1);
+    assert!(!lines[0].contains('\u{202e}'), "{lines:?}");
+    monitor.signal("USR1");
+    monitor.wait_log("5 refused viewers");
+}
+
+#[test]
+fn a_reload_takes_up_origins_and_shares() {
+    let (_directory, path) = temporary("config.yml", "");
+    set_permissions(path.parent().expect("it has one"), Permissions::from_mode(0o755)).expect("it is ours");
+    let config = |more: &str| {
+        let text = "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\n";
+        write(&path, format!("{text}{more}")).expect("it is ours");
+    };
+    config("");
+    let monitor = Monitor::start_from(&path);
+    drop(Viewer::connected(monitor.viewers).upgrade(&[("Origin", "https://a.example")]));
+    config("allowed_origins: [\"https://b.example\"]\nclients: {max_per_address: 1}\n");
+    monitor.signal("HUP");
+    monitor.wait_log("the configuration is taken up");
+    let answer = Viewer::connected(monitor.viewers).refused(&[("Origin", "https://a.example")]);
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let _one = Viewer::connected(monitor.viewers).upgrade(&[("Origin", "https://b.example")]);
+    assert!(Viewer::connected(monitor.viewers).refused(&[]).starts_with("HTTP/1.1 429 "));
+}
+
+#[test]
+fn an_address_has_no_more_than_its_share_until_one_has_left() {
+    let monitor = Monitor::start("clients: {max_per_address: 2}\n");
+    let connect = |last| Viewer::connected_from(loopback(last), monitor.viewers);
+    let first = connect(2).upgrade(&[]).subscribe("job");
+    // One that has sent nothing counts, too.
+    let _second = connect(2);
+    until("the second one is there", || {
+        monitor.signal("USR1");
+        monitor.logged(&["viewers: 2 of"]).first().cloned()
+    });
+    let answer = connect(2).refused(&[]);
+    assert!(answer.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{answer}");
+    assert!(answer.contains("Retry-After") && answer.contains("clients.max_per_address"), "{answer}");
+    let _other = connect(3).upgrade(&[]).subscribe("job");
+    drop(first);
+    until("there is room again", || {
+        let mut viewer = connect(2);
+        let _ = viewer.try_send_raw(upgrade_request("/").as_bytes());
+        let answer = String::from_utf8(viewer.raw_head()).expect("heads are text");
+        answer.starts_with("HTTP/1.1 101 ").then_some(())
+    });
+    assert_eq!(monitor.logged(&["WARNING", "refused viewer 127.0.0.2", "max_per_address"]).len(), 1);
+}
+
+#[test]
+fn only_trusted_proxies_are_believed() {
+    let monitor = debug("trusted_proxies: [127.0.0.2, 127.0.0.3]\n");
+    let forwarded = [("X-Forwarded-For", "203.0.113.7, 192.0.2.1")];
+    assert_eq!(known_as(&monitor, 2, &forwarded), "192.0.2.1");
+    assert!(known_as(&monitor, 4, &forwarded).starts_with("127.0.0.4:"));
+    assert_eq!(known_as(&monitor, 2, &[("Forwarded", "for=\"[2001:db8::1]:4711\";proto=https")]), "[2001:db8::1]:4711");
+    assert_eq!(known_as(&monitor, 2, &[("X-Forwarded-For", "192.0.2.1, 127.0.0.3")]), "192.0.2.1");
+    assert!(
+        known_as(&monitor, 2, &[("X-Forwarded-For", "192.0.2.1"), ("Forwarded", "for=192.0.2.2")])
+            .starts_with("127.0.0.2:")
+    );
+    assert!(known_as(&monitor, 2, &[("X-Forwarded-For", "\u{202e}, unknown")]).starts_with("127.0.0.2:"));
+    assert!(known_as(&monitor, 2, &[]).starts_with("127.0.0.2:"));
+}
+
+#[test]
+fn behind_a_trusted_proxy_every_address_has_its_own_share() {
+    let monitor = Monitor::start("trusted_proxies: [127.0.0.0/8]\nclients: {max_per_address: 1}\n");
+    let behind = |address: &str| {
+        let mut viewer = Viewer::connected(monitor.viewers);
+        viewer.send_raw(common::viewer::upgrade_request_with("/", &[("X-Forwarded-For", address)]).as_bytes());
+        let head = String::from_utf8(viewer.raw_head()).expect("heads are text");
+        (head.lines().next().expect("a status").to_owned(), viewer)
+    };
+    let (one, _first) = behind("192.0.2.1");
+    let (two, _second) = behind("192.0.2.2");
+    let (six, _third) = behind("2001:db8::1");
+    assert!([one, two, six].iter().all(|status| status.starts_with("HTTP/1.1 101 ")));
+    for taken in ["192.0.2.1", "::ffff:192.0.2.2", "2001:db8::ffff:1"] {
+        assert!(behind(taken).0.starts_with("HTTP/1.1 429 "), "{taken}");
+    }
+    assert!(behind("2001:db8:0:1::1").0.starts_with("HTTP/1.1 101 "));
+}
+
+const PROXIED: &str = "websocket_proxy_protocol: true\ntrusted_proxies: [127.0.0.1]\n";
+
+#[test]
+fn with_the_proxy_protocol_a_viewer_is_who_the_header_says() {
+    let monitor = debug(PROXIED);
+    let local = [V2, &[0x20, 0x00, 0, 0]].concat();
+    for (header, name) in [
+        (b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 80\r\n".to_vec(), "192.0.2.1:4711"),
+        (b"PROXY TCP6 2001:db8::1 ::1 4711 80\r\n".to_vec(), "[2001:db8::1]:4711"),
+        (v2([192, 0, 2, 2], &[]), "192.0.2.2:4711"),
+        (v2([192, 0, 2, 3], &[4, 0, 2, 7, 7]), "192.0.2.3:4711"),
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1:"),
+        (local, "127.0.0.1:"),
+    ] {
+        // All at once, and byte by byte.
+        for step in [usize::MAX, 1] {
+            let channel = unique("job");
+            let mut viewer = Viewer::connected(monitor.viewers);
+            let all = [&header[..], upgrade_request("/").as_bytes()].concat();
+            for part in all.chunks(step.min(all.len())) {
+                viewer.send_raw(part);
+            }
+            viewer.read_upgrade();
+            drop(viewer.subscribe(&channel));
+            assert!(monitor.viewer_of(&channel).starts_with(name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn with_the_proxy_protocol_who_sends_no_header_or_is_not_trusted_is_closed() {
+    let monitor = Monitor::start(&format!("{PROXIED}clients: {{handshake_timeout: 0.5}}\n"));
+    let request = upgrade_request("/");
+    for bytes in [
+        request.as_bytes().to_vec(),
+        b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 99999\r\n".to_vec(),
+        [&b"PROXY UNKNOWN "[..], &[b'x'; 5000]].concat(),
+        [V2, &[0x21, 0x11, 0xff, 0xff], &[0; 5000]].concat(),
+        [V2, &[0x31, 0x11, 0, 12], &[0; 12]].concat(),
+        b"PROXY TCP4 192.0.2".to_vec(),
+        Vec::new(),
+    ] {
+        let mut viewer = Viewer::connected(monitor.viewers);
+        let _ = viewer.try_send_raw(&bytes);
+        assert_eq!(viewer.raw_to_end(), b"", "{bytes:?}");
+    }
+    let mut stranger = Viewer::connected_from(loopback(2), monitor.viewers);
+    let _ = stranger.try_send_raw(&[b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 80\r\n", request.as_bytes()].concat());
+    assert_eq!(stranger.raw_to_end(), b"");
+    monitor.wait_logged(&["WARNING", "websocket_proxy_protocol is on"]);
+    let mut viewer = Viewer::connected(monitor.viewers);
+    viewer.send_raw(&v2([192, 0, 2, 2], &[]));
+    drop(viewer.upgrade(&[]));
+}
+
+#[test]
+fn each_client_of_the_proxy_protocol_has_its_share() {
+    let monitor = Monitor::start(&format!("{PROXIED}clients: {{max_per_address: 1}}\n"));
+    let proxied = |client| {
+        let mut viewer = Viewer::connected(monitor.viewers);
+        viewer.send_raw(&v2(client, &[]));
+        viewer
+    };
+    let _first = proxied([192, 0, 2, 1]).upgrade(&[]);
+    let _second = proxied([192, 0, 2, 2]).upgrade(&[]);
+    let mut third = proxied([192, 0, 2, 1]);
+    let _ = third.try_send_raw(upgrade_request("/").as_bytes());
+    assert_eq!(third.raw_to_end(), b"");
+    monitor.wait_logged(&["WARNING", "refused viewer 192.0.2.1:4711", "max_per_address"]);
+}
+
+#[test]
+fn the_proxy_protocol_without_trusted_proxies_is_refused_at_the_start() {
+    let (_directory, path) = temporary("config.yml", "websocket_proxy_protocol: true\n");
+    let output = run(&["-c", path.to_str().expect("UTF-8"), "--check"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("expected trusted_proxies"));
+}
+
+/// A directory for a socket, and the socket's path.
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let directory = open_directory();
+    let path = directory.path().join("monitor.sock");
+    (directory, path)
+}
+
+fn relays(monitor: &Monitor, path: &Path) {
+    let channel = unique("job");
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&[&channel[..], "STARTED"]);
+    let mut viewer = Viewer::connected_to(path).upgrade(&[]);
+    viewer.send_text(&channel);
+    viewer.texts(&[command("STARTED")]);
+    broker.send(&[&channel[..], "FINISHED"]);
+    viewer.texts(&[command("FINISHED")]);
+    viewer.closes(1000);
+}
+
+#[test]
+fn viewers_come_through_a_unix_socket_with_its_mode_and_it_goes_with_a_stop() {
+    let (_directory, path) = place();
+    for (config, mode) in [("", 0o660), ("websocket_mode: \"0606\"\n", 0o606), ("websocket_mode: 0666\n", 0o666)] {
+        let mut monitor = Monitor::start_unix(&path, config);
+        let found = metadata(&path).expect("it is there");
+        assert!(found.file_type().is_socket());
+        assert_eq!(found.permissions().mode() & 0o7777, mode);
+        if nix::unistd::geteuid().is_root() {
+            let nobody = nix::unistd::User::from_name("nobody").expect("it can be asked").expect("it is there");
+            assert_eq!((found.uid(), found.gid()), (nobody.uid.as_raw(), nobody.gid.as_raw()));
+        }
+        relays(&monitor, &path);
+        let mut viewer = Viewer::connected_to(&path).upgrade(&[]).subscribe("job");
+        monitor.signal("TERM");
+        viewer.closes(1001);
+        assert_eq!(monitor.wait_exit().code(), Some(0));
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn a_socket_that_a_killed_monitor_left_is_replaced() {
+    let (_directory, path) = place();
+    let mut monitor = Monitor::start_unix(&path, "");
+    monitor.signal("KILL");
+    monitor.wait_exit();
+    assert!(path.exists());
+    let monitor = Monitor::start_unix(&path, "");
+    relays(&monitor, &path);
+}
+
+#[test]
+fn what_is_in_the_way_of_a_unix_socket_is_left_alone_and_said() {
+    let (_directory, path) = place();
+    let (_other, config) = temporary(
+        "config.yml",
+        format!("websocket_uri: \"unix:{}\"\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\n", path.display()),
+    );
+    let start = || run(&["-c", config.to_str().expect("UTF-8")]);
+    write(&path, "mine").expect("it is ours");
+    let output = start();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is there already, and no socket"));
+    std::fs::remove_file(&path).expect("it is ours");
+    let listener = UnixListener::bind(&path).expect("nobody is there");
+    let output = start();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another program"), "{output:?}");
+    listener.set_nonblocking(true).expect("a socket");
+    assert!(listener.accept().is_ok(), "it listens still, and was asked");
+    drop(listener);
+    std::fs::remove_file(&path).expect("it is ours");
+    let nowhere = path.join("below");
+    let (_other, config) =
+        temporary("config.yml", format!("websocket_uri: \"unix:{}\"\nzeromq_uri: [127.0.0.1, 0]\n", nowhere.display()));
+    let output = run(&["-c", config.to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("websocket_uri: cannot listen on unix:"));
+}
+
+#[test]
+fn behind_a_unix_socket_the_proxy_is_believed_if_it_is_trusted() {
+    let (_directory, path) = place();
+    for (config, name) in [("trusted_proxies: [\"unix:\"]\n", "192.0.2.1"), ("", "unix:")] {
+        let monitor = Monitor::start_unix(&path, &format!("logger: {{level: debug}}\n{config}"));
+        let channel = unique("job");
+        drop(Viewer::connected_to(&path).upgrade(&[("X-Forwarded-For", "192.0.2.1")]).subscribe(&channel));
+        assert_eq!(monitor.viewer_of(&channel), name);
+    }
+}
