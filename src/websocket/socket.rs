@@ -269,8 +269,10 @@ impl Socket {
         if !self.failed && self.protocol.can_read() {
             loop {
                 if let Err(e) = self.message().await {
-                    // Both have closed, and TLS has a close of its own; or the viewer is gone.
-                    let _ = self.stream.shut();
+                    // Both have closed; TLS has a close of its own.
+                    if self.stream.is_tls() {
+                        let _ = self.stream.shut();
+                    }
                     return Err(e);
                 }
             }

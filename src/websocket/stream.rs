@@ -133,7 +133,7 @@ impl Stream {
         if let Self::Tcp(tcp) = self { tcp.set_nodelay(true) } else { Ok(()) }
     }
 
-    /// Whether its state can be told to another process.
+    /// Whether it is TLS, whose state cannot be told to another process.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
