@@ -733,6 +733,11 @@ fn a_restart_keeps_those_behind_a_unix_socket_their_names_and_who_waits() {
         // Its share is taken still.
         let answer = Viewer::connected_to(&path).refused(&[("X-Forwarded-For", "192.0.2.1")]);
         assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+        drop(waiting);
+        until("the others have gone", || {
+            monitor.signal("USR1");
+            monitor.logged(&["viewers: 1 of"]).first().cloned()
+        });
         until("the manager lets go of what is over", || (manager.names().len() == 2).then_some(()));
     }
     let broker = Broker::connect(monitor.brokers);
