@@ -170,11 +170,11 @@ fn port(key: &str, address: &Address, held: &mut Vec<Port>) -> Finding {
             Fine(format!("{} can be bound{}", at.join(" and "), if low { more } else { "" }))
         }
         Err(failure) if failure.exit() == Exit::Unavailable && !is_free(address) => match holder(address.port) {
-            Some((pid, name)) if name == MONITOR => {
-                Fine(format!("{address} is held by the monitor that runs (process {pid})"))
-            }
             Some((pid, _)) if pid == std::process::id() => {
                 Bad(Exit::Unavailable, format!("{address} is named by another key, too; name another port"))
+            }
+            Some((pid, name)) if name == MONITOR => {
+                Fine(format!("{address} is held by the monitor that runs (process {pid})"))
             }
             Some((1, name)) => {
                 Doubt(format!("{address} is held by {name}, which is right if it keeps it for the monitor"))

@@ -82,6 +82,26 @@ fn a_port_that_another_program_holds_fails_and_the_program_is_named() {
 }
 
 #[test]
+fn a_port_that_two_keys_name_fails() {
+    if !is_root() {
+        return;
+    }
+    let named_twice = || {
+        let port = taken_port().1.port(); // free from here on, for anybody to take
+        let config = format!("{PORTS}status_uri: [\"127.0.0.1\", {port}]\n").replacen(
+            "zeromq_uri: [\"127.0.0.1\", 0]",
+            &format!("zeromq_uri: [\"127.0.0.1\", {port}]"),
+            1,
+        );
+        let (status, out, _) = check(&config);
+        out.contains("FAILED  status_uri: ")
+            .then(|| assert_eq!(status, 69, "{out}"))
+            .filter(|()| out.contains("is named by another key"))
+    };
+    (0..10).find_map(|_| named_twice()).expect("a port that stays free");
+}
+
+#[test]
 fn ports_that_the_monitor_holds_are_as_they_should_be() {
     let monitor = Monitor::start("");
     let config = format!(
