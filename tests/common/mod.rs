@@ -34,7 +34,7 @@ pub(crate) use manager::Manager;
 pub(crate) use monitor::{Host, Monitor, with_descriptors};
 pub(crate) use namespace::Namespace;
 pub(crate) use python::PythonViewer;
-pub(crate) use scene::{MEMORY_KIB, Scene};
+pub(crate) use scene::{MEMORY_KIB, Scene, relays_at_once};
 pub(crate) use viewer::{Event, Viewer};
 pub(crate) use wire::{Random, Weather, Wire};
 pub(crate) use zmtp::RawPeer;

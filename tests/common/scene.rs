@@ -34,12 +34,7 @@ impl Scene {
 
     /// Asserts that a message still reaches the viewer, and at once; returns how long that took.
     pub(crate) fn relays(&mut self) -> Duration {
-        let id = self.next.to_string();
-        let start = Instant::now();
-        self.broker.task("healthy", &id);
-        assert_eq!(self.viewer.text(), task(&id, "COMPLETED"));
-        let took = start.elapsed();
-        assert!(took < PROMPT, "a message took {took:?}");
+        let took = relays_at_once(&self.broker, &mut self.viewer, self.next);
         self.slowest = self.slowest.max(took);
         self.next += 1;
         took
@@ -74,4 +69,15 @@ impl Scene {
         self.monitor.assert_alive();
         assert_eq!(self.monitor.logged(&["panicked"]), [""; 0]);
     }
+}
+
+/// Asserts that message `number` of the channel "healthy" reaches the viewer, and at once; returns how long that took.
+pub(crate) fn relays_at_once(broker: &Broker, viewer: &mut Viewer, number: usize) -> Duration {
+    let id = number.to_string();
+    let start = Instant::now();
+    broker.task("healthy", &id);
+    assert_eq!(viewer.text(), task(&id, "COMPLETED"));
+    let took = start.elapsed();
+    assert!(took < PROMPT, "a message took {took:?}");
+    took
 }
