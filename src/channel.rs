@@ -146,6 +146,7 @@ impl Run {
             since: age(self.since),
             touched: age(self.touched),
             failed: self.failed_at.map(age),
+            aborted: None,
         })
     }
 

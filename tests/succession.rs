@@ -500,6 +500,7 @@ fn state(viewers: Vec<Left<'_>>) -> Vec<u8> {
         version: "0".into(),
         written: 0,
         uptime: 0,
+        history_file: None,
         runs: Vec::new(),
         links: Cow::default(),
         viewers: viewers.into(),

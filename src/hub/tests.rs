@@ -67,6 +67,7 @@ impl Bench {
                 version: "".into(),
                 written: 0,
                 uptime: 0,
+                history_file: None,
                 runs,
                 links: Cow::default(),
                 viewers: Cow::default(),

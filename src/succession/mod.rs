@@ -4,6 +4,7 @@
 //! history, into a parcel that the service manager keeps. The next process goes on at the same byte.
 
 pub mod file;
+mod format2;
 pub mod parcel;
 pub mod state;
 
@@ -130,7 +131,15 @@ fn with_state<T>(
         }
         let version = env!("CARGO_PKG_VERSION").into();
         let (written, uptime) = (state::now(), state::uptime());
-        show(State { version, written, uptime, runs, links: links.into(), viewers: (&*viewers).into() })
+        show(State {
+            version,
+            written,
+            uptime,
+            history_file: None,
+            runs,
+            links: links.into(),
+            viewers: (&*viewers).into(),
+        })
     })
 }
 

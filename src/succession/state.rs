@@ -4,6 +4,7 @@
 //! A head of [`HEAD`] bytes (magic, format, length and CRC-32 of the rest), then the state in postcard's wire format. A state
 //! that was decoded is consistent; what is in it may still be against the limits that are in force by now.
 
+use super::format2;
 use crate::channel::Place;
 use crate::cursor;
 use crate::hub::Hub;
@@ -23,8 +24,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
 
-/// The version of the format. Another one is not read: to be raised with every change of what is below.
-pub const FORMAT: u32 = 2;
+/// The version of the format. It must be raised with every change of the types below.
+pub const FORMAT: u32 = 3;
+/// The format of version 2.0.0, which is read too.
+const FORMAT_2: u32 = 2;
 /// The length of the head, in bytes.
 pub const HEAD: usize = 24;
 /// A close frame with code 1001 and a reason.
@@ -38,7 +41,7 @@ pub enum Refused {
     #[error("it is no state of a monitor")]
     NoState,
     /// Written by another version.
-    #[error("its format is {0}, expected {FORMAT}")]
+    #[error("its format is {0}, expected {FORMAT} or {FORMAT_2}")]
     Format(u32),
     /// Not as long as its head says.
     #[error("it has {found} bytes, expected {expected}")]
@@ -72,6 +75,9 @@ pub struct State<'a> {
     pub written: u64,
     /// The same in milliseconds since the machine started, which nobody sets.
     pub uptime: u64,
+    /// The file of `history.state`, for a next process that cannot start: its own settings may be unknown.
+    #[serde(borrow)]
+    pub history_file: Option<Cow<'a, str>>,
     /// The runs, in the order in which they began.
     #[serde(borrow)]
     pub runs: Vec<Run<'a>>,
@@ -104,6 +110,8 @@ pub struct Run<'a> {
     pub touched: u64,
     /// Since it failed, if nothing came after.
     pub failed: Option<u64>,
+    /// Since it was aborted, if nothing came after.
+    pub aborted: Option<u64>,
 }
 
 /// A broker's link.
@@ -153,7 +161,10 @@ pub enum Stage<'a> {
         proxied: bool,
     },
     /// Its request has not come.
-    Request,
+    Request {
+        /// Whether its PROXY header named nobody: no header of its request is believed then.
+        unproxied: bool,
+    },
     /// It has not named its channel.
     Naming,
     /// It gets its channel's messages.
@@ -207,7 +218,7 @@ impl Viewer<'_> {
     #[must_use]
     pub fn last_words(&self) -> Vec<u8> {
         match &self.stage {
-            Stage::Connected { .. } | Stage::Request => Vec::new(),
+            Stage::Connected { .. } | Stage::Request { .. } => Vec::new(),
             Stage::Naming => [&self.unsent, AWAY].concat(),
             Stage::Relaying { rest, .. } => [rest, &*self.unsent, AWAY].concat(),
             Stage::Closing { .. } => self.unsent.to_vec(),
@@ -293,8 +304,9 @@ impl<'a> State<'a> {
             return Err(Refused::NoState);
         }
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        if word(8) != FORMAT {
-            return Err(Refused::Format(word(8)));
+        let format = word(8);
+        if format != FORMAT && format != FORMAT_2 {
+            return Err(Refused::Format(format));
         }
         let expected = u64::from(word(12)) | u64::from(word(16)) << 32;
         if expected != body.len() as u64 {
@@ -303,20 +315,29 @@ impl<'a> State<'a> {
         if word(20) != crc32fast::hash(body) {
             return Err(Refused::Checksum);
         }
+        if format == FORMAT_2 {
+            let (state, rest) = postcard::take_from_bytes::<format2::State<'a>>(body)?;
+            return Self::from(state).checked(rest);
+        }
         Self::decode_body(body)
     }
 
-    /// Reads what follows the head.
+    /// Reads what follows the head, in the newest format.
     ///
     /// # Errors
     /// See [`Refused`].
     pub fn decode_body(body: &'a [u8]) -> Result<Self, Refused> {
         let (state, rest) = postcard::take_from_bytes::<Self>(body)?;
+        state.checked(rest)
+    }
+
+    /// The state if it is consistent; `rest` is what follows it, which must be nothing.
+    fn checked(self, rest: &[u8]) -> Result<Self, Refused> {
         if !rest.is_empty() {
             return Err(Refused::Inconsistent("something follows its end"));
         }
-        state.check().map_err(Refused::Inconsistent)?;
-        Ok(state)
+        self.check().map_err(Refused::Inconsistent)?;
+        Ok(self)
     }
 
     /// Whether these are the sockets of its links and its viewers.
@@ -357,8 +378,8 @@ impl Run<'_> {
         if !(1..=MAX_CHANNEL_ID).contains(&self.id.len()) {
             return Err("a channel id that is empty or too long");
         }
-        if self.failed.is_some() && self.place != Place::Open {
-            return Err("a failed run that has finished");
+        if (self.failed.is_some() || self.aborted.is_some()) && self.place != Place::Open {
+            return Err("a failed or aborted run that has finished");
         }
         if self.start.checked_add(self.frames.len() as u64).is_none_or(|end| end > u64::MAX / 2) {
             return Err("an offset that is too large");

@@ -132,7 +132,7 @@ impl Viewer {
         let (received, unsent) = (left.received.into_owned(), left.unsent.into_owned());
         let stage = match (left.stage, cursor) {
             (state::Stage::Connected { proxied }, _) => Stage::Connected(stream, proxied.then_some(received)),
-            (state::Stage::Request, _) => Stage::Request(stream, received),
+            (state::Stage::Request { .. }, _) => Stage::Request(stream, received),
             (state::Stage::Relaying { in_message, .. }, Some(cursor)) => {
                 let socket = Socket::new(stream, Incoming::new(received, in_message), unsent);
                 Stage::Relaying(Relaying::new(socket, cursor, &shared.settings().clients))
@@ -309,7 +309,7 @@ impl Viewer {
                 let proxied = header.is_some();
                 return begun(stream, state::Stage::Connected { proxied }, header.unwrap_or_default());
             }
-            Stage::Request(stream, head) => return begun(stream, state::Stage::Request, head),
+            Stage::Request(stream, head) => return begun(stream, state::Stage::Request { unproxied: false }, head),
             Stage::Naming(socket) | Stage::Closing(socket) => (socket, None),
             Stage::Relaying(Relaying { socket, cursor, .. }) => (socket, Some(cursor)),
         };

@@ -1,0 +1,159 @@
+//! Format 2 of a state, which version 2.0.0 writes. It is only read, so that an upgrade keeps every connection.
+//!
+//! postcard's wire format has no field names: these types must never change.
+
+use super::state::{self, Link};
+use crate::channel::Place;
+use crate::peer::Peer;
+use serde::Deserialize;
+use std::borrow::Cow;
+
+/// [`state::State`] in format 2.
+#[derive(Debug, Deserialize)]
+pub(super) struct State<'a> {
+    #[serde(borrow)]
+    version: Cow<'a, str>,
+    written: u64,
+    uptime: u64,
+    #[serde(borrow)]
+    runs: Vec<Run<'a>>,
+    #[serde(borrow)]
+    links: Vec<Link<'a>>,
+    #[serde(borrow)]
+    viewers: Vec<Viewer<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Run<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow, with = "serde_bytes")]
+    frames: Cow<'a, [u8]>,
+    start: u64,
+    trimmed: bool,
+    place: Place,
+    since: u64,
+    touched: u64,
+    failed: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Viewer<'a> {
+    cookie: u64,
+    peer: Peer,
+    #[serde(borrow)]
+    stage: Stage<'a>,
+    #[serde(borrow, with = "serde_bytes")]
+    received: Cow<'a, [u8]>,
+    #[serde(borrow, with = "serde_bytes")]
+    unsent: Cow<'a, [u8]>,
+}
+
+#[derive(Debug, Deserialize)]
+enum Stage<'a> {
+    Connected {
+        proxied: bool,
+    },
+    Request,
+    Naming,
+    Relaying {
+        run: u32,
+        offset: u64,
+        #[serde(borrow, with = "serde_bytes")]
+        rest: Cow<'a, [u8]>,
+        in_message: bool,
+    },
+    Closing {
+        answer: bool,
+        in_message: bool,
+    },
+}
+
+impl<'a> From<State<'a>> for state::State<'a> {
+    fn from(old: State<'a>) -> Self {
+        let State { version, written, uptime, runs, links, viewers } = old;
+        let viewers: Vec<state::Viewer<'a>> = viewers.into_iter().map(Into::into).collect();
+        Self {
+            version,
+            written,
+            uptime,
+            history_file: None,
+            runs: runs.into_iter().map(Into::into).collect(),
+            links: links.into(),
+            viewers: viewers.into(),
+        }
+    }
+}
+
+impl<'a> From<Run<'a>> for state::Run<'a> {
+    fn from(old: Run<'a>) -> Self {
+        let Run { id, frames, start, trimmed, place, since, touched, failed } = old;
+        Self { id, frames, start, trimmed, place, since, touched, failed, aborted: None }
+    }
+}
+
+impl<'a> From<Viewer<'a>> for state::Viewer<'a> {
+    fn from(old: Viewer<'a>) -> Self {
+        let Viewer { cookie, peer, stage, received, unsent } = old;
+        let stage = match stage {
+            Stage::Connected { proxied } => state::Stage::Connected { proxied },
+            Stage::Request => state::Stage::Request { unproxied: false },
+            Stage::Naming => state::Stage::Naming,
+            Stage::Relaying { run, offset, rest, in_message } => {
+                state::Stage::Relaying { run, offset, rest, in_message }
+            }
+            Stage::Closing { answer, in_message } => state::Stage::Closing { answer, in_message },
+        };
+        Self { cookie, peer, stage, received, unsent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::channel::Place;
+    use crate::succession::state::{FORMAT, Stage, State};
+    use crate::zmtp::parser;
+
+    /// What 2.0.0 handed over: 6 viewers, 2 brokers' links, 4 channels, each at another point.
+    const SAMPLE: &[u8] = include_bytes!("../../tests/state-2.0.0");
+
+    #[test]
+    fn what_2_0_0_handed_over_is_read_whole() {
+        let state = State::decode(SAMPLE).unwrap();
+        assert_eq!((&*state.version, &state.history_file), ("2.0.0", &None));
+        let runs: Vec<_> = state.runs.iter().map(|run| (&*run.id, run.place, run.failed.is_some())).collect();
+        let open = |id, failed| (id, Place::Open, failed);
+        let done = ("done-job", Place::Finished, false);
+        assert_eq!(runs, [open("open-job", false), open("failed-job", true), done, open("silent-job", false)]);
+        assert!(state.runs[0].frames.ends_with(br#""task_state": "COMPLETED"}"#));
+        assert!(state.runs.iter().all(|run| run.aborted.is_none() && !run.trimmed));
+
+        let links: Vec<_> = state.links.iter().map(|link| (link.stage, link.messages, link.received.len())).collect();
+        assert_eq!(links, [(parser::Stage::Greeting, 0, 20), (parser::Stage::Traffic, 5, 14)]);
+
+        let stages: Vec<_> =
+            state.viewers.iter().map(|viewer| (&viewer.stage, &*viewer.received, &*viewer.unsent)).collect();
+        let at = |run, offset| Stage::Relaying { run, offset, rest: b"".into(), in_message: false };
+        let nothing = &b""[..];
+        assert_eq!(
+            stages,
+            [
+                (&Stage::Naming, &b"\x81\x84\0\0"[..], nothing),
+                (&at(0, 92), nothing, nothing),
+                (&Stage::Request { unproxied: false }, b"GET / HTTP/1.1\r\nHo", nothing),
+                (&Stage::Request { unproxied: false }, nothing, nothing),
+                (&at(3, 0), b"\x89\x80\0\0", nothing),
+                (&Stage::Closing { answer: true, in_message: false }, nothing, nothing),
+            ]
+        );
+        assert_eq!(state.viewers[4].peer.to_string(), "192.0.2.7");
+    }
+
+    #[test]
+    fn what_was_read_is_written_in_the_new_format() {
+        let state = State::decode(SAMPLE).unwrap();
+        let written = state.encode().unwrap();
+        assert_eq!(written[8..12], FORMAT.to_le_bytes());
+        assert_eq!(State::decode(&written).unwrap(), state);
+    }
+}
