@@ -68,7 +68,8 @@ enum Command {
     },
     /// Check the configuration and what it asks of this machine: ports, user, log, certificate, limits
     ///
-    /// As root it looks at files as the monitor's user. Exits with 0 if the monitor would start.
+    /// Judges as the installed service runs, or else as the user of the configuration; only root can. Exits with 0 if the monitor
+    /// would start.
     Check {
         /// Configuration file; without it every setting has its default
         #[arg(short, long, value_name = "FILE")]

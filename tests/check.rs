@@ -4,38 +4,165 @@
 
 mod common;
 
-use common::{Monitor, is_root, open_directory, run, taken_port, temporary};
-use std::fs::{Permissions, read_dir, set_permissions, write};
-use std::os::unix::fs::PermissionsExt;
+use common::{Monitor, PROGRAM, is_root, open_directory, run_words, skipped, taken_port, temporary, unique};
+use std::fs::{Permissions, create_dir, read_dir, read_to_string, rename, set_permissions, write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Output;
 
 const PORTS: &str = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\nuser: nobody\n";
 
-/// Checks a configuration; returns the exit status, what was printed and what went to stderr.
-fn check(config: &str) -> (i32, String, String) {
-    let (_directory, path) = temporary("config.yml", config);
-    let output = run(&["check", "-c", path.to_str().expect("UTF-8")]);
+/// What `systemctl show` tells of a unit like the packaged one; but the tests' files are in `/tmp`, and their user is `nobody`.
+const UNIT: &str = "\
+MainPID=0
+ExecStart={ path=/usr/bin/recodex-monitor ; argv[]=/usr/bin/recodex-monitor -c CONFIG ; ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }
+LimitNOFILE=131072
+User=nobody
+Group=
+DynamicUser=no
+SupplementaryGroups=
+ReadWritePaths=
+ReadOnlyPaths=
+InaccessiblePaths=
+PrivateTmp=no
+PrivateUsers=yes
+ProtectHome=no
+ProtectSystem=strict
+CapabilityBoundingSet=
+AmbientCapabilities=
+SystemCallFilter=accept bind read write
+RuntimeDirectory=recodex
+LogsDirectory=recodex
+LoadState=loaded
+NeedDaemonReload=no
+";
+
+/// A machine whose service manager says what the test wants.
+struct Machine {
+    directory: tempfile::TempDir,
+}
+
+impl Machine {
+    /// One without the unit.
+    fn new() -> Self {
+        let machine = Self { directory: tempfile::tempdir().expect("a temporary directory") };
+        // The monitor's user is to find the way.
+        set_permissions(machine.directory.path(), Permissions::from_mode(0o755)).expect("it is ours");
+        create_dir(machine.path("bin")).expect("it is ours");
+        machine.answers("systemctl", "LoadState=not-found\n");
+        machine.answers("busctl", "a(ss) 0\na(say) 0\na(ss) 0\na(say) 0\n");
+        machine
+    }
+
+    /// One with the unit, in which these pieces are replaced.
+    fn with_unit(changes: &[(&str, &str)]) -> Self {
+        let machine = Self::new();
+        let unit = changes.iter().fold(UNIT.to_owned(), |unit, (from, to)| {
+            assert!(unit.contains(from), "{from}");
+            unit.replace(from, to)
+        });
+        machine.answers("systemctl", &unit.replace("CONFIG", machine.config().to_str().expect("UTF-8")));
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.path("config.yml")
+    }
+
+    /// Has a program of this name print an answer.
+    fn answers(&self, program: &str, answer: &str) {
+        write(self.path(&format!("{program}.answer")), answer).expect("it is ours");
+        self.does(program, &format!("/bin/cat '{}'", self.path(&format!("{program}.answer")).display()));
+    }
+
+    /// Has a program of this name run a script.
+    fn does(&self, program: &str, script: &str) {
+        let new = self.path(&unique("program"));
+        let script = format!("#!/bin/sh\n{script}\n");
+        make_program(&["sh", "-c", "printf %s \"$1\" >\"$0\"", new.to_str().expect("UTF-8"), &script]);
+        set_permissions(&new, Permissions::from_mode(0o755)).expect("it is ours");
+        rename(&new, self.path("bin").join(program)).expect("it is ours");
+    }
+
+    /// Checks a configuration; returns the exit status, what was printed and what went to stderr.
+    fn check(&self, config: &str) -> (i32, String, String) {
+        write(self.config(), config).expect("it is ours");
+        self.check_by(PROGRAM)
+    }
+
+    /// The same by another copy of the program, of the configuration that is there.
+    fn check_by(&self, program: &str) -> (i32, String, String) {
+        self.check_with(&[program, "check", "-c", self.config().to_str().expect("UTF-8")])
+    }
+
+    fn check_with(&self, words: &[&str]) -> (i32, String, String) {
+        let path = format!("PATH={}:/usr/bin:/bin:/usr/sbin:/sbin", self.path("bin").display());
+        said(&run_words(&[&["/usr/bin/env", "-u", "CREDENTIALS_DIRECTORY", &path], words].concat()))
+    }
+
+    /// Asserts that a check fails with this status and says all of `words` in the line of what failed.
+    fn fails(&self, config: &str, status: i32, words: &[&str]) {
+        let (found, out, err) = self.check(config);
+        let line = out
+            .lines()
+            .find(|line| line.starts_with("FAILED"))
+            .unwrap_or_else(|| panic!("nothing failed:\n{out}{err}"));
+        assert!(words.iter().all(|word| line.contains(word)), "{line}");
+        assert_eq!(found, status, "{out}{err}");
+        assert!(err.contains("1 check failed"), "{out}{err}");
+    }
+
+    /// Asserts that a check fails nowhere and says all of `words` in a line that begins with `how`.
+    fn passes(&self, config: &str, how: &str, words: &[&str]) {
+        let (status, out, err) = self.check(config);
+        assert!(has_line(&out, how, words), "{out}{err}");
+        assert_eq!(status, 0, "{out}{err}");
+    }
+}
+
+/// Writes a program by way of another process. This one would have it open for writing while other tests fork, and what is open for
+/// writing cannot be run.
+fn make_program(words: &[&str]) {
+    assert!(run_words(words).status.success(), "{words:?}");
+}
+
+fn said(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
     (output.status.code().expect("it ends by itself"), text(&output.stdout), text(&output.stderr))
 }
 
-/// Asserts that a check fails with this status and says all of `words` in the line of what failed.
+fn has_line(out: &str, how: &str, words: &[&str]) -> bool {
+    out.lines().any(|line| line.starts_with(how) && words.iter().all(|word| line.contains(word)))
+}
+
+fn first_line(out: &str) -> &str {
+    out.lines().next().expect("it says something")
+}
+
+fn check(config: &str) -> (i32, String, String) {
+    Machine::new().check(config)
+}
+
 fn fails(config: &str, status: i32, words: &[&str]) {
-    let (found, out, err) = check(config);
-    let line =
-        out.lines().find(|line| line.starts_with("FAILED")).unwrap_or_else(|| panic!("nothing failed:\n{out}{err}"));
-    assert!(words.iter().all(|word| line.contains(word)), "{line}");
-    assert_eq!(found, status, "{out}{err}");
-    assert!(err.contains("1 check failed"), "{err}");
+    Machine::new().fails(config, status, words);
 }
 
 fn warns(config: &str, words: &[&str]) {
-    let (status, out, err) = check(config);
-    assert!(
-        out.lines().any(|line| line.starts_with("warning") && words.iter().all(|word| line.contains(word))),
-        "{out}{err}"
-    );
-    assert_eq!(status, 0, "{out}{err}");
-    assert!(out.contains("the monitor would start"), "{out}");
+    Machine::new().passes(config, "warning", words);
+}
+
+/// A certificate and its key in files with these names; returns their lines of the configuration.
+fn certificate(machine: &Machine, names: [&str; 2]) -> String {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("it can be made");
+    let [certificate, key] = names.map(|name| machine.path(name));
+    write(&certificate, made.cert.pem()).expect("it is ours");
+    write(&key, made.signing_key.serialize_pem()).expect("it is ours");
+    set_permissions(&key, Permissions::from_mode(0o600)).expect("it is ours");
+    format!("tls: {{certificate: {}, key: {}}}\n", certificate.display(), key.display())
 }
 
 #[test]
@@ -55,6 +182,9 @@ fn a_good_configuration_is_said_to_be_and_every_line_says_what_about() {
         let word = if about == "user" && !nix::unistd::geteuid().is_root() { "warning" } else { "ok     " };
         assert!(out.contains(&format!("{word} {about}: ")), "{about}: {out}");
     }
+    if nix::unistd::geteuid().is_root() {
+        assert!(out.ends_with("all is well\n"), "{out}");
+    }
     let (status, out, _) =
         check(&format!("{config}logger: {{file: {}}}\n", log.display()).replace("logger: {output: stderr}\n", ""));
     assert_eq!(status, 0, "{out}");
@@ -70,15 +200,8 @@ fn a_wrong_configuration_fails_with_its_place() {
 fn a_port_that_another_program_holds_fails_and_the_program_is_named() {
     let (_listener, at) = taken_port();
     let config = format!("{PORTS}status_uri: [\"127.0.0.1\", {}]\n", at.port());
-    if is_root() {
-        fails(
-            &config,
-            69,
-            &["status_uri: ", "is held by ", &format!("(process {})", std::process::id()), "name another port"],
-        );
-    } else {
-        warns(&config, &["status_uri: ", "is taken"]);
-    }
+    let process = format!("(process {})", std::process::id());
+    fails(&config, 69, &["status_uri: ", "is held by ", &process, "name another port"]);
 }
 
 #[test]
@@ -148,11 +271,13 @@ fn a_log_that_the_monitors_user_cannot_write_fails() {
     let config = format!("{PORTS}logger: {{file: {}}}\n", log.display());
     fails(&config, 78, &["cannot write", "give it to the monitor's user"]);
     set_permissions(&log, Permissions::from_mode(0o666)).expect("it is ours");
-    warns(&config, &["logger: ", "can be written", "ReadWritePaths="]);
+    Machine::new().passes(&config, "ok", &["logger: ", "can be written"]);
     set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("it is ours");
-    warns(
+    warns(&config, &["logger: ", "can be written, but not rotated", "nothing can be made in it"]);
+    fails(
         &format!("{PORTS}history: {{state: {}.state}}\n", log.display()),
-        &["history.state: ", "nothing can be made in it"],
+        78,
+        &["history.state: ", "nothing can be made in it", "give it to the monitor's user"],
     );
 }
 
@@ -192,7 +317,246 @@ fn what_is_worth_a_second_look_is_a_warning() {
 
 #[test]
 fn without_a_file_the_defaults_are_checked() {
-    let output = run(&["check"]);
-    let out = String::from_utf8_lossy(&output.stdout);
+    let (_, out, _) = Machine::new().check_with(&[PROGRAM, "check"]);
     assert!(out.contains("configuration: none given") && out.contains("127.0.0.1:4567"), "{out}");
+}
+
+#[test]
+fn the_first_line_says_as_whom_and_why() {
+    if !is_root() {
+        let (_, out, _) = check(PORTS);
+        assert!(first_line(&out).contains("only root can judge as nobody"), "{out}");
+        return;
+    }
+    let line = |machine: &Machine| first_line(&machine.check(PORTS).1).to_owned();
+    assert_eq!(line(&Machine::with_unit(&[])), "judged as user nobody, as recodex-monitor.service runs");
+    let configured = "judged as user nobody, the user of the configuration, as ";
+    let machine = Machine::new();
+    assert_eq!(line(&machine), format!("{configured}there is no recodex-monitor.service here"));
+    machine.answers("systemctl", "LoadState=masked\n");
+    assert_eq!(line(&machine), format!("{configured}recodex-monitor.service is masked"));
+    machine.does("systemctl", "echo 'System has not been booted with systemd' >&2; exit 1");
+    assert!(line(&machine).starts_with(&format!("{configured}systemctl tells nothing of units")));
+    machine.does("systemctl", "/bin/cat /dev/zero");
+    assert!(line(&machine).contains("the answer of systemctl cannot be read"));
+    let as_root = line(&Machine::with_unit(&[("User=nobody", "User=")]));
+    assert!(
+        as_root.starts_with("judged as user nobody, recodex-monitor.service starts the monitor as root"),
+        "{as_root}"
+    );
+}
+
+#[test]
+fn a_service_manager_that_hangs_is_not_waited_for() {
+    let machine = Machine::new();
+    machine.does("systemctl", "exec /bin/sleep 1000");
+    let (status, out, err) = machine.check(PORTS);
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(first_line(&out).contains("systemctl did not answer within 5 s"), "{out}");
+}
+
+#[test]
+fn a_user_of_the_unit_that_is_not_there_fails_and_that_of_the_configuration_does_not_matter() {
+    if !is_root() {
+        return;
+    }
+    let elsewhere = PORTS.replace("nobody", "no-such-user");
+    Machine::with_unit(&[]).passes(&elsewhere, "ok", &["user: nobody"]);
+    let machine = Machine::with_unit(&[("User=nobody", "User=no-such-user")]);
+    machine.fails(PORTS, 77, &["user: ", "there is no user \"no-such-user\"", "217/USER"]);
+    let machine = Machine::with_unit(&[("Group=\n", "Group=no-such-group\n")]);
+    machine.fails(PORTS, 77, &["user: ", "there is no group \"no-such-group\"", "216/GROUP"]);
+    let machine = Machine::with_unit(&[("User=nobody", "User=no-such-user"), ("DynamicUser=no", "DynamicUser=yes")]);
+    machine.passes(PORTS, "warning", &["user: ", "DynamicUser=yes"]);
+}
+
+#[test]
+fn a_key_that_only_root_can_read_fails_unless_a_group_or_the_service_manager_has_it() {
+    if !is_root() {
+        return;
+    }
+    let machine = Machine::with_unit(&[]);
+    let tls = certificate(&machine, ["tls.crt", "tls.key"]);
+    let config = format!("{PORTS}{tls}");
+    machine.fails(&config, 78, &["tls: ", "tls.key", "Permission denied", "chgrp", "LoadCredential="]);
+    Machine::new().fails(&config, 78, &["tls: ", "tls.key", "Permission denied", "chgrp"]);
+
+    let unit = read_to_string(machine.path("systemctl.answer")).expect("it is there");
+    machine.answers("systemctl", &unit.replace("SupplementaryGroups=", "SupplementaryGroups=daemon"));
+    let daemon = nix::unistd::Group::from_name("daemon").expect("it can be asked").expect("every system has it");
+    chown(machine.path("tls.key"), None, Some(daemon.gid.as_raw())).expect("root may");
+    set_permissions(machine.path("tls.key"), Permissions::from_mode(0o640)).expect("it is ours");
+    machine.passes(&config, "ok", &["tls: ", "its key fits"]);
+
+    set_permissions(machine.path("tls.key"), Permissions::from_mode(0o600)).expect("it is ours");
+    let [certificate, key] = ["tls.crt", "tls.key"].map(|name| machine.path(name));
+    let credentials = format!("a(ss) 2 \"key\" \"{}\" \"certificate\" \"{}\"", key.display(), certificate.display());
+    machine.answers("busctl", &format!("{credentials}\na(say) 0\na(ss) 0\na(say) 0\n"));
+    machine.passes(&format!("{PORTS}tls: {{certificate: certificate, key: key}}\n"), "ok", &["tls: ", "its key fits"]);
+    let other = format!("{PORTS}tls: {{certificate: certificate, key: other}}\n");
+    machine.fails(&other, 78, &["tls.key: other", "no credential of this name", "LoadCredential=other:"]);
+}
+
+#[test]
+fn a_port_below_1024_fails_unless_the_unit_has_the_capability() {
+    let first = read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if first.is_ok_and(|first| first.trim() != "1024") {
+        return skipped("needs ports that only root may bind");
+    }
+    let config = PORTS.replacen("0]", "443]", 1);
+    Machine::with_unit(&[]).fails(
+        &config,
+        77,
+        &["websocket_uri: ", "127.0.0.1:443", "AmbientCapabilities=CAP_NET_BIND_SERVICE"],
+    );
+    let machine = Machine::with_unit(&[
+        ("AmbientCapabilities=", "AmbientCapabilities=cap_net_bind_service"),
+        ("CapabilityBoundingSet=", "CapabilityBoundingSet=cap_net_bind_service"),
+        ("PrivateUsers=yes", "PrivateUsers=no"),
+        ("SystemCallFilter=accept bind", "SystemCallFilter=accept bind capset"),
+    ]);
+    // Whether it is free is another matter.
+    let (_, out, _) = machine.check(&config);
+    assert!(out.contains("websocket_uri: 127.0.0.1:443") && !out.contains("may not bind"), "{out}");
+}
+
+#[test]
+fn what_is_to_be_written_outside_of_the_units_paths_fails_with_the_drop_in_that_helps() {
+    let directory = open_directory();
+    let shown = directory.path().display();
+    let unix = PORTS.replace("[\"127.0.0.1\", 0]\nzeromq", &format!("\"unix:{shown}/monitor.sock\"\nzeromq"));
+    for (config, about, status) in [
+        (format!("{PORTS}history: {{state: {shown}/state}}\n"), "history.state: ", 78),
+        (format!("{PORTS}logger: {{file: {shown}/monitor.log}}\n"), "logger: ", 78),
+        (unix, "websocket_uri: ", 69),
+    ] {
+        let drop_in = format!("ReadWritePaths={shown}");
+        Machine::with_unit(&[]).fails(&config, status, &[about, "ProtectSystem=strict", "systemctl edit", &drop_in]);
+        let machine = Machine::with_unit(&[("ReadWritePaths=", &drop_in)]);
+        machine.passes(&config, "ok", &[about]);
+        let private = Machine::with_unit(&[("PrivateTmp=no", "PrivateTmp=yes"), ("ReadWritePaths=", &drop_in)]);
+        let (_, out, _) = private.check(&config);
+        if directory.path().starts_with("/tmp") {
+            assert!(
+                has_line(&out, if about == "logger: " { "warning" } else { "FAILED" }, &[about, "PrivateTmp=yes"]),
+                "{out}"
+            );
+        }
+    }
+    let packaged = format!("{PORTS}logger: {{file: /var/log/recodex/monitor.log}}\n");
+    if !Path::new("/var/log/recodex").exists() {
+        Machine::with_unit(&[]).passes(&packaged, "ok", &["logger: ", "can be made"]);
+    }
+    let missing = Machine::with_unit(&[("ReadWritePaths=", "ReadWritePaths=/no/such/path")]);
+    missing.fails(PORTS, 78, &["service: ", "/no/such/path", "226/NAMESPACE"]);
+}
+
+#[test]
+fn a_configuration_that_the_services_user_cannot_read_fails() {
+    if !is_root() {
+        return;
+    }
+    let machine = Machine::with_unit(&[]);
+    write(machine.config(), PORTS).expect("it is ours");
+    set_permissions(machine.config(), Permissions::from_mode(0o600)).expect("it is ours");
+    machine.fails(PORTS, 78, &["configuration: ", "Permission denied", "chgrp"]);
+    machine.answers("systemctl", "LoadState=not-found\n");
+    machine.passes(PORTS, "warning", &["configuration: ", "Permission denied", "a reload cannot"]);
+}
+
+#[test]
+fn a_service_that_reads_another_configuration_is_a_warning() {
+    let (_directory, other) = temporary("other.yml", PORTS);
+    let other = other.to_str().expect("UTF-8");
+    Machine::with_unit(&[("CONFIG", other)]).passes(PORTS, "warning", &["service: ", "reads", other, "-c"]);
+    Machine::with_unit(&[(" -c CONFIG", "")]).passes(PORTS, "warning", &["service: ", "reads no configuration"]);
+    let changed = Machine::with_unit(&[("NeedDaemonReload=no", "NeedDaemonReload=yes")]);
+    changed.passes(PORTS, "warning", &["service: ", "systemctl daemon-reload"]);
+    let few = Machine::with_unit(&[("LimitNOFILE=131072", "LimitNOFILE=1000")]);
+    few.passes(&format!("{PORTS}clients: {{max: 999}}\n"), "warning", &["clients: ", "only 1000 files may be open"]);
+    few.passes(PORTS, "ok", &["clients: max is 872, and 1000 files may be open"]);
+}
+
+/// A copy of the program.
+fn copy_of_the_program(machine: &Machine, name: &str) -> String {
+    let path = machine.path(name);
+    let path = path.to_str().expect("UTF-8").to_owned();
+    make_program(&["cp", PROGRAM, &path]);
+    path
+}
+
+/// Starts a monitor from a copy of the program.
+fn start_copy(program: &str, config: &str) -> (Monitor, String) {
+    const SCRIPT: &str = "shift; exec \"$0\" \"$@\"";
+    let monitor = Monitor::start_through(&["sh", "-c", SCRIPT, program], common::Host::default(), config);
+    let ports = format!(
+        "websocket_uri: [\"127.0.0.1\", {}]\nzeromq_uri: [\"127.0.0.1\", 0]\nuser: nobody\n",
+        monitor.viewers.port()
+    );
+    (monitor, ports)
+}
+
+#[test]
+fn a_process_that_only_calls_itself_the_monitor_is_a_stranger() {
+    if !is_root() {
+        return;
+    }
+    let machine = Machine::new();
+    // Its name is the monitor's, and its user too; but its program is another file.
+    let (monitor, config) = start_copy(&copy_of_the_program(&machine, "recodex-monitor"), "");
+    let process = format!("is held by recodex-monitor (process {})", monitor.pid());
+    machine.fails(&config, 69, &["websocket_uri: ", &process, "end it, or name another port"]);
+    // This is the monitor's program, but another user's.
+    let monitor = Monitor::start("user: daemon\n");
+    let config = format!(
+        "websocket_uri: [\"127.0.0.1\", {}]\n{}",
+        monitor.viewers.port(),
+        &PORTS[PORTS.find("zeromq").expect("it is there")..]
+    );
+    machine.fails(&config, 69, &["websocket_uri: ", &format!("(process {})", monitor.pid()), "end it"]);
+}
+
+#[test]
+fn a_monitor_whose_program_was_replaced_is_known() {
+    if !is_root() {
+        return;
+    }
+    let machine = Machine::new();
+    let program = copy_of_the_program(&machine, "recodex-monitor");
+    let (monitor, config) = start_copy(&program, "");
+    rename(copy_of_the_program(&machine, "new"), &program).expect("it is ours");
+    write(machine.config(), config).expect("it is ours");
+    let (status, out, err) = machine.check_by(&program);
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(out.contains(&format!("is held by the monitor that runs (process {})", monitor.pid())), "{out}");
+}
+
+#[test]
+fn with_a_unit_only_its_main_process_is_the_monitor() {
+    if !is_root() {
+        return;
+    }
+    let (monitor, config) = start_copy(PROGRAM, "");
+    let machine = Machine::with_unit(&[("MainPID=0", &format!("MainPID={}", monitor.pid()))]);
+    let held = format!("is held by the monitor that runs (process {})", monitor.pid());
+    machine.passes(&config, "ok", &["websocket_uri: ", &held]);
+    let words = ["websocket_uri: ", "not the main process of recodex-monitor.service", "end it"];
+    Machine::with_unit(&[]).fails(&config, 69, &words);
+}
+
+#[test]
+fn a_unix_socket_that_the_monitor_holds_is_as_it_should_be() {
+    let directory = open_directory();
+    let path = directory.path().join("monitor.sock");
+    let monitor = Monitor::start_unix(&path, "");
+    let config = format!("websocket_uri: \"unix:{}\"\nzeromq_uri: [\"127.0.0.1\", 0]\nuser: nobody\n", path.display());
+    let held = format!("is held by the monitor that runs (process {})", monitor.pid());
+    if is_root() {
+        Machine::new().passes(&config, "ok", &["websocket_uri: unix:", &held]);
+        Machine::with_unit(&[("ReadWritePaths=", &format!("ReadWritePaths={}", directory.path().display()))]).fails(
+            &config,
+            69,
+            &["websocket_uri: unix:", "not the main process"],
+        );
+    }
 }

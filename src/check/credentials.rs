@@ -1,0 +1,89 @@
+//! The service's credentials (`LoadCredential=` and its like), which the service manager reads as root.
+
+use super::command::answer_of;
+use super::service::{Unit, words};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The unit's name on D-Bus; `systemctl show` does not print credentials.
+const OBJECT: &str = "/org/freedesktop/systemd1/unit/recodex_2dmonitor_2eservice";
+
+/// The credentials of the service, and their sources.
+#[derive(Debug, Default)]
+pub(super) struct Credentials {
+    /// The ids of `LoadCredential=`, each with the path that it is read from.
+    loaded: Vec<(String, PathBuf)>,
+    /// True if there may be others, whose source cannot be looked into.
+    others: bool,
+}
+
+/// The file behind a credential.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Credential {
+    File(PathBuf),
+    /// Its source cannot be looked into.
+    Elsewhere,
+    Missing,
+}
+
+impl Credentials {
+    /// Asks the service manager for the credentials of the unit.
+    pub(super) fn of(unit: &Unit) -> Self {
+        let properties = ["LoadCredential", "SetCredential", "LoadCredentialEncrypted", "SetCredentialEncrypted"];
+        let mut busctl = Command::new("busctl");
+        busctl.args(["get-property", "org.freedesktop.systemd1", OBJECT, "org.freedesktop.systemd1.Service"]);
+        match answer_of(busctl.args(properties)) {
+            Ok(answer) => Self::parse(&answer, !unit.get("ImportCredential").is_empty()),
+            Err(_) => Self { loaded: Vec::new(), others: true },
+        }
+    }
+
+    /// Reads one line for each property, such as `a(ss) 1 "tls.key" "/root/tls.key"`.
+    fn parse(answer: &str, imports: bool) -> Self {
+        let mut lines = answer.lines();
+        let Some(loaded) = lines.next() else { return Self { loaded: Vec::new(), others: true } };
+        let strings: Vec<String> =
+            words(loaded).into_iter().filter_map(|(word, quoted)| quoted.then_some(word)).collect();
+        let loaded = strings.chunks_exact(2).map(|pair| (pair[0].clone(), PathBuf::from(&pair[1]))).collect();
+        let others = imports || lines.any(|line| words(line).iter().any(|(_, quoted)| *quoted));
+        Self { loaded, others }
+    }
+
+    /// The file that the service finds under a relative path.
+    pub(super) fn find(&self, path: &Path) -> Credential {
+        let Some(name) = path.to_str() else { return Credential::Missing };
+        let source = self.loaded.iter().find_map(|(id, source)| match name.strip_prefix(id.as_str())? {
+            "" => Some(source.clone()),
+            // Of a directory each file becomes a credential.
+            rest => rest.strip_prefix('_').filter(|_| source.is_dir()).map(|file| source.join(file)),
+        });
+        match source {
+            // A relative path is a credential of the service manager itself, and a socket may hand out anything.
+            Some(source) if source.is_absolute() && (source.is_file() || !source.exists()) => Credential::File(source),
+            Some(_) => Credential::Elsewhere,
+            None if self.others => Credential::Elsewhere,
+            None => Credential::Missing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_found_by_their_ids() {
+        let answer =
+            "a(ss) 3 \"tls.key\" \"/root/with space/t\\\"ls.key\" \"plain\" \"plain\" \"dir\" \"/proc/self\"\n";
+        let none = "a(say) 0\na(ss) 0\na(say) 0\n";
+        let credentials = Credentials::parse(&format!("{answer}{none}"), false);
+        let file = |path: &str| Credential::File(path.into());
+        assert_eq!(credentials.find(Path::new("tls.key")), file("/root/with space/t\"ls.key"));
+        assert_eq!(credentials.find(Path::new("plain")), Credential::Elsewhere);
+        assert_eq!(credentials.find(Path::new("dir_status")), file("/proc/self/status"));
+        assert_eq!(credentials.find(Path::new("tls.crt")), Credential::Missing);
+        let set = format!("{answer}a(say) 1 \"tls.crt\" 2 98 97\n");
+        assert_eq!(Credentials::parse(&set, false).find(Path::new("tls.crt")), Credential::Elsewhere);
+        assert_eq!(Credentials::parse("", false).find(Path::new("tls.crt")), Credential::Elsewhere);
+    }
+}

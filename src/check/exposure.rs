@@ -1,0 +1,80 @@
+//! Settings that work, but may let more in than they are meant to.
+
+use super::ports::is_local;
+use super::report::Finding;
+use crate::config::{Address, Endpoint, Settings};
+use crate::limits;
+use crate::peer::Peer;
+use std::net::IpAddr;
+
+/// Addresses that no machine has. A list of networks that has them all names everybody.
+const ANYBODY: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+
+fn anybody() -> impl Iterator<Item = IpAddr> {
+    ANYBODY.iter().flat_map(|ip| ip.parse())
+}
+
+/// Warns if others than brokers can publish.
+pub(super) fn brokers(settings: &Settings) -> Finding {
+    let all = anybody().all(|ip| settings.zeromq.allow.iter().any(|network| network.contains(ip)));
+    if is_local(&settings.zeromq_uri) || !all {
+        return Finding::Good(if all {
+            "only this machine can connect".into()
+        } else {
+            "only some may connect".into()
+        });
+    }
+    Finding::Warning(
+        "whoever reaches the port can publish to any job; name the brokers' addresses in zeromq.allow".into(),
+    )
+}
+
+/// Warns if other machines reach the status listener.
+pub(super) fn status(address: &Address) -> Option<Finding> {
+    (!is_local(address)).then(|| {
+        let what = "it can be reached from other machines: anybody there sees the settings and the log's warnings; bind it to \
+                    127.0.0.1, or let only your monitoring through the firewall";
+        Finding::Warning(what.into())
+    })
+}
+
+/// Warns if too few files may be open for so many viewers. `files` is the service's limit, if it has one.
+pub(super) fn descriptors(settings: &Settings, files: Option<u64>) -> Finding {
+    let files = files.and_then(|files| files.try_into().ok()).unwrap_or_else(limits::open_files);
+    let max = settings.clients.max;
+    let enough = max.saturating_add(limits::RESERVE);
+    if enough <= files || max <= limits::default_max_clients() {
+        return Finding::Good(format!("max is {max}, and {files} files may be open"));
+    }
+    Finding::Warning(format!(
+        "max is {max}, but only {files} files may be open, of which {} are for others than viewers; raise the limit (for the service \
+         LimitNOFILE= in a drop-in, where 131072 is packaged; else ulimit -n) to {enough}, or lower clients.max",
+        limits::RESERVE
+    ))
+}
+
+/// Warns if anybody may say what a viewer's address is, or if all viewers have the address of one proxy.
+pub(super) fn proxies(settings: &Settings) -> Finding {
+    let trusted = &settings.trusted_proxies;
+    if anybody().any(|ip| Peer::Address(ip).is_one_of(trusted)) {
+        return Finding::Warning(
+            "trusted_proxies names everybody: anybody can say that he is somebody else; name the proxies only".into(),
+        );
+    }
+    let local = match &settings.websocket_uri {
+        Endpoint::Tcp(address) => is_local(address),
+        Endpoint::Unix(_) => true,
+    };
+    if settings.clients.max_per_address > 0 && trusted.is_empty() && local {
+        return Finding::Warning(
+            "max_per_address bounds the web server in front of the monitor, as trusted_proxies does not name it; all viewers \
+             together are one address"
+                .into(),
+        );
+    }
+    Finding::Good(match trusted.len() {
+        0 => "no proxy is trusted".into(),
+        1 => "1 trusted proxy configured".into(),
+        n => format!("{n} trusted proxies configured"),
+    })
+}

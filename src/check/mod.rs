@@ -1,0 +1,165 @@
+//! `check`: whether the monitor would start and serve on this machine, as its service runs.
+
+mod account;
+mod certificate;
+mod command;
+mod credentials;
+mod exposure;
+mod files;
+mod holder;
+mod obstacle;
+mod ports;
+mod report;
+mod sandbox;
+mod service;
+
+use crate::config::{Address, Endpoint, Settings};
+use crate::failure::{Exit, Failure};
+use crate::listen;
+use account::{Account, Judge};
+use certificate::CertificateFiles;
+use nix::sys::resource::{Resource, setrlimit};
+use report::{Finding, Report};
+use sandbox::Sandbox;
+use service::{Configuration, UNIT, Unit};
+use std::path::Path;
+
+/// The smallest limit of open files under which the check itself can work.
+const FEWEST_FILES: u64 = 64;
+
+/// Checks a configuration, and what it asks of the machine: that at `config`, or the defaults. It judges as
+/// the installed unit runs the monitor or, without a unit, as the configuration's user. Only root can do so; for others it judges
+/// as themselves. Must be called in a tokio runtime, before there are threads.
+///
+/// # Errors
+/// With the exit status that the monitor would have, if it would not start; [`Exit::Config`] if something else is wrong.
+pub fn run(config: Option<&Path>) -> Result<(), Failure> {
+    let installed = service::installed();
+    let unit = installed.as_ref().ok();
+    if let Some(unit) = unit {
+        take_limit(unit);
+    }
+    let mut report = Report::default();
+    let settings = match config.map(Settings::load).transpose() {
+        Ok(settings) => settings.unwrap_or_default(),
+        Err(e) => {
+            let me = Account::current().name;
+            Report::say(&format!("judged as user {me}, who started this, since the configuration cannot be read"))?;
+            report.add("configuration", Finding::Failed(Exit::Config, e.to_string()))?;
+            return report.end();
+        }
+    };
+    let judge = account::judge(installed.as_ref().map_err(String::as_str), &settings);
+    let Judge { line, finding, account, by_unit } = judge;
+    Report::say(&line)?;
+    report.add("configuration", named(config))?;
+    let sandbox = unit.map(Sandbox::of);
+    if let (Some(unit), Some(sandbox)) = (unit, &sandbox) {
+        for finding in service(unit, sandbox, config) {
+            report.add("service", finding)?;
+        }
+    }
+    report.add("user", finding)?;
+
+    // What only root can see.
+    let (account, sandbox) = (account.as_ref(), sandbox.as_ref());
+    listeners(&mut report, &settings, unit, account)?;
+    report.add("clients", exposure::descriptors(&settings, unit.and_then(Unit::open_files)))?;
+    report.add("clients", exposure::proxies(&settings))?;
+    let socket_holder = match &settings.websocket_uri {
+        Endpoint::Unix(path) if listen::is_listened_at(path) => Some(holder::of_socket(path, unit, account)),
+        _ => None,
+    };
+    let certificate = settings.tls.as_ref().map(|tls| CertificateFiles::find(tls, unit));
+
+    // What the monitor's user can do.
+    let Some(account) = account else { return report.end() };
+    account.enter()?;
+    if let Some(finding) = config.and_then(|path| files::configuration(path, sandbox, by_unit)) {
+        report.add("configuration", finding)?;
+    }
+    if let Some(certificate) = certificate {
+        report.add("tls", certificate.finding(sandbox))?;
+    }
+    if let Endpoint::Unix(path) = &settings.websocket_uri {
+        report.add("websocket_uri", files::socket(path, socket_holder.as_ref(), sandbox))?;
+    }
+    report.add("logger", files::log(&settings, sandbox))?;
+    if let Some(path) = &settings.history.state {
+        report.add("history.state", files::history(path, sandbox))?;
+    }
+    report.end()
+}
+
+/// Checks the ports, and who can reach them.
+fn listeners(
+    report: &mut Report,
+    settings: &Settings,
+    unit: Option<&Unit>,
+    account: Option<&Account>,
+) -> Result<(), Failure> {
+    let mut held = Vec::new();
+    let mut port = |key: &str, address: &Address| ports::port(key, address, &mut held, unit, account);
+    report.add("zeromq_uri", port("zeromq_uri", &settings.zeromq_uri))?;
+    report.add("zeromq.allow", exposure::brokers(settings))?;
+    if let Endpoint::Tcp(address) = &settings.websocket_uri {
+        report.add("websocket_uri", port("websocket_uri", address))?;
+    }
+    if let Some(address) = &settings.status_uri {
+        report.add("status_uri", port("status_uri", address))?;
+        if let Some(finding) = exposure::status(address) {
+            report.add("status_uri", finding)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets the limit of open files to the service's, so that the default of `clients.max` is the service's, too.
+fn take_limit(unit: &Unit) {
+    if let Some(files) = unit.open_files().filter(|files| *files >= FEWEST_FILES) {
+        // Without permission to raise it, it stays as it is.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, files, files);
+    }
+}
+
+fn named(config: Option<&Path>) -> Finding {
+    Finding::Good(config.map_or("none given, every key has its default".into(), |path| path.display().to_string()))
+}
+
+/// Checks the unit itself.
+fn service(unit: &Unit, sandbox: &Sandbox, config: Option<&Path>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if unit.is_on("NeedDaemonReload") {
+        let what = "the unit's files have changed since systemd read them, and what is checked is the older state; run `systemctl \
+                    daemon-reload`";
+        findings.push(Finding::Warning(what.into()));
+    }
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
+    match (unit.configuration(), config) {
+        (Configuration::File(file), Some(checked)) if real(&file) != real(checked) => {
+            let what = format!("{UNIT} reads {}, not {}", file.display(), checked.display());
+            findings.push(Finding::Warning(format!("{what}; check that one with -c, or change ExecStart=")));
+        }
+        (Configuration::File(file), None) if file.exists() => {
+            findings.push(Finding::Warning(format!("{UNIT} reads {}; check that one with -c", file.display())));
+        }
+        (Configuration::File(file), None) => {
+            let what = format!("{UNIT} reads {}, which is not there; make it, or change ExecStart=", file.display());
+            findings.push(Finding::Failed(Exit::Config, what));
+        }
+        (Configuration::Defaults, Some(_)) => {
+            let what =
+                format!("{UNIT} reads no configuration, since ExecStart= has no -c; every key has its default there");
+            findings.push(Finding::Warning(what));
+        }
+        _ => {}
+    }
+    for (path, key) in sandbox.missing() {
+        let shown = path.display();
+        let what = format!(
+            "{key}= names {shown}, which is not there; the service ends with 226/NAMESPACE; make it, or write -{shown}"
+        );
+        findings.push(Finding::Failed(Exit::Config, what));
+    }
+    findings
+}

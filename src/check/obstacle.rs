@@ -1,0 +1,147 @@
+//! The reasons why the service cannot read a file, or write in a directory: its sandbox, or owners and modes. Owners and modes are
+//! looked at as the user that the check has become.
+
+use super::report::Finding;
+use super::sandbox::{Reach, Sandbox};
+use crate::failure::Exit;
+use nix::unistd::{AccessFlags, access, geteuid};
+use std::fs::{Metadata, OpenOptions, metadata};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+/// A reason why the service cannot use a path.
+pub(super) struct Obstacle {
+    pub(super) kind: Kind,
+    /// The path, the reason, and what to do.
+    pub(super) what: String,
+}
+
+/// The kinds of obstacles.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The service's user may not use it.
+    Permission,
+    /// It is not there, or nobody can write to it.
+    Absent,
+    /// The service can write to it, but nobody else sees it, and it is removed when the service stops.
+    Private,
+    /// The check cannot see what the service sees there.
+    Unknown,
+}
+
+impl Obstacle {
+    /// The finding: a failure with this status, or a warning if nothing is known.
+    pub(super) fn finding(self, exit: Exit) -> Finding {
+        if self.kind == Kind::Unknown { Finding::Warning(self.what) } else { Finding::Failed(exit, self.what) }
+    }
+}
+
+/// Returns the reason why the service cannot read a file, if there is one.
+pub(super) fn unreadable(path: &Path, sandbox: Option<&Sandbox>) -> Option<Obstacle> {
+    let shown = path.display();
+    if let Some(sandbox) = sandbox {
+        let (reach, why) = sandbox.reach(path);
+        if reach > Reach::ReadOnly {
+            let kind = if reach == Reach::Replaced { Kind::Unknown } else { Kind::Permission };
+            let what = match kind {
+                Kind::Unknown => {
+                    format!("{shown}: the service sees another file there ({why}), which cannot be looked at")
+                }
+                _ => {
+                    format!("{shown}: the service cannot see it ({why}); put it elsewhere, such as below /etc/recodex")
+                }
+            };
+            return Some(Obstacle { kind, what });
+        }
+    }
+    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
+    let e = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).err()?;
+    let what_to_do = match e.kind() {
+        ErrorKind::PermissionDenied => {
+            "; give it a group of the monitor's user (chgrp, chmod 640), and let that user into the directories above it"
+        }
+        _ => "",
+    };
+    let kind = if e.kind() == ErrorKind::PermissionDenied { Kind::Permission } else { Kind::Absent };
+    Some(Obstacle { kind, what: format!("{shown}: cannot open it: {e}{what_to_do}") })
+}
+
+/// Returns the reason why the sandbox lets nothing be written at `path`, which is `directory` or a file in it, if there is one.
+pub(super) fn outside(path: &Path, directory: &Path, sandbox: Option<&Sandbox>) -> Option<Obstacle> {
+    let sandbox = sandbox?;
+    let shown = directory.display();
+    let (reach, why) = sandbox.reach(path);
+    let elsewhere = sandbox.own().map_or_else(
+        || "name another path".to_owned(),
+        |own| format!("name another path, such as below {}", own.display()),
+    );
+    let (kind, what) = match reach {
+        Reach::Writable => return None,
+        Reach::ReadOnly => (
+            Kind::Absent,
+            format!(
+                "the service cannot write there ({why}): `systemctl edit recodex-monitor` and add the lines [Service] and \
+                 ReadWritePaths={shown}; or {elsewhere}"
+            ),
+        ),
+        Reach::Hidden => (Kind::Permission, format!("the service sees nothing there ({why}); {elsewhere}")),
+        Reach::Private => (
+            Kind::Private,
+            format!(
+                "the service has a directory of its own there ({why}), which nobody else sees and which goes when it stops; \
+                 {elsewhere}"
+            ),
+        ),
+        Reach::Replaced => {
+            (Kind::Unknown, format!("the service sees another directory there ({why}), which cannot be looked at"))
+        }
+    };
+    Some(Obstacle { kind, what: format!("{shown}: {what}") })
+}
+
+/// Returns the reason why the service can make no file in a directory, if there is one.
+pub(super) fn unwritable(directory: &Path, sandbox: Option<&Sandbox>) -> Option<Obstacle> {
+    if let Some(obstacle) = outside(directory, directory, sandbox) {
+        return Some(obstacle);
+    }
+    let (kind, why) = match metadata(directory) {
+        Ok(found) if found.is_dir() => {
+            let e = access(directory, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
+            if becomes_the_users(directory, &found, sandbox) {
+                return None;
+            }
+            (Kind::Permission, format!("nothing can be made in it: {e}; give it to the monitor's user"))
+        }
+        Ok(_) => (Kind::Absent, "it is no directory; name another path".into()),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            if sandbox.is_some_and(|sandbox| sandbox.makes(directory)) {
+                return None;
+            }
+            (Kind::Absent, "there is no such directory; make it, and give it to the monitor's user".into())
+        }
+        Err(e) => (Kind::Permission, format!("it cannot be looked at: {e}; give the monitor's user a way to it")),
+    };
+    Some(Obstacle { kind, what: format!("{}: {why}", directory.display()) })
+}
+
+/// True if the service manager gives a directory, with all that is in it, to the service's user as the service starts.
+fn becomes_the_users(directory: &Path, found: &Metadata, sandbox: Option<&Sandbox>) -> bool {
+    sandbox.is_some_and(|sandbox| sandbox.makes(directory)) && found.uid() != geteuid().as_raw()
+}
+
+/// The directory that a path is in.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns the reason why the service cannot write to a file that is there, if there is one.
+pub(super) fn unwritable_file(path: &Path, sandbox: Option<&Sandbox>) -> Option<Obstacle> {
+    let e = access(path, AccessFlags::W_OK).err()?;
+    let directory = directory_of(path);
+    if metadata(directory).is_ok_and(|found| becomes_the_users(directory, &found, sandbox)) {
+        return None;
+    }
+    let what = format!("cannot write {}: {e}; give it to the monitor's user", path.display());
+    Some(Obstacle { kind: Kind::Permission, what })
+}

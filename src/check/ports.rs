@@ -1,0 +1,98 @@
+//! The ports: whether they can be bound, and who holds those that cannot.
+
+use super::account::Account;
+use super::holder::{self, Holder};
+use super::report::Finding;
+use super::service::{UNIT, Unit};
+use crate::config::Address;
+use crate::failure::Exit;
+use crate::listen::{self, Port};
+use crate::store::Kept;
+use nix::unistd::geteuid;
+use std::fs::read_to_string;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+
+/// The drop-in for a service that may not bind a port, in words.
+const DROP_IN: &str = "`systemctl edit recodex-monitor` and add the lines [Service], CapabilityBoundingSet=CAP_NET_BIND_SERVICE, \
+     AmbientCapabilities=CAP_NET_BIND_SERVICE, PrivateUsers=no and SystemCallFilter=capset; or name a port of 1024 or above";
+
+/// Checks that the monitor can bind a port, or has it already. `held` keeps the port bound until all are checked, since two keys
+/// may name the same.
+pub(super) fn port(
+    key: &str,
+    address: &Address,
+    held: &mut Vec<Port>,
+    unit: Option<&Unit>,
+    account: Option<&Account>,
+) -> Finding {
+    let is_low = address.port != 0 && address.port < first_free_port();
+    if let Some(why) = unit.filter(|_| is_low).and_then(Unit::refuses_low_ports) {
+        let what = format!("{address}: the service may not bind a port below {} ({why}): {DROP_IN}", first_free_port());
+        return Finding::Failed(Exit::NoPermission, what);
+    }
+    match listen::bind(key, address, &mut Kept::default().listeners) {
+        Ok(port) => {
+            let at: Vec<_> = port.addresses().iter().map(ToString::to_string).collect();
+            held.push(port);
+            Finding::Good(format!("{} can be bound", at.join(" and ")))
+        }
+        Err(failure) if failure.exit() == Exit::Unavailable && !is_free(address) => {
+            let holder = holder::of_port(&addresses(address), unit, account);
+            taken(&address.to_string(), &holder, unit.is_some(), "end it, or name another port")
+        }
+        Err(failure) if failure.exit() == Exit::NoPermission && is_low && unit.is_some() => {
+            Finding::Good(format!("{address}: the service may bind it; whether it is free only root can tell"))
+        }
+        Err(failure) => Finding::from(&failure),
+    }
+}
+
+/// The finding about an address that is in use.
+pub(super) fn taken(address: &str, holder: &Holder, is_unit: bool, what_to_do: &str) -> Finding {
+    match holder {
+        Holder::Myself => {
+            Finding::Failed(Exit::Unavailable, format!("{address} is named by another key, too; name another port"))
+        }
+        Holder::Monitor(pid) => Finding::Good(format!("{address} is held by the monitor that runs (process {pid})")),
+        Holder::Manager(name) => Finding::Warning(format!(
+            "{address} is held by {name} (process 1), which is right if it keeps it for the monitor"
+        )),
+        Holder::Stranger(pid, name) => {
+            let not = if is_unit { format!(", which is not the main process of {UNIT}") } else { String::new() };
+            Finding::Failed(
+                Exit::Unavailable,
+                format!("{address} is held by {name} (process {pid}){not}; {what_to_do}"),
+            )
+        }
+        Holder::Unknown => {
+            let who = if geteuid().is_root() {
+                "no process can be found that has it"
+            } else {
+                "who has it only root can tell: run this as root"
+            };
+            Finding::Warning(format!("{address} is taken, which is right only if it is by the monitor itself; {who}"))
+        }
+    }
+}
+
+/// The first port that anybody may bind.
+fn first_free_port() -> u16 {
+    let read = read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    read.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
+fn addresses(address: &Address) -> Vec<SocketAddr> {
+    let host = if matches!(address.host.as_str(), "" | "*") { "0.0.0.0" } else { &address.host };
+    (host.trim_matches(['[', ']']), address.port).to_socket_addrs().map_or_else(|_| Vec::new(), Iterator::collect)
+}
+
+fn is_free(address: &Address) -> bool {
+    !addresses(address).iter().any(|at| TcpListener::bind(at).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse))
+}
+
+/// True if only this machine can connect to an address.
+pub(super) fn is_local(address: &Address) -> bool {
+    let addresses = addresses(address);
+    !addresses.is_empty() && addresses.iter().all(|at| at.ip().to_canonical().is_loopback())
+}
