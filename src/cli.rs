@@ -71,7 +71,7 @@ enum Command {
     /// Judges as the installed service runs, or else as the user of the configuration; only root can. Exits with 0 if the monitor
     /// would start.
     Check {
-        /// Configuration file; without it every setting has its default
+        /// Configuration file [default: /etc/recodex/monitor/config.yml where it exists, else every setting has its default]
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },

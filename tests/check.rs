@@ -316,9 +316,64 @@ fn what_is_worth_a_second_look_is_a_warning() {
 }
 
 #[test]
-fn without_a_file_the_defaults_are_checked() {
-    let (_, out, _) = Machine::new().check_with(&[PROGRAM, "check"]);
-    assert!(out.contains("configuration: none given") && out.contains("127.0.0.1:4567"), "{out}");
+fn viewers_who_come_from_other_machines_in_the_clear_or_from_any_site_are_a_warning() {
+    let everywhere = PORTS.replacen("127.0.0.1", "*", 1);
+    let clear = ["websocket_uri: ", "without encryption", "set tls"];
+    let any = ["allowed_origins: ", "any web site", "https://recodex.example.org"];
+    let has = |config: &str| {
+        let (status, out, err) = check(config);
+        assert_eq!(status, 0, "{out}{err}");
+        [has_line(&out, "warning", &clear), has_line(&out, "warning", &any)]
+    };
+    assert_eq!(has(&everywhere), [true, true]);
+    assert_eq!(has(&everywhere.replacen('*', "0.0.0.0", 1)), [true, true]);
+    assert_eq!(has(&format!("{everywhere}allowed_origins: [\"https://recodex.example.org\"]\n")), [true, false]);
+    assert_eq!(has(PORTS), [false, false], "a web server of this machine is in front");
+    assert_eq!(has(&format!("{everywhere}trusted_proxies: [\"192.0.2.9\"]\n")), [false, false], "one elsewhere is");
+    let machine = Machine::new();
+    let tls = certificate(&machine, ["tls.crt", "tls.key"]);
+    set_permissions(machine.path("tls.key"), Permissions::from_mode(0o644)).expect("it is ours");
+    let (_, out, _) = machine.check(&format!("{everywhere}{tls}"));
+    assert!(!has_line(&out, "warning", &clear) && has_line(&out, "warning", &any), "{out}");
+}
+
+/// Runs a check without a configuration on a machine whose `/etc/recodex` is the test's own: with this file, or without.
+fn check_the_default(config: Option<&str>) -> Option<(i32, String, String)> {
+    const SCRIPT: &str = "set -e; for file in passwd group nsswitch.conf hosts; do cp /etc/$file \"$0\" 2>/dev/null || :; done; \
+                          mount --bind \"$0\" /etc; shift; exec \"$@\"";
+    if !is_root() {
+        return None;
+    }
+    let machine = Machine::new();
+    let etc = machine.path("etc");
+    create_dir(&etc).expect("it is ours");
+    if let Some(config) = config {
+        let directory = etc.join("recodex/monitor");
+        std::fs::create_dir_all(&directory).expect("it is ours");
+        write(directory.join("config.yml"), config).expect("it is ours");
+    }
+    let etc = etc.to_str().expect("UTF-8");
+    let unshare = ["unshare", "-m", "--propagation", "private"];
+    if !run_words(&[&unshare[..], &["true"]].concat()).status.success() {
+        skipped("needs the right to make mount namespaces");
+        return None;
+    }
+    Some(machine.check_with(&[&unshare[..], &["sh", "-c", SCRIPT, etc, "-", PROGRAM, "check"]].concat()))
+}
+
+#[test]
+fn without_a_configuration_the_packages_one_is_checked_where_it_is() {
+    let Some((status, out, err)) = check_the_default(Some(PORTS)) else { return };
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(has_line(&out, "ok", &["configuration: /etc/recodex/monitor/config.yml", "none is named"]), "{out}");
+    assert!(!out.contains("4567"), "{out}");
+}
+
+#[test]
+fn without_any_configuration_the_defaults_are_checked() {
+    let Some((_, out, err)) = check_the_default(None) else { return };
+    assert!(has_line(&out, "ok", &["configuration: none is named", "/etc/recodex/monitor/config.yml"]), "{out}{err}");
+    assert!(out.contains("websocket_uri: 127.0.0.1:4567"), "{out}{err}");
 }
 
 #[test]

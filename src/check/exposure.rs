@@ -2,7 +2,7 @@
 
 use super::ports::is_local;
 use super::report::Finding;
-use crate::config::{Address, Endpoint, Settings};
+use crate::config::{Address, Endpoint, Origin, Settings};
 use crate::limits;
 use crate::peer::Peer;
 use std::net::IpAddr;
@@ -27,6 +27,27 @@ pub(super) fn brokers(settings: &Settings) -> Finding {
     Finding::Warning(
         "whoever reaches the port can publish to any job; name the brokers' addresses in zeromq.allow".into(),
     )
+}
+
+/// Warns of viewers who connect from other machines, with no web server between, without encryption or from any web site.
+pub(super) fn viewers(settings: &Settings) -> Vec<(&'static str, Finding)> {
+    let Endpoint::Tcp(address) = &settings.websocket_uri else { return Vec::new() };
+    if is_local(address) || !settings.trusted_proxies.is_empty() {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    if settings.tls.is_none() {
+        let what = "browsers of other machines connect without encryption: whoever is on the way can read a job's id, and watch the \
+                    job; set tls, or bind it to 127.0.0.1 behind a web server with https; if there is one on another machine, name \
+                    it in trusted_proxies";
+        findings.push(("websocket_uri", Finding::Warning(what.into())));
+    }
+    if settings.allowed_origins.contains(&Origin::Any) {
+        let what = "it has \"*\": a page of any web site may connect from a student's browser; name the web application's origin, \
+                    such as https://recodex.example.org";
+        findings.push(("allowed_origins", Finding::Warning(what.into())));
+    }
+    findings
 }
 
 /// Warns if other machines reach the status listener.

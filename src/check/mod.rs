@@ -22,18 +22,24 @@ use nix::sys::resource::{Resource, setrlimit};
 use report::{Finding, Report};
 use sandbox::Sandbox;
 use service::{Configuration, UNIT, Unit};
+use std::fs::File;
 use std::path::Path;
+
+/// The packages' configuration, which is checked if no other is named.
+pub const CONFIG: &str = "/etc/recodex/monitor/config.yml";
 
 /// The smallest limit of open files under which the check itself can work.
 const FEWEST_FILES: u64 = 64;
 
-/// Checks a configuration, and what it asks of the machine: that at `config`, or the defaults. It judges as
+/// Checks a configuration, and what it asks of the machine: that at `config`, else the packages', else the defaults. It judges as
 /// the installed unit runs the monitor or, without a unit, as the configuration's user. Only root can do so; for others it judges
 /// as themselves. Must be called in a tokio runtime, before there are threads.
 ///
 /// # Errors
 /// With the exit status that the monitor would have, if it would not start; [`Exit::Config`] if something else is wrong.
 pub fn run(config: Option<&Path>) -> Result<(), Failure> {
+    let is_named = config.is_some();
+    let config = config.or_else(|| Some(Path::new(CONFIG)).filter(|path| path.exists()));
     let installed = service::installed();
     let unit = installed.as_ref().ok();
     if let Some(unit) = unit {
@@ -45,14 +51,16 @@ pub fn run(config: Option<&Path>) -> Result<(), Failure> {
         Err(e) => {
             let me = Account::current().name;
             Report::say(&format!("judged as user {me}, who started this, since the configuration cannot be read"))?;
-            report.add("configuration", Finding::Failed(Exit::Config, e.to_string()))?;
+            let can_open = is_named || config.is_some_and(|path| File::open(path).is_ok());
+            let hint = if can_open { "" } else { "; run this as root, or name a file with -c" };
+            report.add("configuration", Finding::Failed(Exit::Config, format!("{e}{hint}")))?;
             return report.end();
         }
     };
     let judge = account::judge(installed.as_ref().map_err(String::as_str), &settings);
     let Judge { line, finding, account, by_unit } = judge;
     Report::say(&line)?;
-    report.add("configuration", named(config))?;
+    report.add("configuration", named(config, is_named))?;
     let sandbox = unit.map(Sandbox::of);
     if let (Some(unit), Some(sandbox)) = (unit, &sandbox) {
         for finding in service(unit, sandbox, config) {
@@ -105,6 +113,9 @@ fn listeners(
     if let Endpoint::Tcp(address) = &settings.websocket_uri {
         report.add("websocket_uri", port("websocket_uri", address))?;
     }
+    for (about, finding) in exposure::viewers(settings) {
+        report.add(about, finding)?;
+    }
     if let Some(address) = &settings.status_uri {
         report.add("status_uri", port("status_uri", address))?;
         if let Some(finding) = exposure::status(address) {
@@ -122,8 +133,12 @@ fn take_limit(unit: &Unit) {
     }
 }
 
-fn named(config: Option<&Path>) -> Finding {
-    Finding::Good(config.map_or("none given, every key has its default".into(), |path| path.display().to_string()))
+fn named(config: Option<&Path>, is_named: bool) -> Finding {
+    Finding::Good(match config {
+        Some(path) if is_named => path.display().to_string(),
+        Some(path) => format!("{}, since none is named", path.display()),
+        None => format!("none is named, and there is no {CONFIG}: every key has its default"),
+    })
 }
 
 /// Checks the unit itself.
