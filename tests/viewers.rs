@@ -107,6 +107,17 @@ fn a_plain_http_request_is_answered_426_and_one_line() {
     assert!(head.contains("\r\ncontent-type: text/plain"), "{whole}");
 }
 
+/// It has sent the beginning of its handshake, and waits for an answer to that.
+#[test]
+fn a_client_that_speaks_tls_is_answered_400_at_once() {
+    let monitor = Monitor::start("clients: {handshake_timeout: 3600}");
+    for hello in [&b"\x16"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
+        let (status, whole) = answer(&monitor, hello);
+        assert_eq!(status, "400", "{whole}");
+        assert!(whole.contains("This port does not speak TLS. Use ws:// instead of wss://."), "{whole}");
+    }
+}
+
 #[test]
 fn what_is_not_http_is_answered_400() {
     let monitor = Monitor::start("");

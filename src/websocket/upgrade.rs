@@ -22,6 +22,9 @@ const CHUNK: usize = 1024;
 /// How many longer ones are read at once; a further one waits, or slow requests could fill the memory.
 pub const LONG_HEADS: usize = 256;
 
+/// The first byte of a client that speaks TLS (RFC 8446, section 5.1), and of no HTTP request.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// Longer requests, and longer first messages of TLS.
 pub(crate) static LONG: Semaphore = Semaphore::const_new(LONG_HEADS);
 
@@ -56,6 +59,12 @@ const BAD_REQUEST: Answer = Answer {
     phrase: "Bad Request",
     headers: "Connection: close\r\n",
     text: "This is not a well-formed WebSocket upgrade request.\n",
+};
+const NO_TLS: Answer = Answer {
+    status: 400,
+    phrase: "Bad Request",
+    headers: "Connection: close\r\n",
+    text: "This port does not speak TLS. Use ws:// instead of wss://.\n",
 };
 const HEAD_TOO_LARGE: Answer = Answer {
     status: 431,
@@ -103,6 +112,10 @@ pub async fn read(stream: &mut Stream, head: &mut Vec<u8>) -> Result<usize, Refu
         if let Some(end) = end_of_head(head, seen) {
             return Ok(end);
         }
+        if head[0] == TLS_HANDSHAKE {
+            // The client waits for an answer to it and will send no more.
+            return Ok(head.len());
+        }
         if head.len() > MAX_HEAD {
             return Ok(head.len());
         }
@@ -133,6 +146,9 @@ fn reply(
 ) -> Result<Vec<u8>, &'static Answer> {
     if head.len() > MAX_HEAD {
         return Err(&HEAD_TOO_LARGE);
+    }
+    if head.first() == Some(&TLS_HANDSHAKE) {
+        return Err(&NO_TLS);
     }
     let (_, request) = Request::try_parse(head).map_err(|e| judge(&e))?.ok_or(&BAD_REQUEST)?;
     let response = create_response(&request).map_err(|e| judge(&e))?;
