@@ -2,7 +2,10 @@
 
 use crate::failure::{Exit, Failure};
 use crate::zmtp::ROUTING_ID;
+use std::future::pending;
+use std::io;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Bytes;
@@ -12,6 +15,18 @@ use zeromq::{RouterSocket, Socket, SocketOptions, SocketSend, ZmqError, ZmqMessa
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long what was sent may take to leave the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a link may take before a look whether anybody listens: the crate tries again and again, and does not say.
+const LOOK_AFTER: Duration = Duration::from_millis(300);
+
+/// Waits for the error of a connect to where nobody listens. Never returns if somebody does.
+async fn refused(host_and_port: &str) -> io::Error {
+    sleep(LOOK_AFTER).await;
+    match TcpStream::connect(host_and_port).await {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => e,
+        _ => pending().await,
+    }
+}
 
 /// A ROUTER that is connected to a monitor.
 pub struct Broker {
@@ -25,20 +40,45 @@ impl Broker {
     /// # Errors
     /// [`Exit::Usage`] if it is no such address, [`Exit::Unavailable`] if nobody answers or it is no monitor.
     pub async fn connect(address: &str) -> Result<Self, Failure> {
+        let Some(host_and_port) = address.strip_prefix("tcp://") else {
+            let what =
+                format!("{address} is no ZeroMQ address; expected tcp://HOST:PORT, such as tcp://127.0.0.1:7894");
+            return Err(Failure::new(Exit::Usage, what));
+        };
         let mut options = SocketOptions::default();
         options.connect_timeout(CONNECT_TIMEOUT);
         let mut socket = RouterSocket::with_options(options);
-        match socket.connect(address).await {
+        let connected = tokio::select! {
+            connected = socket.connect(address) => connected,
+            e = refused(host_and_port) => {
+                let what = format!("nothing listens at {address} ({e}); is the monitor running, and is this its zeromq_uri?");
+                return Err(Failure::new(Exit::Unavailable, what));
+            }
+        };
+        match connected {
             Ok(()) => Ok(Self { socket, address: address.into() }),
             Err(ZmqError::Endpoint(e)) => {
-                let expected = "expected one such as tcp://127.0.0.1:7894";
+                let expected = "expected a host and a port, such as tcp://127.0.0.1:7894";
                 Err(Failure::new(Exit::Usage, format!("{address} is no ZeroMQ address ({e}); {expected}")))
             }
             Err(ZmqError::ConnectTimeout(_)) => Err(Failure::new(
                 Exit::Unavailable,
-                format!("nobody answers at {address} within {} s; is the monitor running?", CONNECT_TIMEOUT.as_secs()),
+                format!(
+                    "no monitor answers at {address} within {} s; is this its zeromq_uri, and does zeromq.allow name this machine?",
+                    CONNECT_TIMEOUT.as_secs()
+                ),
             )),
-            Err(e) => Err(Failure::new(Exit::Unavailable, format!("no link to a monitor at {address}: {e}"))),
+            // A name that does not resolve is an error of no system call.
+            Err(ZmqError::Network(e)) if e.raw_os_error().is_none() && e.kind() != io::ErrorKind::UnexpectedEof => {
+                let what = format!("cannot connect to {address}: {e}; is the host spelt right?");
+                Err(Failure::new(Exit::Unavailable, what))
+            }
+            Err(e) => Err(Failure::new(
+                Exit::Unavailable,
+                format!(
+                    "no link to a monitor at {address}: {e}; is this its zeromq_uri, and does zeromq.allow name this machine?"
+                ),
+            )),
         }
     }
 

@@ -1,12 +1,12 @@
 //! The command line: what is asked for, and the exit status it comes to.
 
-use crate::broker::Broker;
 use crate::config::{Level, Logger, Output, Settings};
 use crate::failure::{Exit, Failure};
+use crate::message::Message;
 use crate::relay::{Relay, Stop};
 use crate::shared::Shared;
 use crate::succession::{self, file};
-use crate::{ask, check, demo, limits, logging, privileges, service, store, watch};
+use crate::{ask, check, demo, limits, logging, privileges, publish, service, store, watch};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -92,13 +92,18 @@ enum Command {
         shell: Shell,
     },
     /// Send one message to a running monitor, as the broker does
+    ///
+    /// What no broker sends is refused, such as a command that is misspelt.
     Publish {
         /// The monitor's ZeroMQ address
         #[arg(short, long, default_value = "tcp://127.0.0.1:7894")]
         address: String,
-        /// The channel (job) id
+        /// Send any command, task and state as they are, if the monitor does not drop them
+        #[arg(long)]
+        any: bool,
+        /// The channel (job) id, 1 to 256 bytes
         channel: String,
-        /// The command, such as STARTED, TASK or FINISHED
+        /// DOWNLOADED, STARTED, TASK, ENDED, UPLOADED, FAILED, ABORTED or FINISHED
         command: String,
         /// For TASK: the task's id
         task: Option<String>,
@@ -159,15 +164,9 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::Status { config, address } => ask::run(config.as_deref(), address.as_deref()).await,
         Command::Demo { jobs, stay } => demo::run(jobs, stay).await,
         Command::Watch { url, channel, json, tasks } => watch::run(&url, &channel, json, tasks).await,
-        Command::Publish { address, channel, command, task, state } => {
-            let frames: Vec<&str> = [Some(&channel), Some(&command), task.as_ref(), state.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(String::as_str)
-                .collect();
-            let mut broker = Broker::connect(&address).await?;
-            broker.send(&frames).await?;
-            broker.close().await
+        Command::Publish { address, any, channel, command, task, state } => {
+            let (task, state) = (task.as_deref(), state.as_deref());
+            publish::run(&address, &Message { channel: &channel, command: &command, task, state }, any).await
         }
     }
 }

@@ -216,6 +216,18 @@ pub fn checked_frame_length(bytes: &[u8]) -> Option<usize> {
     (whole <= bytes.len()).then_some(whole)
 }
 
+/// Checks a channel id that somebody typed.
+///
+/// # Errors
+/// If the monitor would refuse it; the text says what was expected.
+pub fn check_channel(id: &str) -> Result<(), String> {
+    match id.len() {
+        1..=MAX_CHANNEL_ID => Ok(()),
+        0 => Err(format!("the channel id is empty; expected 1 to {MAX_CHANNEL_ID} bytes")),
+        length => Err(format!("the channel id has {length} bytes; expected 1 to {MAX_CHANNEL_ID} bytes")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -361,46 +361,6 @@ fn publish(monitor: &Monitor, words: &[&str]) -> Output {
     run(&[&["publish", "-a", &address], words].concat())
 }
 
-#[test]
-fn publish_with_nobody_listening_says_so_and_ends_69() {
-    let (listener, free) = taken_port();
-    drop(listener);
-    let output = run(&["publish", "--address", &format!("tcp://{free}"), "job", "STARTED"]);
-    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
-    assert!(stderr(&output).contains(&free.to_string()), "{}", stderr(&output));
-}
-
-/// Something listens, but speaks no ZeroMQ: `publish` must not wait for ever.
-#[test]
-fn publish_to_what_does_not_answer_ends_with_an_error() {
-    let (_listener, silent) = taken_port();
-    let output = run(&["publish", "-a", &format!("tcp://{silent}"), "job", "STARTED"]);
-    assert!(!output.status.success());
-    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
-}
-
-#[test]
-fn publish_sends_what_a_broker_would() {
-    let monitor = Monitor::start("");
-    let mut viewer = Viewer::watch(monitor.viewers, "job");
-    for words in [
-        vec!["job", "STARTED"],
-        vec!["job", "TASK", "compile"],
-        vec!["job", "TASK", "\u{159}eka", "COMPLETED"],
-        vec!["job", "FINISHED"],
-    ] {
-        let output = publish(&monitor, &words);
-        assert_eq!(output.status.code(), Some(0), "{words:?}: {}", stderr(&output));
-    }
-    viewer.texts(&[
-        command("STARTED"),
-        "{\"command\": \"TASK\", \"task_id\": \"compile\"}".to_owned(),
-        common::task("\\u0159eka", "COMPLETED"),
-        command("FINISHED"),
-    ]);
-    viewer.closes(1000);
-}
-
 /// Runs `watch` until it ends by itself; returns its lines and its status.
 fn watch(args: &[&str], meanwhile: impl FnOnce()) -> (Vec<String>, Option<i32>) {
     let mut child = Command::new(PROGRAM)

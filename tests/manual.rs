@@ -112,7 +112,7 @@ impl Usage {
                 match word {
                     "Op" => to_end_of_line = true,
                     "Oo" => enclosed += 1,
-                    "Oc" => enclosed -= 1,
+                    "Oc" => (enclosed, last) = (enclosed - 1, None),
                     "Fl" | "Ar" | "Cm" | "Nm" => mode = word,
                     "," | "|" => last = None,
                     _ if mode == "Cm" => word.clone_into(&mut usage.command),

@@ -12,6 +12,7 @@ pub use value::{Level, Output, Seconds};
 
 use crate::channel::Bounds;
 use crate::limits;
+use crate::suggest::nearest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -363,10 +364,7 @@ fn explain(error: &serde_yaml::Error) -> String {
     let names: Vec<&str> = unknown.split('`').skip(1).step_by(2).collect();
     let [found, known @ ..] = &names[..] else { return message };
     let what = if unknown.starts_with("field") { "key" } else { "value" };
-    let nearest = known.iter().min_by_key(|name| strsim::damerau_levenshtein(name, &found.to_lowercase()));
-    let guess = nearest
-        .filter(|name| strsim::damerau_levenshtein(name, &found.to_lowercase()) <= found.len().max(name.len()) / 2)
-        .map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+    let guess = nearest(found, known).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
     format!("{before}unknown {what} `{found}`{guess} (known: {})", known.join(", "))
 }
 
