@@ -28,7 +28,8 @@ pub const DEFAULT: &str = "127.0.0.1:4568";
 /// Asks the monitor at `address`, or at the `status_uri` of the configuration `config`, and prints what it says.
 ///
 /// # Errors
-/// [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if it says that it is not ready.
+/// [`Exit::Usage`] if `address` is none, [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if it says that it is not
+/// ready.
 pub async fn run(config: Option<&Path>, address: Option<&str>) -> Result<(), Failure> {
     let configured = config.map(Settings::load).transpose()?.map(|settings| {
         let missing = "the configuration has no status_uri, so that the monitor cannot be asked; set it, such as to [\"127.0.0.1\", 4568]";
@@ -40,12 +41,11 @@ pub async fn run(config: Option<&Path>, address: Option<&str>) -> Result<(), Fai
         }
         address.to_string()
     });
-    let address = address.or(configured.as_deref()).unwrap_or(DEFAULT);
+    let typed = address.map(listener).transpose().map_err(|what| Failure::new(Exit::Usage, what))?;
+    let address = typed.or(configured.as_deref()).unwrap_or(DEFAULT);
     let answer = timeout(PATIENCE, ask(address)).await.unwrap_or_else(|_| Err("no answer within 5 s".into()));
-    let report = answer.map_err(|what| {
-        let hint = "is the monitor running, and is status_uri set to this address?";
-        Failure::new(Exit::Unavailable, format!("nothing is known of the monitor at {address}: {what}; {hint}"))
-    })?;
+    let report = answer
+        .map_err(|what| Failure::new(Exit::Unavailable, format!("no status of a monitor at {address}: {what}")))?;
     crate::cli::print(&screen(address, &report))?;
     match report.reason {
         Some(reason) if !report.ready => Err(Failure::new(Exit::Failed, format!("not ready: {reason}"))),
@@ -53,15 +53,56 @@ pub async fn run(config: Option<&Path>, address: Option<&str>) -> Result<(), Fai
     }
 }
 
+/// Returns the `HOST:PORT` in an address that somebody typed, which may be the URL of the status page.
+fn listener(typed: &str) -> Result<&str, String> {
+    let wrong = |what: &str| {
+        let expected = "expected HOST:PORT, such as 127.0.0.1:4568, or http://127.0.0.1:4568/";
+        Err(format!("{typed} is no address of a status listener: {what}; {expected}"))
+    };
+    let (scheme, rest) = typed.split_once("://").unwrap_or(("http", typed));
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" => {}
+        "https" => return wrong("a status listener has no TLS"),
+        "ws" | "wss" => return wrong("that is where viewers connect"),
+        _ => return wrong("it begins with another scheme than http"),
+    }
+    let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if !matches!(path, "" | "status") {
+        return wrong(&format!("nothing is asked for at the path /{path}"));
+    }
+    match address.rsplit_once(':') {
+        Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
+            wrong("an IPv6 address needs brackets, such as [::1]:4568")
+        }
+        Some(("", _)) => wrong("it has no host"),
+        Some((_, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(address),
+        Some((_, port)) => wrong(&format!("its port is {port}, and not a number from 1 to 65535")),
+        None => wrong("it has no port"),
+    }
+}
+
 async fn ask(address: &str) -> Result<Report, String> {
-    let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let no_http =
+        |e: hyper::Error| format!("no HTTP was answered ({e}); is it the port where brokers connect, or TLS?");
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|e| format!("{e}; is the monitor running, and is its status_uri set to this address?"))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(no_http)?;
     let request =
         Request::get("/status").header(HOST, address).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
     tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-    if response.status() != StatusCode::OK {
-        return Err(format!("it answers {}", response.status()));
+    let response = sender.send_request(request).await.map_err(no_http)?;
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::UPGRADE_REQUIRED => {
+            return Err("that is the port where viewers connect; ask at the status_uri".into());
+        }
+        StatusCode::MISDIRECTED_REQUEST => {
+            return Err(
+                "it does not know itself by this name: ask by address, or name the host in its status_uri".into()
+            );
+        }
+        status => return Err(format!("it answers {status}")),
     }
     let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(|e| e.to_string())?;
     serde_json::from_slice(&body.to_bytes()).map_err(|e| format!("its answer is no monitor's ({e})"))
@@ -153,6 +194,30 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_may_be_the_url_of_the_page() {
+        for typed in ["a:1", "http://a:1", "http://a:1/", "HTTP://a:1/status"] {
+            assert_eq!(listener(typed), Ok("a:1"), "{typed}");
+        }
+        assert_eq!(listener("http://[::1]:4568/"), Ok("[::1]:4568"));
+        for (typed, said) in [
+            ("https://a:1/", "has no TLS"),
+            ("ws://a:1/", "where viewers connect"),
+            ("ftp://a:1/", "another scheme"),
+            ("http://a:1/metrics", "the path /metrics"),
+            ("a", "no port"),
+            ("", "no port"),
+            (":4568", "no host"),
+            ("::1:4568", "brackets"),
+            ("a:0", "port is 0"),
+            ("a:http", "port is http"),
+            ("a:65536", "port is 65536"),
+        ] {
+            let error = listener(typed).unwrap_err();
+            assert!(error.contains(said) && error.contains("expected HOST:PORT"), "{typed}: {error}");
+        }
+    }
 
     #[test]
     fn times_and_sizes_are_written_for_people() {

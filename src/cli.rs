@@ -54,11 +54,16 @@ enum Command {
         stay: bool,
     },
     /// Watch one job as a browser does, until it has finished
+    ///
+    /// Exits with 0 if it has finished, with 1 if the monitor closed before, with 69 if there is no monitor.
     Watch {
         /// The monitor's WebSocket address, such as `ws://127.0.0.1:4567/` or `wss://recodex.example.org/ws`
         url: String,
         /// The channel (job) id
         channel: String,
+        /// For wss://: trust the certificates in this PEM file, too; a server's own certificate may be among them
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
         /// Print each message as a line of JSON (the default if the output is no terminal)
         #[arg(long)]
         json: bool,
@@ -82,7 +87,7 @@ enum Command {
         /// Configuration file that says where the status listener is (`status_uri`)
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The address of the status listener [default: 127.0.0.1:4568]
+        /// The status listener, as HOST:PORT or http://HOST:PORT/ [default: 127.0.0.1:4568]
         #[arg(conflicts_with = "config")]
         address: Option<String>,
     },
@@ -148,7 +153,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 return check::run(config.as_deref());
             }
             logging::begin(Level::Warning)?.open(&Logger { output: Output::Stderr, ..Logger::default() })?.start()?;
-            runtime()?.block_on(execute(command))
+            let runtime = runtime()?;
+            let outcome = runtime.block_on(execute(command));
+            // A name that is still being resolved does not hold up the end.
+            runtime.shutdown_background();
+            outcome
         }
     }
 }
@@ -163,7 +172,9 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::Check { .. } => Ok(()),
         Command::Status { config, address } => ask::run(config.as_deref(), address.as_deref()).await,
         Command::Demo { jobs, stay } => demo::run(jobs, stay).await,
-        Command::Watch { url, channel, json, tasks } => watch::run(&url, &channel, json, tasks).await,
+        Command::Watch { url, channel, ca, json, tasks } => {
+            watch::run(&url, &channel, ca.as_deref(), json, tasks).await
+        }
         Command::Publish { address, any, channel, command, task, state } => {
             let (task, state) = (task.as_deref(), state.as_deref());
             publish::run(&address, &Message { channel: &channel, command: &command, task, state }, any).await

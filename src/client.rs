@@ -1,19 +1,23 @@
 //! A viewer's end of the WebSocket, as the web client is: for the commands that watch a channel.
 
+use crate::connect::{Socket, connect};
 use crate::failure::{Exit, Failure};
 use crate::logging::escape;
+use crate::message::check_channel;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
-use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::error::Error;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::Bytes;
 use tokio_tungstenite::tungstenite::protocol::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-/// How long a monitor may take to answer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a monitor may send nothing, no ping either, before it is asked for a sign of life.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long it may take to give one.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a monitor may take to end the connection after its close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a viewer gets next.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,55 +37,63 @@ struct Progress {
 
 /// A subscribed viewer.
 pub struct Client {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: Socket,
+    /// When the next sign of life is due, and whether it was asked for.
+    due: Instant,
+    asked: bool,
 }
 
 impl Client {
-    /// Connects to the monitor at `url` and subscribes to `channel`.
+    /// Connects to the monitor at `url` and subscribes to `channel`. Certificates in the PEM file `ca` are trusted in addition to
+    /// the system's.
     ///
     /// # Errors
-    /// [`Exit::Usage`] if it is no `ws://` or `wss://` URL, [`Exit::Unavailable`] if no monitor answers.
-    pub async fn subscribe(url: &str, channel: &str) -> Result<Self, Failure> {
-        let unavailable = |what: String| Failure::new(Exit::Unavailable, format!("cannot watch at {url}: {what}"));
-        let connected = timeout(CONNECT_TIMEOUT, connect_async(url));
-        let (mut socket, _) =
-            connected.await.map_err(|_| unavailable("no answer within 10 s".into()))?.map_err(|e| match e {
-                Error::Url(_) | Error::HttpFormat(_) => Failure::new(
-                    Exit::Usage,
-                    format!("{url} is no URL of a monitor ({e}); expected one such as ws://127.0.0.1:4567/"),
-                ),
-                Error::Io(e) if e.kind() == ErrorKind::InvalidData => unavailable(format!("no TLS: {e}")),
-                Error::Io(e) => unavailable(format!("{e}; is the monitor running?")),
-                e => unavailable(format!("{e}; is it a monitor?")),
-            })?;
-        socket.send(Message::text(channel)).await.map_err(|e| unavailable(e.to_string()))?;
-        Ok(Self { socket })
+    /// [`Exit::Usage`] if `url` is no `ws://` or `wss://` URL, or `channel` or `ca` is wrong; [`Exit::Unavailable`] if no monitor
+    /// answers within 5 s for each step.
+    pub async fn subscribe(url: &str, channel: &str, ca: Option<&Path>) -> Result<Self, Failure> {
+        check_channel(channel).map_err(|what| Failure::new(Exit::Usage, what))?;
+        let mut socket = connect(url, ca).await?;
+        let sent = socket.send(Message::text(channel)).await;
+        sent.map_err(|e| Failure::new(Exit::Unavailable, format!("cannot watch at {url}: {e}")))?;
+        Ok(Self { socket, due: Instant::now() + SILENCE, asked: false })
     }
 
-    /// The next message, or how the monitor closed.
+    /// Waits for the next message, or for the monitor's close. Nothing is lost if the future is dropped.
     ///
     /// # Errors
-    /// [`Exit::Unavailable`] if the connection breaks.
+    /// [`Exit::Unavailable`] if the connection breaks, or the monitor gives no sign of life for 80 s.
     pub async fn next(&mut self) -> Result<Received, Failure> {
         let broken = |what: String| Failure::new(Exit::Unavailable, format!("the connection broke: {what}"));
         loop {
-            match self.socket.next().await {
+            let Ok(received) = timeout_at(self.due, self.socket.next()).await else {
+                if self.asked {
+                    let silent = (SILENCE + ANSWER_TIMEOUT).as_secs();
+                    return Err(broken(format!("the monitor has not answered for {silent} s")));
+                }
+                (self.due, self.asked) = (self.due + ANSWER_TIMEOUT, true);
+                let ping = self.socket.send(Message::Ping(Bytes::new()));
+                let _ = timeout_at(self.due, ping).await;
+                continue;
+            };
+            (self.due, self.asked) = (Instant::now() + SILENCE, false);
+            match received {
                 Some(Ok(Message::Text(text))) => return Ok(Received::Text(text.as_str().into())),
                 Some(Ok(Message::Close(frame))) => {
                     // The answer to the close goes out while reading to the end.
-                    while let Some(Ok(_)) = self.socket.next().await {}
+                    let end = async { while let Some(Ok(_)) = self.socket.next().await {} };
+                    let _ = timeout(CLOSE_TIMEOUT, end).await;
                     let (code, reason) = frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
                     return Ok(Received::Closed(code, reason));
                 }
                 Some(Ok(_)) => {}
                 Some(Err(e)) => return Err(broken(e.to_string())),
-                None => return Err(broken("it ended without a close".into())),
+                None => return Err(broken("the server ended it without a close frame".into())),
             }
         }
     }
 }
 
-/// What a viewer's dialog counts.
+/// The counts that a viewer's dialog shows.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Tally {
     /// Tasks completed, failed and skipped.
@@ -104,13 +116,13 @@ impl Tally {
         }
     }
 
-    /// All tasks counted.
+    /// Returns the number of all tasks.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.tasks.iter().sum()
     }
 
-    /// The counts and the phase, for people.
+    /// Returns the counts and the phase, for people.
     #[must_use]
     pub fn summary(&self) -> String {
         let [completed, failed, skipped] = self.tasks;
@@ -121,6 +133,28 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_monitor_that_gives_no_sign_of_life_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio_tungstenite::accept_async(stream).await.unwrap()
+        });
+        let mut client = Client::subscribe(&url, "job", None).await.unwrap();
+        let silent = server.await.unwrap();
+        tokio::time::pause();
+        let began = Instant::now();
+        // As a progress line does it that is drawn meanwhile.
+        while began.elapsed() < SILENCE {
+            assert!(timeout(Duration::from_millis(700), client.next()).await.is_err());
+        }
+        let error = client.next().await.unwrap_err();
+        assert_eq!(error.to_string(), "the connection broke: the monitor has not answered for 80 s");
+        assert_eq!(began.elapsed().as_secs(), 80);
+        drop(silent);
+    }
 
     #[test]
     fn tasks_are_counted_by_state_and_the_last_other_command_is_the_phase() {

@@ -165,7 +165,7 @@ async fn run_job(job: Job, url: String, address: String, bar: ProgressBar) -> Re
 
 /// Starts a viewer that checks what it gets; it returns what was wrong.
 async fn watch(job: &Job, url: &str, bar: Option<ProgressBar>) -> Result<JoinHandle<Result<(), String>>, Failure> {
-    let mut client = Client::subscribe(url, &job.channel).await?;
+    let mut client = Client::subscribe(url, &job.channel, None).await?;
     let expected = job.texts();
     Ok(tokio::spawn(async move {
         let mut tally = Tally::default();

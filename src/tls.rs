@@ -159,7 +159,11 @@ fn place(path: &Path) -> PathBuf {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// Reads a file with certificates or a key.
+///
+/// # Errors
+/// What is wrong: it cannot be read, is no file, or is over 1 MiB.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     // Without O_NONBLOCK a FIFO would hold up everybody.
     let open = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
     let file = open.map_err(|e| format!("cannot open it: {e}"))?;

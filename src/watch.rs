@@ -5,15 +5,16 @@ use crate::failure::{Exit, Failure};
 use crate::logging::escape;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// Watches `channel` until the monitor closes: as a progress line on a terminal, else, or with `json`, as one message a
-/// line. `tasks` is the number of tasks, for a bar that fills.
+/// line. `tasks` is the number of tasks, for a bar that fills. Certificates in the PEM file `ca` are trusted in addition.
 ///
 /// # Errors
 /// If there is no monitor, or it closes with another code than 1000.
-pub async fn run(url: &str, channel: &str, json: bool, tasks: Option<u64>) -> Result<(), Failure> {
-    let mut client = Client::subscribe(url, channel).await?;
+pub async fn run(url: &str, channel: &str, ca: Option<&Path>, json: bool, tasks: Option<u64>) -> Result<(), Failure> {
+    let mut client = Client::subscribe(url, channel, ca).await?;
     let bar = (!json && io::stdout().is_terminal()).then(|| bar(tasks));
     let mut tally = Tally::default();
     loop {

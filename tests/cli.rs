@@ -2,11 +2,9 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, Output};
 
-use common::{Broker, DEADLINE, Monitor, PROGRAM, Viewer, command, run, taken_port, temporary};
+use common::{Broker, Monitor, PROGRAM, Viewer, run, taken_port, temporary};
 
 fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("what is printed is UTF-8")
@@ -352,85 +350,6 @@ fn version_and_help_are_printed() {
     for word in ["--check", "--version", "demo", "watch", "publish"] {
         assert!(stdout(&help).contains(word), "{word}");
     }
-}
-
-// The tools.
-
-fn publish(monitor: &Monitor, words: &[&str]) -> Output {
-    let address = format!("tcp://{}", monitor.brokers);
-    run(&[&["publish", "-a", &address], words].concat())
-}
-
-/// Runs `watch` until it ends by itself; returns its lines and its status.
-fn watch(args: &[&str], meanwhile: impl FnOnce()) -> (Vec<String>, Option<i32>) {
-    let mut child = Command::new(PROGRAM)
-        .arg("watch")
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program starts");
-    let (sender, lines) = mpsc::channel();
-    let output = BufReader::new(child.stdout.take().expect("it is piped"));
-    std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-    meanwhile();
-    let mut all = Vec::new();
-    loop {
-        match lines.recv_timeout(DEADLINE) {
-            Ok(line) => all.push(line),
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                panic!("watch does not end; so far: {all:?}");
-            }
-        }
-    }
-    (all, child.wait().expect("it can be waited for").code())
-}
-
-#[test]
-fn watch_json_prints_every_message_as_it_is_and_ends_with_the_job() {
-    let monitor = Monitor::start("");
-    let url = format!("ws://{}", monitor.viewers);
-    publish(&monitor, &["job", "STARTED"]);
-    let (lines, status) = watch(&[&url, "job", "--json"], || {
-        publish(&monitor, &["job", "TASK", "\u{159}eka", "FAILED"]);
-        publish(&monitor, &["job", "FINISHED"]);
-    });
-    assert_eq!(lines, [command("STARTED"), common::task("\\u0159eka", "FAILED"), command("FINISHED")]);
-    assert_eq!(status, Some(0));
-}
-
-/// What others named must not paint the terminal.
-#[test]
-fn watch_prints_no_escape_sequences_of_others() {
-    let monitor = Monitor::start("");
-    let url = format!("ws://{}", monitor.viewers);
-    let broker = Broker::connect(monitor.brokers);
-    broker.send(&["job", "TASK", "a\x1b[31mred\x07", "COMPLETED"]);
-    broker.send(&["job", "FINISHED"]);
-    for args in [vec![url.as_str(), "job"], vec![url.as_str(), "job", "--json"]] {
-        let (lines, status) = watch(&args, || ());
-        assert_eq!(status, Some(0), "{lines:?}");
-        assert!(lines.iter().any(|line| line.contains("red")), "{lines:?}");
-        assert!(!lines.iter().any(|line| line.contains("\x1b[31m") || line.contains('\x07')), "{lines:?}");
-    }
-}
-
-#[test]
-fn watch_with_nobody_listening_ends_69() {
-    let (listener, free) = taken_port();
-    drop(listener);
-    let output = run(&["watch", &format!("ws://{free}"), "job"]);
-    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
-}
-
-#[test]
-fn watch_of_what_is_no_url_is_refused_64() {
-    let output = run(&["watch", "not a url", "job"]);
-    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
 }
 
 #[test]

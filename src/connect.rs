@@ -1,0 +1,207 @@
+//! The way to a monitor's WebSocket: TCP, TLS, the handshake; and in plain words what is wrong with each.
+
+use crate::failure::{Exit, Failure};
+use crate::monitor_url::MonitorUrl;
+use crate::tls_client;
+use nix::libc::{EMFILE, ENFILE};
+use rustls::pki_types::ServerName;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::rustls;
+use tokio_tungstenite::tungstenite::error::Error;
+use tokio_tungstenite::tungstenite::handshake::client::Response;
+use tokio_tungstenite::tungstenite::http::header::LOCATION;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+/// How long each step may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much is shown of what a server answered, in characters.
+const MAX_SHOWN: usize = 200;
+
+/// A byte stream to a monitor.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
+
+/// A WebSocket to a monitor.
+pub type Socket = WebSocketStream<Box<dyn Transport>>;
+
+/// Connects to the WebSocket at `url`. Certificates in the PEM file `ca` are trusted in addition to the system's.
+///
+/// # Errors
+/// [`Exit::Usage`] if `url` is no `ws://` or `wss://` URL, or `ca` is wrong; [`Exit::Unavailable`] if no monitor answers, or a step
+/// takes longer than 5 s.
+pub async fn connect(url: &str, ca: Option<&Path>) -> Result<Socket, Failure> {
+    let to = MonitorUrl::parse(url).map_err(|what| Failure::new(Exit::Usage, what))?;
+    if ca.is_some() && !to.tls {
+        let what = format!("--ca is for TLS, and {url} has none; expected a URL that begins with wss://");
+        return Err(Failure::new(Exit::Usage, what));
+    }
+    let connector = if to.tls { Some(tls_client::connector(ca)?) } else { None };
+    let unavailable = |what: String| Failure::new(Exit::Unavailable, format!("cannot watch at {url}: {what}"));
+    let late = |what: &str, hint: &str| unavailable(format!("{what} within {} s{hint}", CONNECT_TIMEOUT.as_secs()));
+
+    let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect((to.host(), to.port))).await;
+    let tcp =
+        tcp.map_err(|_| late("the machine does not answer", ""))?.map_err(|e| unavailable(not_connected(&e, &to)))?;
+    let (tcp, first) = Watched::new(tcp);
+    let stream: Box<dyn Transport> = match connector {
+        None => Box::new(tcp),
+        Some(connector) => {
+            let name = ServerName::try_from(to.host().to_owned());
+            let name = name.map_err(|_| unavailable(format!("{} is no host name that TLS knows", to.host())))?;
+            let stream = timeout(CONNECT_TIMEOUT, connector.connect(name, tcp)).await;
+            let stream = stream.map_err(|_| late("no answer to the TLS handshake", &no_tls(&to, &first)))?;
+            Box::new(stream.map_err(|e| unavailable(no_session(&e, &to, &first)))?)
+        }
+    };
+    let connected = timeout(CONNECT_TIMEOUT, client_async(to.uri.clone(), stream)).await;
+    let connected = connected.map_err(|_| late("no answer to the WebSocket handshake", "; is it a monitor?"))?;
+    let (socket, _) = connected.map_err(|e| unavailable(no_websocket(&e, &to, &first)))?;
+    Ok(socket)
+}
+
+/// A stream that remembers the first byte that came, by which a server that speaks another protocol is known.
+struct Watched<S> {
+    stream: S,
+    first: Arc<AtomicU8>,
+}
+
+/// The first byte of a record of TLS that ends a handshake (RFC 8446, section 5.1).
+const TLS_ALERT: u8 = 21;
+/// The first bytes of records of TLS: change cipher spec, alert, handshake, application data.
+const TLS_RECORDS: std::ops::RangeInclusive<u8> = 20..=23;
+/// The first byte of a peer that speaks ZeroMQ.
+const ZMTP: u8 = 255;
+/// No byte has come. No protocol that is spoken here begins with it.
+const NOTHING: u8 = 0;
+
+impl<S> Watched<S> {
+    fn new(stream: S) -> (Self, Arc<AtomicU8>) {
+        let first = Arc::new(AtomicU8::new(NOTHING));
+        (Self { stream, first: Arc::clone(&first) }, first)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if let Some(first) = buffer.filled().get(before) {
+            let _ = self.first.compare_exchange(NOTHING, *first, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// What is said of a port that speaks ZeroMQ.
+const BROKERS: &str = "that is the port where brokers connect; use that of viewers (websocket_uri)";
+
+/// Says why there is no TCP connection.
+fn not_connected(error: &io::Error, to: &MonitorUrl) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => {
+            format!(
+                "nothing listens at port {} of {}; is the monitor running, and is this its address?",
+                to.port,
+                to.host()
+            )
+        }
+        // The error of a name that does not resolve has no kind of its own.
+        _ if error.raw_os_error().is_none() => {
+            format!("the host {} is not known ({error}); is it spelt right?", to.host())
+        }
+        _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+            format!("{error}; raise the limit of open files (ulimit -n)")
+        }
+        _ => format!("{error}; is the monitor running, and is this its address?"),
+    }
+}
+
+/// Says why there is no TLS session.
+fn no_session(error: &io::Error, to: &MonitorUrl, first: &AtomicU8) -> String {
+    if TLS_RECORDS.contains(&first.load(Ordering::Relaxed)) {
+        return tls_client::explain(error);
+    }
+    format!("there was no TLS handshake{}", no_tls(to, first))
+}
+
+/// Says that a port does not speak TLS, if that is so or may be so, and what to use.
+fn no_tls(to: &MonitorUrl, first: &AtomicU8) -> String {
+    let plain = to.with_scheme("ws");
+    match first.load(Ordering::Relaxed) {
+        NOTHING => format!(" (if the port does not speak TLS, use {plain})"),
+        ZMTP => format!(": {BROKERS}"),
+        _ => format!(": the port does not speak TLS; use {plain}"),
+    }
+}
+
+/// Says why there is no WebSocket.
+fn no_websocket(error: &Error, to: &MonitorUrl, first: &AtomicU8) -> String {
+    match (first.load(Ordering::Relaxed), to.tls) {
+        (TLS_ALERT, false) => return format!("the port speaks TLS; use {}", to.with_scheme("wss")),
+        (ZMTP, false) => return BROKERS.into(),
+        _ => {}
+    }
+    match error {
+        Error::Http(response) => refused(response, to),
+        Error::Io(e) if e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) => {
+            tls_client::explain(e)
+        }
+        Error::Io(e) => format!("the server closed the connection in the WebSocket handshake ({e}); is it a monitor?"),
+        e => format!("its answer is not that of a WebSocket server ({e}); is it a monitor?"),
+    }
+}
+
+/// Says what an HTTP status means that is not that of a WebSocket.
+fn refused(response: &Response, to: &MonitorUrl) -> String {
+    let status = response.status();
+    let what = match status.as_u16() {
+        301 | 302 | 303 | 307 | 308 => {
+            let location =
+                response.headers().get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or("nowhere");
+            return format!(
+                "the server answers {status} and leads to {}; use the URL of the monitor itself",
+                shown(location)
+            );
+        }
+        200..=299 => "there is a web page, and no monitor; is the path right?".to_owned(),
+        400 if !to.tls => format!("if the port speaks TLS, use {}", to.with_scheme("wss")),
+        401 | 403 | 407 => "the server does not let this client in".to_owned(),
+        404 | 405 | 410 => format!("the server has no monitor at the path {}; is it right?", to.uri.path()),
+        426 => "a web server in between does not pass the WebSocket upgrade on, or it is no monitor".to_owned(),
+        429 => "there are too many viewers from this address; try again later".to_owned(),
+        502 | 504 => "the web server does not reach the monitor; is the monitor running?".to_owned(),
+        503 => "the monitor is full or stops, or a web server does not reach it; try again later".to_owned(),
+        _ => "is it a monitor?".to_owned(),
+    };
+    let text = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+    let line = text.lines().next().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('<'));
+    let said = line.map_or_else(String::new, |line| format!(" (it says: {})", shown(line)));
+    format!("the server answers {status}: {what}{said}")
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(MAX_SHOWN).collect()
+}

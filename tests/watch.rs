@@ -1,0 +1,347 @@
+//! `watch`: what it prints, and how it says what is wrong.
+
+mod common;
+
+use common::{Broker, DEADLINE, Monitor, PROGRAM, command, open_directory, run, taken_port};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use std::fs::{read_to_string, write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use tempfile::TempDir;
+
+/// Runs `watch` until it ends by itself; returns its lines and its status.
+fn watch(args: &[&str], meanwhile: impl FnOnce()) -> (Vec<String>, Option<i32>) {
+    let mut child = Command::new(PROGRAM)
+        .arg("watch")
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let (sender, lines) = mpsc::channel();
+    let output = BufReader::new(child.stdout.take().expect("it is piped"));
+    std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    meanwhile();
+    let mut all = Vec::new();
+    loop {
+        match lines.recv_timeout(DEADLINE) {
+            Ok(line) => all.push(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("watch does not end; so far: {all:?}");
+            }
+        }
+    }
+    (all, child.wait().expect("it can be waited for").code())
+}
+
+// What is printed.
+
+#[test]
+fn json_has_every_message_as_it_is_and_ends_with_the_job() {
+    let monitor = Monitor::start("");
+    let url = format!("ws://{}", monitor.viewers);
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&["job", "STARTED"]);
+    let (lines, status) = watch(&[&url, "job", "--json"], || {
+        broker.send(&["job", "TASK", "\u{159}eka", "FAILED"]);
+        broker.send(&["job", "FINISHED"]);
+    });
+    assert_eq!(lines, [command("STARTED"), common::task("\\u0159eka", "FAILED"), command("FINISHED")]);
+    assert_eq!(status, Some(0));
+}
+
+/// What others named must not paint the terminal.
+#[test]
+fn no_escape_sequence_of_others_is_printed() {
+    let monitor = Monitor::start("");
+    let url = format!("ws://{}", monitor.viewers);
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&["job", "TASK", "a\x1b[31mred\x07", "COMPLETED"]);
+    broker.send(&["job", "FINISHED"]);
+    for args in [vec![url.as_str(), "job"], vec![url.as_str(), "job", "--json"]] {
+        let (lines, status) = watch(&args, || ());
+        assert_eq!(status, Some(0), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("red")), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("\x1b[31m") || line.contains('\x07')), "{lines:?}");
+    }
+}
+
+// What is wrong with what was typed.
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("what is printed is UTF-8")
+}
+
+/// Asserts that `watch` ends with this status and one line with all these words.
+fn fails(args: &[&str], status: i32, words: &[&str]) {
+    let output = run(&[&["watch"], args].concat());
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {text}");
+    assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{args:?}: {word:?} is not in: {text}");
+    }
+}
+
+#[test]
+fn what_is_no_url_of_a_monitor_is_refused_64() {
+    for (url, words) in [
+        ("not a url", "expected one such as ws://127.0.0.1:4567/"),
+        ("127.0.0.1:4567", "did you mean ws://127.0.0.1:4567 ?"),
+        ("https://recodex.example.org/ws", "did you mean wss://recodex.example.org/ws ?"),
+        ("ws://127.0.0.1:70000/", "a number from 1 to 65535"),
+    ] {
+        fails(&[url, "job"], 64, &[url, words]);
+    }
+    fails(&["ws://127.0.0.1:1/", ""], 64, &["the channel id is empty"]);
+    fails(&["ws://127.0.0.1:1/", &"j".repeat(257)], 64, &["expected 1 to 256 bytes"]);
+    fails(&["ws://127.0.0.1:1/", "job", "--ca", "/dev/null"], 64, &["--ca is for TLS"]);
+    fails(&["wss://127.0.0.1:1/", "job", "--ca", "/nowhere/ca.pem"], 64, &["--ca /nowhere/ca.pem: cannot open it"]);
+    fails(&["wss://127.0.0.1:1/", "job", "--ca", "Cargo.toml"], 64, &["expected certificates in PEM"]);
+}
+
+// Where there is no monitor.
+
+#[test]
+fn nobody_listening_is_said_69() {
+    let (listener, free) = taken_port();
+    drop(listener);
+    fails(&[&format!("ws://{free}"), "job"], 69, &["nothing listens at port", "is the monitor running"]);
+}
+
+#[test]
+fn a_host_that_is_not_known_is_said_69() {
+    fails(&["ws://no-such-host.invalid/", "job"], 69, &["the host no-such-host.invalid is not known"]);
+}
+
+#[test]
+fn a_port_that_is_silent_is_given_up_69() {
+    let (_listener, silent) = taken_port();
+    fails(&[&format!("ws://{silent}/"), "job"], 69, &["no answer to the WebSocket handshake"]);
+    fails(
+        &[&format!("wss://{silent}/"), "job"],
+        69,
+        &["no answer to the TLS handshake", &format!("use ws://{silent}/")],
+    );
+}
+
+#[test]
+fn the_port_of_brokers_is_known_as_such() {
+    let monitor = Monitor::start("");
+    for scheme in ["ws", "wss"] {
+        let url = format!("{scheme}://{}/", monitor.brokers);
+        fails(&[&url, "job"], 69, &["that is the port where brokers connect"]);
+    }
+}
+
+/// Answers every request by `answer`, whatever was asked for.
+fn server(answer: String) -> SocketAddr {
+    let (listener, address) = taken_port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
+                request.push(byte[0]);
+            }
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn an_answer_that_is_no_upgrade_is_explained_69() {
+    for (answer, words) in [
+        ("403 Forbidden", &["403 Forbidden", "does not let this client in"][..]),
+        ("404 Not Found", &["404 Not Found", "no monitor at the path /ws"]),
+        ("426 Upgrade Required", &["426 Upgrade Required", "does not pass the WebSocket upgrade on"]),
+        ("429 Too Many Requests", &["429", "too many viewers from this address"]),
+        ("503 Service Unavailable", &["503", "is full or stops"]),
+        ("502 Bad Gateway", &["502", "is the monitor running?"]),
+        ("200 OK", &["200 OK", "is the path right?"]),
+        ("400 Bad Request", &["400", "use wss://"]),
+        ("301 Moved Permanently\r\nLocation: https://elsewhere.example/", &["301", "https://elsewhere.example/"]),
+        ("500 Internal Server Error", &["500", "is it a monitor?"]),
+    ] {
+        let text = "What\tit says\u{1b}[2J\nand more\n";
+        let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len());
+        fails(&[&format!("ws://{}/ws", server(answer)), "job"], 69, words);
+    }
+    let noise = server("SSH-2.0-OpenSSH_10.0\r\n".to_owned());
+    fails(&[&format!("ws://{noise}/"), "job"], 69, &["is it a monitor?"]);
+}
+
+#[test]
+fn a_full_monitor_says_why() {
+    let monitor = Monitor::start("clients: {max: 1}\n");
+    let _viewer = common::Viewer::upgraded(monitor.viewers);
+    fails(&[&format!("ws://{}/", monitor.viewers), "job"], 69, &["503 Service Unavailable", "(clients.max)"]);
+}
+
+// TLS.
+
+/// The monitor would wait an hour for the rest of what it takes for a request.
+#[test]
+fn a_port_without_tls_is_known_at_once() {
+    let monitor = Monitor::start("clients: {handshake_timeout: 3600}\n");
+    let url = format!("wss://{}/ws?a", monitor.viewers);
+    fails(&[&url, "job"], 69, &["the port does not speak TLS", &format!("use ws://{}/ws?a", monitor.viewers)]);
+}
+
+/// A certificate with its key, and what vouches for it.
+struct Tls {
+    directory: TempDir,
+}
+
+impl Tls {
+    /// One that `issuer` signed, or itself.
+    fn new(params: &CertificateParams, issuer: Option<&Issuer<'_, KeyPair>>) -> Self {
+        let key = KeyPair::generate().expect("there is randomness");
+        let certificate = match issuer {
+            Some(issuer) => params.signed_by(&key, issuer),
+            None => params.self_signed(&key),
+        };
+        let tls = Self { directory: open_directory() };
+        write(tls.certificate(), certificate.expect("a usable key").pem()).expect("it is ours");
+        write(tls.key(), key.serialize_pem()).expect("it is ours");
+        tls
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.directory.path().join("certificate.pem")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.directory.path().join("key.pem")
+    }
+
+    /// Starts a monitor with it, with one finished job.
+    fn monitor(&self) -> Monitor {
+        let (certificate, key) = (self.certificate(), self.key());
+        let monitor =
+            Monitor::start(&format!("tls: {{certificate: '{}', key: '{}'}}\n", certificate.display(), key.display()));
+        Broker::connect(monitor.brokers).send(&["job", "FINISHED"]);
+        monitor
+    }
+}
+
+fn params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+    params.distinguished_name.push(DnType::CommonName, "a server");
+    params
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new([]).expect("no names");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+/// Asserts that one who trusts `ca` gets the job.
+fn is_trusted(monitor: &Monitor, ca: &Path) {
+    let url = format!("wss://{}/", monitor.viewers);
+    let output = run(&["watch", &url, "job", "--ca", text(ca)]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{}\n", command("FINISHED")));
+}
+
+#[test]
+fn a_port_with_tls_is_known_as_such() {
+    let monitor = Tls::new(&params("127.0.0.1"), None).monitor();
+    let url = format!("ws://{}/ws", monitor.viewers);
+    fails(&[&url, "job"], 69, &["the port speaks TLS", &format!("use wss://{}/ws", monitor.viewers)]);
+}
+
+#[test]
+fn a_self_signed_certificate_is_trusted_if_it_is_given_whatever_it_says_of_cas() {
+    let other = Tls::new(&params("127.0.0.1"), None);
+    for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+        let mut params = params("127.0.0.1");
+        params.is_ca = is_ca;
+        let tls = Tls::new(&params, None);
+        let monitor = tls.monitor();
+        let url = format!("wss://{}/", monitor.viewers);
+        fails(&[&url, "job"], 69, &["it is self-signed", "--ca"]);
+        fails(&[&url, "job", "--ca", text(&other.certificate())], 69, &["it is self-signed"]);
+        is_trusted(&monitor, &tls.certificate());
+        // Among others.
+        let both = tls.directory.path().join("both.pem");
+        let pem = |tls: &Tls| read_to_string(tls.certificate()).expect("it is there");
+        write(&both, pem(&other) + &pem(&tls)).expect("it is ours");
+        is_trusted(&monitor, &both);
+        // It is for its own name only.
+        let named = format!("wss://localhost:{}/", monitor.viewers.port());
+        fails(&[&named, "job", "--ca", text(&both)], 69, &["it is not for localhost; it is for 127.0.0.1"]);
+    }
+}
+
+#[test]
+fn a_certificate_of_an_unknown_issuer_is_trusted_if_the_issuer_is_given() {
+    let key = || KeyPair::generate().expect("there is randomness");
+    let (ca_params, ca_key) = (authority("The CA"), key());
+    let ca = ca_params.self_signed(&ca_key).expect("a usable key").pem();
+    let tls = Tls::new(&params("127.0.0.1"), Some(&Issuer::new(ca_params, ca_key)));
+    let ca_file = tls.directory.path().join("ca.pem");
+    write(&ca_file, ca).expect("it is ours");
+    let monitor = tls.monitor();
+    let url = format!("wss://{}/", monitor.viewers);
+    fails(&[&url, "job"], 69, &["its issuer (CN=The CA", "is not trusted", "--ca"]);
+    is_trusted(&monitor, &ca_file);
+    is_trusted(&monitor, &tls.certificate());
+}
+
+/// Somebody who has the key of a server that is trusted is not trusted for other names.
+#[test]
+fn a_certificate_that_is_none_of_a_ca_vouches_for_no_other() {
+    for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa] {
+        let key = KeyPair::generate().expect("there is randomness");
+        let mut params_of_server = params("other.example");
+        params_of_server.is_ca = is_ca;
+        let pem = params_of_server.self_signed(&key).expect("a usable key").pem();
+        let mut forged = params("127.0.0.1");
+        forged.distinguished_name.push(DnType::CommonName, "a forged one");
+        let tls = Tls::new(&forged, Some(&Issuer::new(params_of_server, key)));
+        let given = tls.directory.path().join("given.pem");
+        write(&given, pem).expect("it is ours");
+        let monitor = tls.monitor();
+        let url = format!("wss://{}/", monitor.viewers);
+        fails(
+            &[&url, "job", "--ca", text(&given)],
+            69,
+            &["is not trusted", "neither this certificate nor that of its issuer"],
+        );
+    }
+}
+
+#[test]
+fn a_certificate_out_of_its_time_is_refused_also_if_it_is_given() {
+    let with_dates = |from, to| {
+        let mut params = params("127.0.0.1");
+        (params.not_before, params.not_after) = (from, to);
+        params
+    };
+    let (past, past_end) = (date_time_ymd(2001, 1, 2), date_time_ymd(2002, 6, 15));
+    let (future, far) = (date_time_ymd(2101, 6, 15), date_time_ymd(2102, 1, 2));
+    for (from, to, words) in [
+        (past, past_end, &["it expired on 2002-06-1", "needs a new one"]),
+        (future, far, &["it is valid only from 2101-06-1", "clock"]),
+    ] {
+        let tls = Tls::new(&with_dates(from, to), None);
+        let monitor = tls.monitor();
+        let url = format!("wss://{}/", monitor.viewers);
+        fails(&[&url, "job", "--ca", text(&tls.certificate())], 69, words);
+    }
+}
