@@ -4,6 +4,7 @@ use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::logging::escape;
 use crate::status::report::Report;
+use crate::terminal::print;
 use chrono::{DateTime, Local};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
@@ -46,7 +47,7 @@ pub async fn run(config: Option<&Path>, address: Option<&str>) -> Result<(), Fai
     let answer = timeout(PATIENCE, ask(address)).await.unwrap_or_else(|_| Err("no answer within 5 s".into()));
     let report = answer
         .map_err(|what| Failure::new(Exit::Unavailable, format!("no status of a monitor at {address}: {what}")))?;
-    crate::cli::print(&screen(address, &report))?;
+    print(&screen(address, &report))?;
     match report.reason {
         Some(reason) if !report.ready => Err(Failure::new(Exit::Failed, format!("not ready: {reason}"))),
         _ => Ok(()),

@@ -1,11 +1,12 @@
 //! The command line: what is asked for, and the exit status it comes to.
 
-use crate::config::{Level, Logger, Output, Settings};
+use crate::config::{Level, Settings};
 use crate::failure::{Exit, Failure};
 use crate::message::Message;
 use crate::relay::{Relay, Stop};
 use crate::shared::Shared;
 use crate::succession::{self, file};
+use crate::terminal::{Screen, print};
 use crate::{ask, check, demo, limits, logging, privileges, publish, service, store, watch};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -42,14 +43,15 @@ struct Run {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the whole way at work: a monitor on its default ports, with its status page, a simulated broker, viewers
+    /// Show the whole way at work: a monitor with its status page, a simulated broker with jobs, and viewers
     ///
-    /// Exits with 0 if every viewer got every message of its job, else with 1.
+    /// The monitor takes its default ports (4567 for viewers, 7894 for brokers, 4568 for the status page) or, where one is taken,
+    /// a free one. Each job has three viewers. Exits with 0 if every viewer got every message of its job, else with 1.
     Demo {
-        /// How many jobs the broker runs at once
+        /// How many jobs the broker runs at once, from 1 to 200
         #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=200))]
         jobs: u64,
-        /// Keep the monitor running after the jobs, until it is interrupted
+        /// Keep jobs coming until Ctrl-C; some of them fail, some are aborted and run again
         #[arg(long)]
         stay: bool,
     },
@@ -123,16 +125,21 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
-            let _ = e.print();
-            return match e.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ => ExitCode::from(Exit::Usage as u8),
-            };
+            if !matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+                let _ = e.print();
+                return ExitCode::from(Exit::Usage as u8);
+            }
+            return ended(print(&e.render().to_string()));
         }
     };
     limits::raise_open_files();
     let outcome = run(cli);
     logging::close();
+    ended(outcome)
+}
+
+/// Says what went wrong, if anything did, and returns the status to exit with.
+fn ended(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -152,9 +159,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 let _inside = runtime.enter();
                 return check::run(config.as_deref());
             }
-            logging::begin(Level::Warning)?.open(&Logger { output: Output::Stderr, ..Logger::default() })?.start()?;
+            let screen = Screen::new();
+            let log = screen.clone();
+            logging::begin(Level::Warning)?.open_with(move |line| log.log(line)).start()?;
             let runtime = runtime()?;
-            let outcome = runtime.block_on(execute(command));
+            let outcome = runtime.block_on(execute(command, &screen));
             // A name that is still being resolved does not hold up the end.
             runtime.shutdown_background();
             outcome
@@ -162,7 +171,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-async fn execute(command: Command) -> Result<(), Failure> {
+async fn execute(command: Command, screen: &Screen) -> Result<(), Failure> {
     match command {
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -171,9 +180,9 @@ async fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Check { .. } => Ok(()),
         Command::Status { config, address } => ask::run(config.as_deref(), address.as_deref()).await,
-        Command::Demo { jobs, stay } => demo::run(jobs, stay).await,
+        Command::Demo { jobs, stay } => demo::run(screen, jobs, stay).await,
         Command::Watch { url, channel, ca, json, tasks } => {
-            watch::run(&url, &channel, ca.as_deref(), json, tasks).await
+            watch::run(screen, &url, &channel, ca.as_deref(), json, tasks).await
         }
         Command::Publish { address, any, channel, command, task, state } => {
             let (task, state) = (task.as_deref(), state.as_deref());
@@ -226,13 +235,6 @@ fn monitor(run: &Run) -> Result<(), Failure> {
         file::save(&path, history);
     }
     Ok(())
-}
-
-/// Prints to stdout.
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    printed.map_err(|e| Failure::new(Exit::Failed, format!("cannot write: {e}")))
 }
 
 fn signal_of(kind: SignalKind) -> Result<Signal, Failure> {

@@ -1,202 +1,275 @@
-//! `demo`: the whole way in one process, over real sockets. The monitor on its default ports, a broker that runs a few
-//! jobs, and viewers that come before, during and after each of them.
+//! `demo`: the whole way in one process, over real sockets. A monitor, a broker that runs a few jobs, and viewers that come
+//! before, during and after each of them.
+
+mod job;
+mod monitor;
 
 use crate::broker::Broker;
 use crate::client::{Client, Received, Tally};
-use crate::config::{Address, Settings};
 use crate::failure::{Exit, Failure};
-use crate::relay::{Relay, Stop};
-use crate::store::Kept;
-use crate::watch::style;
-use indicatif::{MultiProgress, ProgressBar};
+use crate::relay::Stop;
+use crate::terminal::Screen;
+use crate::watch::bar;
+use job::Job;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::signal::ctrl_c;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-/// Where the monitor tells what it does.
-const STATUS_PORT: u16 = 4568;
-/// The time between two messages of a job.
+/// How many viewers each job has.
+const VIEWERS: u64 = 3;
+/// The time between two messages of one of the first jobs.
 const PACE: Duration = Duration::from_millis(60);
+/// The same for those that follow if the demo stays.
+const CALM_PACE: Duration = Duration::from_millis(300);
+/// The longest pause between two jobs if the demo stays, in seconds; the shortest is one.
+const MAX_PAUSE: u64 = 5;
 /// How long a viewer may wait for a message before the demo counts it as missed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the bars are drawn.
+const TICK: Duration = Duration::from_millis(100);
+/// The width of a bar; with it, a job's line has at most 40 columns, so that a narrow terminal need not cut it.
+const BAR: usize = 10;
+/// The most viewers that missed something of which the demo says what.
+const MAX_REPORTED: u64 = 20;
 
-/// One simulated job: what the broker sends, and what every viewer must get.
-struct Job {
-    channel: String,
-    messages: Vec<Vec<String>>,
-}
-
-impl Job {
-    /// Job number `n`; each has another length and another mix of task states.
-    fn new(n: u64) -> Self {
-        let tasks = 5 + n * 7 % 26;
-        let mut messages: Vec<Vec<String>> = [&["DOWNLOADED"][..], &["STARTED"]].map(owned).to_vec();
-        for task in 0..tasks {
-            let state = match (task + n) % 9 {
-                7 => "FAILED",
-                8 => "SKIPPED",
-                _ => "COMPLETED",
-            };
-            messages.push(owned(&["TASK", &format!("task_{task:02}"), state]));
-        }
-        messages.extend([&["ENDED"][..], &["UPLOADED"], &["FINISHED"]].map(owned));
-        Self { channel: format!("demo_job_{n}"), messages }
-    }
-
-    fn tasks(&self) -> u64 {
-        self.messages.iter().filter(|message| message[0] == "TASK").count() as u64
-    }
-
-    /// The texts every viewer must get, written down here independently of the monitor's own encoder.
-    fn texts(&self) -> Vec<String> {
-        let text = |message: &Vec<String>| match &message[..] {
-            [command, task, state] => {
-                format!(r#"{{"command": "{command}", "task_id": "{task}", "task_state": "{state}"}}"#)
-            }
-            message => format!(r#"{{"command": "{}"}}"#, message[0]),
-        };
-        self.messages.iter().map(text).collect()
-    }
-}
-
-fn owned(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
-}
-
-/// Runs `jobs` jobs and prints a summary; if it is to `stay`, the monitor runs until it is interrupted.
+/// Runs `jobs` jobs and prints a summary of each. If it is to `stay`, further ones follow until Ctrl-C.
 ///
 /// # Errors
-/// If the ports are taken, or a viewer missed a message.
-pub async fn run(jobs: u64, stay: bool) -> Result<(), Failure> {
-    let status_uri = Some(Address { host: "127.0.0.1".into(), port: STATUS_PORT });
-    let relay = Relay::bind(Settings { status_uri, ..Settings::default() }, Kept::default())?;
-    let (url, address, status) =
-        match (&relay.viewer_addresses()[..], &relay.broker_addresses()[..], &relay.status_addresses()[..]) {
-            ([viewers, ..], [brokers, ..], [status, ..]) => {
-                (format!("ws://{viewers}/"), format!("tcp://{brokers}"), format!("http://{status}/"))
-            }
-            _ => return Err(Failure::new(Exit::Software, "the monitor listens nowhere")),
-        };
-    println!("monitor: {url} for viewers, {address} for brokers; {jobs} jobs, 3 viewers each");
-    println!("status page: {status}");
+/// If no port is free, a viewer missed a message, or Ctrl-C comes before the end of those that end by themselves.
+pub async fn run(screen: &Screen, jobs: u64, stay: bool) -> Result<(), Failure> {
+    let relay = monitor::bind(screen)?;
+    let [viewers, brokers, status] = monitor::addresses(&relay)?;
+    for line in [
+        format!("The demo runs a monitor, a broker with {jobs} jobs at once, and {VIEWERS} viewers for each job."),
+        format!("  viewers:     ws://{viewers}/"),
+        format!("  brokers:     tcp://{brokers}"),
+        format!("  status page: http://{status}/"),
+    ] {
+        screen.print(&line)?;
+    }
+    if stay {
+        screen
+            .print("Jobs keep coming until Ctrl-C. Open the status page in a browser to see what the monitor does.")?;
+    }
     let (stop, stopped) = oneshot::channel::<()>();
     let monitor = tokio::spawn(relay.run(None, async {
         let _ = stopped.await;
         Stop::ForGood
     }));
-
-    let bars = MultiProgress::new();
-    let mut running = Vec::new();
-    for n in 1..=jobs {
-        let job = Job::new(n);
-        let bar = bars.add(ProgressBar::new(job.tasks()));
-        bar.set_style(style(&format!("{:<12} [{{bar:30}}] {{pos:>2}}/{{len}} {{msg}}", job.channel)));
-        running.push(tokio::spawn(run_job(job, url.clone(), address.clone(), bar)));
-    }
-    let (mut sent, mut missed) = (0, Vec::new());
-    for job in running {
-        let report = joined(job).await??;
-        sent += report.messages;
-        println!("{}: {} messages, {}", report.channel, report.messages, report.outcome());
-        missed.extend(report.missed);
-    }
-    if stay {
-        println!("the monitor stays until it is interrupted (Ctrl-C); {status} shows what it does");
-        let _ = tokio::signal::ctrl_c().await;
-    }
+    let broker = Broker::connect(&format!("tcp://{brokers}")).await?;
+    let demo = Arc::new(Demo {
+        screen: screen.clone(),
+        url: format!("ws://{viewers}/"),
+        broker: tokio::sync::Mutex::new(broker),
+        jobs,
+        stay,
+        board: Mutex::new(Board { next: jobs + 1, ..Board::default() }),
+    });
+    let ended = demo.run_all().await;
+    screen.show(Vec::new());
+    let ended = ended?;
     drop(stop);
-    joined(monitor).await?;
-    if missed.is_empty() {
-        println!(
-            "{jobs} jobs, {sent} messages, {} viewers: every viewer got every message, in order, and the close.",
-            3 * jobs
-        );
-        return Ok(());
+    monitor.await.map_err(|e| crashed(&e))?;
+    let Board { done, messages, missed, .. } = *demo.board();
+    let viewers = VIEWERS * done;
+    if missed > 0 {
+        return Err(Failure::new(Exit::Failed, format!("{missed} of {viewers} viewers missed something")));
     }
-    Err(Failure::new(
-        Exit::Failed,
-        format!("{} of {} viewers missed something:\n{}", missed.len(), 3 * jobs, missed.join("\n")),
-    ))
+    if matches!(ended, Ended::Interrupted) && !stay {
+        let what = format!("interrupted; {done} of {jobs} jobs had ended, and their viewers got every message");
+        return Err(Failure::new(Exit::Interrupted, what));
+    }
+    screen.print(&format!(
+        "{done} jobs, {messages} messages, {viewers} viewers: every viewer got every message, in order, and the close."
+    ))?;
+    Ok(())
 }
 
-/// What became of one job.
-struct Report {
-    channel: String,
-    messages: usize,
-    /// One line for every viewer that did not get exactly what it should.
-    missed: Vec<String>,
+/// A running demo.
+struct Demo {
+    screen: Screen,
+    url: String,
+    broker: tokio::sync::Mutex<Broker>,
+    jobs: u64,
+    stay: bool,
+    board: Mutex<Board>,
 }
 
-impl Report {
-    fn outcome(&self) -> String {
-        match self.missed.len() {
-            0 => "3 viewers got all of them".into(),
-            bad => format!("{bad} of 3 viewers missed something"),
+/// The jobs that run, and counts of those that ended.
+#[derive(Default)]
+struct Board {
+    /// By number: tasks that ended, all tasks, the last command.
+    running: BTreeMap<u64, (u64, u64, String)>,
+    /// The number of the next job.
+    next: u64,
+    done: u64,
+    messages: u64,
+    missed: u64,
+}
+
+/// Why no more jobs run.
+enum Ended {
+    Done,
+    Interrupted,
+}
+
+impl Demo {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs jobs, as many at once as were asked for, to the end or to Ctrl-C.
+    async fn run_all(self: &Arc<Self>) -> Result<Ended, Failure> {
+        let mut running = JoinSet::new();
+        for n in 1..=self.jobs {
+            running.spawn(Arc::clone(self).run_one_after_another(n));
         }
-    }
-}
-
-async fn run_job(job: Job, url: String, address: String, bar: ProgressBar) -> Result<Report, Failure> {
-    let mut broker = Broker::connect(&address).await?;
-    let first = watch(&job, &url, Some(bar)).await?;
-    let (mut viewers, half) = (vec![("early", first)], job.messages.len() / 2);
-    for (i, message) in job.messages.iter().enumerate() {
-        if i == half {
-            viewers.push(("late", watch(&job, &url, None).await?));
-        }
-        let frames: Vec<&str> = std::iter::once(&job.channel).chain(message).map(String::as_str).collect();
-        broker.send(&frames).await?;
-        sleep(PACE).await;
-    }
-    let mut missed = Vec::new();
-    let mut check = |which: &str, outcome: Result<(), String>| {
-        if let Err(what) = outcome {
-            missed.push(format!("{}: the {which} viewer {what}", job.channel));
-        }
-    };
-    for (which, viewer) in viewers {
-        check(which, joined(viewer).await?);
-    }
-    let last = watch(&job, &url, None).await?;
-    check("last", joined(last).await?);
-    Ok(Report { channel: job.channel, messages: job.messages.len(), missed })
-}
-
-/// Starts a viewer that checks what it gets; it returns what was wrong.
-async fn watch(job: &Job, url: &str, bar: Option<ProgressBar>) -> Result<JoinHandle<Result<(), String>>, Failure> {
-    let mut client = Client::subscribe(url, &job.channel, None).await?;
-    let expected = job.texts();
-    Ok(tokio::spawn(async move {
-        let mut tally = Tally::default();
-        let mut next = 0;
-        let outcome = loop {
-            let received = timeout(PATIENCE, client.next()).await;
-            match received {
-                Ok(Ok(Received::Text(text))) if expected.get(next) == Some(&text) => {
-                    next += 1;
-                    tally.count(&text);
-                    if let Some(bar) = &bar {
-                        bar.set_position(tally.total());
-                        bar.set_message(tally.phase.clone());
-                    }
-                }
-                Ok(Ok(Received::Text(text))) => break Err(format!("got {text} as message {}", next + 1)),
-                Ok(Ok(Received::Closed(1000, _))) if next == expected.len() => break Ok(()),
-                Ok(Ok(Received::Closed(code, _))) => {
-                    break Err(format!("was closed with {code} after {next} messages"));
-                }
-                Ok(Err(failure)) => break Err(format!("after {next} messages: {failure}")),
-                Err(_) => break Err(format!("waited 10 s in vain after {next} messages")),
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut interrupted = std::pin::pin!(ctrl_c());
+        loop {
+            tokio::select! {
+                ended = running.join_next() => match ended {
+                    Some(ended) => ended.map_err(|e| crashed(&e))??,
+                    None => return Ok(Ended::Done),
+                },
+                _ = &mut interrupted => return Ok(Ended::Interrupted),
+                _ = ticks.tick(), if self.screen.is_live() => self.screen.show(self.lines()),
             }
-        };
-        if let Some(bar) = bar {
-            bar.abandon();
         }
-        outcome
-    }))
+    }
+
+    /// Runs job number `n` and, if the demo stays, further ones after it.
+    async fn run_one_after_another(self: Arc<Self>, mut n: u64) -> Result<(), Failure> {
+        self.run_job(Job::plain(n), PACE).await?;
+        if !self.stay {
+            return Ok(());
+        }
+        loop {
+            sleep(Duration::from_secs(1 + n % MAX_PAUSE)).await;
+            n = {
+                let mut board = self.board();
+                board.next += 1;
+                board.next - 1
+            };
+            self.run_job(Job::any(n), CALM_PACE).await?;
+        }
+    }
+
+    async fn run_job(self: &Arc<Self>, job: Job, pace: Duration) -> Result<(), Failure> {
+        self.board().running.insert(job.number, (0, job.tasks(), String::new()));
+        let mut viewers = JoinSet::new();
+        self.add_viewer(&job, "early", &mut viewers).await?;
+        for (i, message) in job.messages.iter().enumerate() {
+            if i == job.messages.len() / 2 {
+                self.add_viewer(&job, "late", &mut viewers).await?;
+            }
+            let frames: Vec<&str> = std::iter::once(&job.channel).chain(message).map(String::as_str).collect();
+            self.broker.lock().await.send(&frames).await?;
+            sleep(pace).await;
+        }
+        let mut missed = 0;
+        let mut check = |ended: Result<Result<(), String>, JoinError>| {
+            if let Err(what) = ended.map_err(|e| crashed(&e))? {
+                missed += 1;
+                self.report(&format!("{}: {what}", job.channel))?;
+            }
+            Ok::<_, Failure>(())
+        };
+        while let Some(ended) = viewers.join_next().await {
+            check(ended)?;
+        }
+        self.add_viewer(&job, "last", &mut viewers).await?;
+        while let Some(ended) = viewers.join_next().await {
+            check(ended)?;
+        }
+        let messages = job.messages.len();
+        {
+            let mut board = self.board();
+            board.running.remove(&job.number);
+            board.done += 1;
+            board.messages += messages as u64;
+        }
+        self.screen.show(self.lines());
+        if job.number <= self.jobs {
+            let outcome = match missed {
+                0 => format!("all {VIEWERS} viewers got all of them"),
+                missed => format!("{missed} of {VIEWERS} viewers missed something"),
+            };
+            self.screen.print(&format!("{}: {messages} messages, {outcome}", job.channel))?;
+        }
+        Ok(())
+    }
+
+    /// Counts a viewer that missed something, and says what.
+    fn report(&self, what: &str) -> Result<(), Failure> {
+        let missed = {
+            let mut board = self.board();
+            board.missed += 1;
+            board.missed
+        };
+        if missed <= MAX_REPORTED {
+            self.screen.print(what)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a viewer that checks what it gets; it returns what was wrong.
+    async fn add_viewer(
+        self: &Arc<Self>,
+        job: &Job,
+        which: &'static str,
+        viewers: &mut JoinSet<Result<(), String>>,
+    ) -> Result<(), Failure> {
+        let mut client = Client::subscribe(&self.url, &job.channel, None).await?;
+        let (demo, number, expected) = (Arc::clone(self), job.number, job.texts());
+        viewers.spawn(async move {
+            let mut tally = Tally::default();
+            for (i, expected) in expected.iter().enumerate() {
+                let got = match timeout(PATIENCE, client.next()).await {
+                    Ok(Ok(Received::Text(text))) if text == *expected => {
+                        tally.count(&text);
+                        if let Some((done, _, phase)) =
+                            demo.board().running.get_mut(&number).filter(|_| which == "early")
+                        {
+                            (*done, *phase) = (tally.total(), tally.phase.clone());
+                        }
+                        continue;
+                    }
+                    Ok(Ok(Received::Text(text))) => format!("got {text} as message {}", i + 1),
+                    Ok(Ok(Received::Closed(code, _))) => format!("was closed with {code} after {i} messages"),
+                    Ok(Err(failure)) => format!("got {i} messages, then {failure}"),
+                    Err(_) => format!("got {i} messages, then nothing for {} s", PATIENCE.as_secs()),
+                };
+                return Err(format!("the {which} viewer {got}"));
+            }
+            match timeout(PATIENCE, client.next()).await {
+                Ok(Ok(Received::Closed(1000, _))) => Ok(()),
+                _ => Err(format!("the {which} viewer got every message, but no close with 1000")),
+            }
+        });
+        Ok(())
+    }
+
+    /// The lines that change: one for each job that runs and, if the demo stays, one with the counts.
+    fn lines(&self) -> Vec<String> {
+        let board = self.board();
+        let width = board.running.keys().map(|n| n.to_string().len()).max().unwrap_or_default();
+        let line = |(n, (done, total, phase)): (&u64, &(u64, u64, String))| {
+            format!("job {n:<width$} [{}] {done:>2}/{total:<2} {phase}", bar(*done, *total, BAR))
+        };
+        let mut lines: Vec<_> = board.running.iter().map(line).collect();
+        if self.stay {
+            lines.push(format!("{} jobs, {} viewers; Ctrl-C ends", board.done, VIEWERS * board.done));
+        }
+        lines
+    }
 }
 
-async fn joined<T>(task: JoinHandle<T>) -> Result<T, Failure> {
-    task.await.map_err(|e| Failure::new(Exit::Software, format!("a part of the demo ended early: {e}")))
+fn crashed(error: &JoinError) -> Failure {
+    Failure::new(Exit::Software, format!("a part of the demo ended early: {error}"))
 }

@@ -17,6 +17,8 @@ pub enum Exit {
     NoPermission = 77,
     /// `EX_CONFIG`: the configuration is wrong.
     Config = 78,
+    /// Ctrl-C came before the end, as shells number it.
+    Interrupted = 130,
 }
 
 /// Why the program ends early.

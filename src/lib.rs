@@ -37,6 +37,7 @@ pub mod status;
 pub mod store;
 pub mod succession;
 pub mod suggest;
+pub mod terminal;
 pub mod tls;
 pub mod tls_client;
 pub mod watch;

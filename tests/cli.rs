@@ -128,11 +128,42 @@ fn two_documents_are_refused() {
     assert!(stderr(&output).contains(&path), "{}", stderr(&output));
 }
 
+/// What every command prints to a standard output of this kind.
+fn printed_to(file: &str, args: &str) -> Output {
+    let script = format!("exec \"$0\" {args} > {file}");
+    Command::new("sh").args(["-c", &script, PROGRAM]).output().expect("sh runs")
+}
+
 #[test]
 fn output_that_cannot_be_written_is_an_error_and_no_panic() {
-    for args in ["--check", "--help", "--version"] {
-        let output =
-            Command::new("sh").args(["-c", "exec \"$0\" \"$1\" > /dev/full", PROGRAM, args]).output().expect("sh runs");
+    for args in ["--check", "--help", "--version", "help publish", "completions bash", "demo --jobs 1"] {
+        let output = printed_to("/dev/full", args);
+        assert_eq!(output.status.code(), Some(1), "{args}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains("cannot write to standard output: No space left"),
+            "{args}: {}",
+            stderr(&output)
+        );
+        assert_eq!(stderr(&output).lines().count(), 1, "{args}: {}", stderr(&output));
+    }
+}
+
+/// Such as `| head`: it has what it wanted.
+#[test]
+fn a_reader_that_has_gone_is_no_error() {
+    for args in ["--check", "--help", "--version", "completions bash", "demo --jobs 1"] {
+        let (reader, writer) = std::io::pipe().expect("there are pipes");
+        drop(reader);
+        let words: Vec<_> = args.split(' ').collect();
+        let output = Command::new(PROGRAM).args(words).stdout(writer).output().expect("the program starts");
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""), "{args}");
+    }
+}
+
+#[test]
+fn a_standard_output_that_is_closed_ends_no_command_with_a_panic() {
+    for args in ["--check", "--help", "completions bash", "demo --jobs 1"] {
+        let output = printed_to("/dev/null >&-", args);
         assert!(!stderr(&output).contains("panicked"), "{args}: {}", stderr(&output));
     }
 }

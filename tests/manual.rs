@@ -561,10 +561,24 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
 
 /// Every status that the program exits with, 0 apart. The match does not compile while one is missing here.
 fn statuses() -> BTreeSet<u8> {
-    let all = [Exit::Failed, Exit::Usage, Exit::Unavailable, Exit::Software, Exit::NoPermission, Exit::Config];
+    let all = [
+        Exit::Failed,
+        Exit::Usage,
+        Exit::Unavailable,
+        Exit::Software,
+        Exit::NoPermission,
+        Exit::Config,
+        Exit::Interrupted,
+    ];
     all.into_iter()
         .inspect(|exit| match exit {
-            Exit::Failed | Exit::Usage | Exit::Unavailable | Exit::Software | Exit::NoPermission | Exit::Config => {}
+            Exit::Failed
+            | Exit::Usage
+            | Exit::Unavailable
+            | Exit::Software
+            | Exit::NoPermission
+            | Exit::Config
+            | Exit::Interrupted => {}
         })
         .map(|exit| exit as u8)
         .collect()

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Broker, DEADLINE, Monitor, PROGRAM, command, open_directory, run, taken_port};
+use common::{Broker, DEADLINE, Monitor, PROGRAM, Terminal, command, open_directory, run, taken_port};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use std::fs::{read_to_string, write};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -71,6 +71,55 @@ fn no_escape_sequence_of_others_is_printed() {
         assert!(lines.iter().any(|line| line.contains("red")), "{lines:?}");
         assert!(!lines.iter().any(|line| line.contains("\x1b[31m") || line.contains('\x07')), "{lines:?}");
     }
+}
+
+#[test]
+fn a_terminal_shows_the_wait_and_then_the_progress() {
+    let monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    let url = format!("ws://{}", monitor.viewers);
+    let mut terminal = Terminal::start(&[PROGRAM, "watch", &url, "job", "--tasks", "4"], 24, 100, &[]);
+    let wait = "no message yet, for ";
+    let second = format!("{wait}1 s (the job has not begun, or the id is wrong)");
+    terminal.wait_for("how long it has waited", |lines| *lines == [second.clone()]);
+    broker.send(&["job", "STARTED"]);
+    broker.send(&["job", "TASK", "a", "COMPLETED"]);
+    broker.send(&["job", "TASK", "b", "FAILED"]);
+    let half = "[##########          ] 2/4 tasks: 1 completed, 1 failed, 0 skipped; STARTED";
+    terminal.wait_for("a bar that is half full", |lines| *lines == [half]);
+    broker.send(&["job", "FINISHED"]);
+    assert_eq!(terminal.end(), Some(0), "{:?}", terminal.lines());
+    assert_eq!(terminal.lines(), [half.replace("STARTED", "FINISHED")]);
+}
+
+#[test]
+fn ctrl_c_leaves_the_progress_and_ends_130() {
+    let monitor = Monitor::start("");
+    let url = format!("ws://{}", monitor.viewers);
+    let broker = Broker::connect(monitor.brokers);
+    let mut terminal = Terminal::start(&[PROGRAM, "watch", &url, "job"], 24, 40, &[]);
+    broker.send(&["job", "TASK", "a", "COMPLETED"]);
+    // A line that is too long for the terminal is cut.
+    terminal.wait_for("the progress", |lines| *lines == ["1 tasks: 1 completed, 0 failed, 0 skipp"]);
+    terminal.write("\x03");
+    assert_eq!(terminal.end(), Some(130), "{:?}", terminal.lines());
+    assert_eq!(
+        terminal.lines(),
+        ["1 tasks: 1 completed, 0 failed, 0 skipped; ", "recodex-monitor: interrupted before FINISHED"]
+            .map(str::trim_end)
+    );
+}
+
+#[test]
+fn a_terminal_without_a_cursor_gets_json() {
+    let monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&["job", "FINISHED"]);
+    common::fence(&monitor, &broker);
+    let url = format!("ws://{}", monitor.viewers);
+    let mut terminal = Terminal::start(&[PROGRAM, "watch", &url, "job"], 24, 80, &[("TERM", "dumb")]);
+    assert_eq!(terminal.end(), Some(0), "{:?}", terminal.lines());
+    assert_eq!(terminal.lines(), [command("FINISHED")]);
 }
 
 // What is wrong with what was typed.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sink::Sink;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError, TrySendError};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -193,6 +194,11 @@ impl Waiting {
     /// [`Exit::Config`] if the target cannot be written to.
     pub fn open(self, settings: &Logger) -> Result<Opened, Failure> {
         Ok(Opened { waiting: self, sink: Sink::open(settings)? })
+    }
+
+    /// Has every line printed by `print`, in the form of those on standard error.
+    pub fn open_with(self, print: impl FnMut(&str) -> io::Result<()> + Send + 'static) -> Opened {
+        Opened { waiting: self, sink: Sink::printing(Box::new(print)) }
     }
 }
 

@@ -54,9 +54,18 @@ enum Writer {
     Journal(JournalLog),
     File(LogFile),
     Stderr,
+    /// A function prints each line.
+    Function(Box<Print>),
 }
 
+/// Prints a line, which ends with a newline.
+pub(super) type Print = dyn FnMut(&str) -> io::Result<()> + Send;
+
 impl Sink {
+    pub(super) fn printing(print: Box<Print>) -> Self {
+        Self { writer: Writer::Function(print), lost: 0, since: None }
+    }
+
     pub(super) fn open(settings: &Logger) -> Result<Self, Failure> {
         let writer = match Target::of(settings) {
             Target::Journal => Writer::Journal(journal().map_err(|e| {
@@ -135,10 +144,8 @@ impl Writer {
             }
             Self::File(file) => file.write(&format(line)),
             // Its reader knows the time, or does not care.
-            Self::Stderr => {
-                let text = format!("[{IDENTIFIER}] [{}] {}\n", level_name(line.level), line.message);
-                io::stderr().write_all(text.as_bytes())
-            }
+            Self::Stderr => io::stderr().write_all(brief(line).as_bytes()),
+            Self::Function(print) => print(&brief(line)),
         }
     }
 }
@@ -155,6 +162,11 @@ fn journal_level(level: log::Level) -> log::Level {
 
 fn journal() -> io::Result<JournalLog> {
     Ok(JournalLog::empty()?.with_syslog_identifier(IDENTIFIER.into()))
+}
+
+/// A line without its time.
+fn brief(line: &Line) -> String {
+    format!("[{IDENTIFIER}] [{}] {}\n", level_name(line.level), line.message)
 }
 
 /// The Python monitor's line.

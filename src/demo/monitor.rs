@@ -1,0 +1,51 @@
+//! The demo's monitor, and the ports that it takes.
+
+use crate::config::{Address, Endpoint, History, Seconds, Settings};
+use crate::failure::{Exit, Failure};
+use crate::relay::Relay;
+use crate::store::Kept;
+use crate::terminal::Screen;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+/// The ports that are taken if they are free: for viewers, for brokers, for the status page.
+const PORTS: [u16; 3] = [4567, 7894, 4568];
+/// How long after FAILED the demo's monitor ends a job; that of a real one is longer than a demo should wait.
+const RELEASE: Seconds = Seconds::from_secs(3);
+
+/// Binds a monitor to its default ports or, where one is taken, to a free one.
+pub(super) fn bind(screen: &Screen) -> Result<Relay, Failure> {
+    let free = PORTS.map(|port| if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() { port } else { 0 });
+    let relay = match Relay::bind(settings(free), Kept::default()) {
+        // Somebody else was faster.
+        Err(e) if e.exit() == Exit::Unavailable => Relay::bind(settings([0; 3]), Kept::default()),
+        bound => bound,
+    }?;
+    for (port, bound) in PORTS.into_iter().zip(addresses(&relay)?) {
+        if bound.port() != port {
+            let bound = bound.port();
+            screen.print(&format!(
+                "Port {port} is taken, maybe by a monitor that runs already; the demo takes {bound}."
+            ))?;
+        }
+    }
+    Ok(relay)
+}
+
+fn settings([viewers, brokers, status]: [u16; 3]) -> Settings {
+    let at = |port| Address { host: Ipv4Addr::LOCALHOST.to_string(), port };
+    Settings {
+        websocket_uri: Endpoint::Tcp(at(viewers)),
+        zeromq_uri: at(brokers),
+        status_uri: Some(at(status)),
+        history: History { release_failed: RELEASE, ..History::default() },
+        ..Settings::default()
+    }
+}
+
+/// Returns where viewers, brokers and browsers connect.
+pub(super) fn addresses(relay: &Relay) -> Result<[SocketAddr; 3], Failure> {
+    match (&relay.viewer_addresses()[..], &relay.broker_addresses()[..], &relay.status_addresses()[..]) {
+        ([viewers, ..], [brokers, ..], [status, ..]) => Ok([*viewers, *brokers, *status]),
+        _ => Err(Failure::new(Exit::Software, "the monitor listens nowhere")),
+    }
+}
