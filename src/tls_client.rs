@@ -6,7 +6,7 @@ use chrono::{DateTime, Local};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -40,17 +40,23 @@ pub fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
     roots.add_parsable_certificates(
         given.iter().filter(|given| Facts::of(given).is_some_and(|facts| facts.ca)).cloned(),
     );
-    if roots.is_empty() {
-        let what = "this system trusts no certificate; install the package ca-certificates, or name a file by --ca";
+    if roots.is_empty() && given.is_empty() {
+        let what = "this system trusts no certificate; install the package ca-certificates, see that SSL_CERT_FILE and \
+                    SSL_CERT_DIR are right if they are set, or name a file by --ca";
         return Err(Failure::new(Exit::Unavailable, what));
     }
     let software = |e: String| Failure::new(Exit::Software, format!("cannot set up TLS: {e}"));
     let provider = Arc::new(ring::default_provider());
-    let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-    let chains = chains.build().map_err(|e| software(e.to_string()))?;
+    let chains = if roots.is_empty() {
+        None
+    } else {
+        let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+        Some(chains.map_err(|e| software(e.to_string()))?)
+    };
     let builder = ClientConfig::builder_with_provider(Arc::<CryptoProvider>::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| software(e.to_string()))?;
-    let verifier = Arc::new(Verifier { chains, given });
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = Arc::new(Verifier { chains, given, algorithms });
     let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
@@ -96,8 +102,10 @@ pub fn explain(error: &io::Error) -> String {
 /// Checks a server's certificate as web browsers do. A certificate that was given itself is trusted as it is.
 #[derive(Debug)]
 struct Verifier {
-    chains: Arc<WebPkiServerVerifier>,
+    /// None if no CA is trusted.
+    chains: Option<Arc<WebPkiServerVerifier>>,
     given: Vec<CertificateDer<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
@@ -133,8 +141,10 @@ impl ServerCertVerifier for Verifier {
             check_dates(end_entity, now)
                 .and_then(|()| verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name))
                 .map(|()| ServerCertVerified::assertion())
+        } else if let Some(chains) = &self.chains {
+            chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
         } else {
-            self.chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            Err(CertificateError::UnknownIssuer.into())
         };
         checked.map_err(|error| self.refused(&error, end_entity, server_name))
     }
@@ -145,7 +155,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -154,11 +164,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Broker, DEADLINE, Monitor, PROGRAM, Terminal, command, open_directory, run, taken_port};
+use common::{Broker, DEADLINE, Monitor, PROGRAM, Terminal, command, open_directory, run, run_words, taken_port};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use std::fs::{read_to_string, write};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -335,6 +335,26 @@ fn a_self_signed_certificate_is_trusted_if_it_is_given_whatever_it_says_of_cas()
         let named = format!("wss://localhost:{}/", monitor.viewers.port());
         fails(&[&named, "job", "--ca", text(&both)], 69, &["it is not for localhost; it is for 127.0.0.1"]);
     }
+}
+
+/// Such as in a container without the package ca-certificates.
+#[test]
+fn a_machine_that_trusts_nothing_needs_a_certificate_that_is_given() {
+    let tls = Tls::new(&params("127.0.0.1"), None);
+    let monitor = tls.monitor();
+    let watch = |more: &[&str]| {
+        let url = format!("wss://{}/", monitor.viewers);
+        let bare = ["env", "-u", "SSL_CERT_DIR", "SSL_CERT_FILE=/dev/null", PROGRAM, "watch"];
+        run_words(&[&bare[..], &[&url, "job"], more].concat())
+    };
+    let output = watch(&[]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    assert!(stderr(&output).contains("this system trusts no certificate"), "{}", stderr(&output));
+    let output = watch(&["--ca", text(&tls.certificate())]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = watch(&["--ca", text(&Tls::new(&params("127.0.0.1"), None).certificate())]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    assert!(stderr(&output).contains("it is self-signed"), "{}", stderr(&output));
 }
 
 #[test]
