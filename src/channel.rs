@@ -57,6 +57,15 @@ impl End {
     }
 }
 
+/// The last message of a job after which the monitor finishes it, if nothing follows in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfinished {
+    /// FAILED (`history.release_failed`).
+    Failed,
+    /// ABORTED (`history.release_aborted`).
+    Aborted,
+}
+
 /// Where the hub keeps a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Place {
@@ -82,6 +91,8 @@ pub(crate) struct Run {
     messages: usize,
     /// Set once nothing more is appended.
     pub(crate) end: Option<End>,
+    /// Whether the log ends with FINISHED, or did until it was discarded.
+    finished: bool,
     /// Whether messages of this run were dropped.
     pub(crate) trimmed: bool,
     pub(crate) viewers: usize,
@@ -94,8 +105,8 @@ pub(crate) struct Run {
     pub(crate) touched: Instant,
     /// When the last message came.
     pub(crate) appended: Instant,
-    /// When the job failed, if nothing came after.
-    pub(crate) failed_at: Option<Instant>,
+    /// The message after which the monitor will finish the job, and when it came; `None` once something follows.
+    pub(crate) unfinished: Option<(Unfinished, Instant)>,
     /// What the hub has counted for this run, in bytes.
     pub(crate) counted: usize,
 }
@@ -109,6 +120,7 @@ impl Run {
             start: 0,
             messages: 0,
             end: None,
+            finished: false,
             trimmed: false,
             viewers: 0,
             changed: None,
@@ -116,7 +128,7 @@ impl Run {
             since: now,
             touched: now,
             appended: now,
-            failed_at: None,
+            unfinished: None,
             counted: 0,
         }
     }
@@ -130,13 +142,14 @@ impl Run {
             messages += 1;
         }
         let end = (saved.place != Place::Open).then_some(End::Finished);
-        let (start, trimmed) = (saved.start, saved.trimmed);
-        Self { bytes, start, messages, end, trimmed, ..Self::new(saved.id.as_ref().into(), number, touched) }
+        let (start, trimmed, finished) = (saved.start, saved.trimmed, end.is_some());
+        Self { bytes, start, messages, end, finished, trimmed, ..Self::new(saved.id.as_ref().into(), number, touched) }
     }
 
     /// The run as another process needs it, or `None` if it has left the hub.
     pub(crate) fn save(&self, now: Instant) -> Option<state::Run<'_>> {
         let age = |since: Instant| state::milliseconds(now.saturating_duration_since(since));
+        let unfinished = |last| self.unfinished.filter(|(which, _)| *which == last).map(|(_, at)| age(at));
         (self.place != Place::Gone).then(|| state::Run {
             id: Cow::Borrowed(&self.id),
             frames: Cow::Borrowed(&self.bytes),
@@ -145,8 +158,8 @@ impl Run {
             place: self.place,
             since: age(self.since),
             touched: age(self.touched),
-            failed: self.failed_at.map(age),
-            aborted: None,
+            failed: unfinished(Unfinished::Failed),
+            aborted: unfinished(Unfinished::Aborted),
         })
     }
 
@@ -222,9 +235,21 @@ impl Run {
         dropped
     }
 
+    /// How a viewer ends that has got everything up to `offset`, if nothing more can come for it.
+    pub(crate) fn end_at(&self, offset: u64) -> Option<End> {
+        match self.from(offset) {
+            None => Some(self.end.filter(|end| *end != End::Finished).unwrap_or(End::Behind)),
+            // It has the job's FINISHED, whatever became of the history since.
+            Some([]) if self.finished => Some(End::Finished),
+            Some([]) => self.end,
+            Some(_) => None,
+        }
+    }
+
     /// Ends a run that is complete; its history stays, in no more memory than it needs.
     pub(crate) fn finish(&mut self) {
         self.end = Some(End::Finished);
+        self.finished = true;
         self.bytes.shrink_to_fit();
     }
 

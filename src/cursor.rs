@@ -65,6 +65,12 @@ impl Cursor {
         Arc::ptr_eq(&self.hub, hub)
     }
 
+    /// How its viewer ends once it has got [`Cursor::rest`], if nothing else can come for it.
+    #[must_use]
+    pub fn end(&self) -> Option<End> {
+        self.hub.read(self.slot, |run| run.end_at(self.offset))
+    }
+
     /// What is left of a frame that was written in part. Until it is written, nothing else may be.
     #[must_use]
     pub fn rest(&self) -> &[u8] {
@@ -88,12 +94,13 @@ impl Cursor {
         }
         let Self { hub, slot, offset, rest, live, .. } = self;
         hub.read(*slot, |run| {
-            let Some(pending) = run.from(*offset) else {
-                return Ok(Turn::Ended(run.end.filter(|end| *end != End::Finished).unwrap_or(End::Behind)));
-            };
+            if let Some(end) = run.end_at(*offset) {
+                return Ok(Turn::Ended(end));
+            }
+            let pending = run.from(*offset).unwrap_or_default();
             if pending.is_empty() {
                 *live = true;
-                return Ok(run.end.map_or(Turn::CaughtUp, Turn::Ended));
+                return Ok(Turn::CaughtUp);
             }
             let written = write(&pending[..pending.len().min(WRITE_LIMIT)])?;
             let (mut end, mut messages) = (0, 0);

@@ -3,10 +3,10 @@
 //! Every method takes the time, so that tests need not wait. One lock guards it all: a runtime of one thread never waits
 //! for it, and a broker's link takes it once for all the messages of a read.
 
-use crate::channel::{End, PROBE, Place, Run};
+use crate::channel::{End, PROBE, Place, Run, Unfinished};
 use crate::config::History;
 use crate::cursor::{Cursor, Turn};
-use crate::logging::Abridged;
+use crate::logging::{Abridged, Throttle};
 use crate::message::{Kind, RELEASE_FRAME};
 use crate::metrics::Metrics;
 use crate::succession::state;
@@ -15,7 +15,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
+
+/// The most runs that one call of [`Hub::expire`] releases, lets go or moves; other tasks get their turn before the next call.
+///
+/// With 200,000 runs due at once, a run took 1 to 2 µs in a debug build, so that a call takes about half a millisecond.
+pub const SLICE: usize = 256;
+
+static RELEASED: Throttle = Throttle::bursts(5, Duration::from_secs(60));
+static EXPIRED: Throttle = Throttle::bursts(5, Duration::from_secs(60));
+static TRIMMED: Throttle = Throttle::bursts(5, Duration::from_secs(60));
+static LATE: Throttle = Throttle::bursts(5, Duration::from_secs(60));
 
 /// All channels of a monitor.
 #[derive(Debug)]
@@ -38,6 +49,8 @@ struct State {
     draining: Order,
     /// Runs whose last message said FAILED.
     failed: Order,
+    /// Runs whose last message said ABORTED.
+    aborted: Order,
     /// How many runs were begun.
     begun: u64,
     /// The sum of what the runs cost, in bytes.
@@ -45,6 +58,8 @@ struct State {
     stopping: bool,
     /// Whether runs stay as they are although their viewers go.
     frozen: bool,
+    /// Whether there is more history than the bound allows because the bound has changed: [`Hub::expire`] brings it down.
+    over: bool,
     /// When [`Hub::keep_time`] wakes.
     alarm: Option<Instant>,
 }
@@ -77,10 +92,12 @@ impl Hub {
             finished: Order::new(),
             draining: Order::new(),
             failed: Order::new(),
+            aborted: Order::new(),
             begun: 0,
             used: 0,
             stopping: false,
             frozen: false,
+            over: false,
             alarm: None,
         };
         Arc::new(Self { state: Mutex::new(state), metrics, earlier: Notify::new() })
@@ -103,6 +120,7 @@ impl Hub {
     /// Subscribes a viewer, from the oldest message kept.
     pub fn subscribe(self: &Arc<Self>, now: Instant, id: &str) -> Cursor {
         let mut state = self.state();
+        let used = state.used;
         let slot = state.current(id, now);
         let run = &mut state.runs[slot];
         run.viewers += 1;
@@ -112,8 +130,8 @@ impl Hub {
         if id != PROBE {
             self.metrics.viewers.add(1);
         }
-        self.evict(&mut state, Some(slot));
-        self.set_alarm(&mut state);
+        self.make_room(&mut state, slot, used);
+        self.set_alarm(&mut state, now);
         drop(state);
         Cursor::new(Arc::clone(self), slot, changed, start, Vec::new())
     }
@@ -152,10 +170,10 @@ impl Hub {
     pub fn stop(&self) {
         let mut state = self.state();
         state.stopping = true;
-        let State { runs, failed, open, .. } = &mut *state;
+        let State { runs, failed, aborted, open, .. } = &mut *state;
         // They take no message any more, not even the monitor's own.
-        for slot in std::mem::take(failed).into_values() {
-            runs[slot].failed_at = None;
+        for slot in [failed, aborted].into_iter().flat_map(std::mem::take).map(|(_, slot)| slot) {
+            runs[slot].unfinished = None;
         }
         for slot in open.values() {
             runs[*slot].end = Some(End::Stopping);
@@ -184,14 +202,15 @@ impl Hub {
             let before = |age| now.checked_sub(elapsed + Duration::from_millis(age)).unwrap_or(now);
             state.begun += 1;
             let mut run = Run::restore(saved, state.begun, before(saved.touched));
-            run.failed_at = saved.failed.map(before);
-            let (id, number, failed_at) = (Arc::clone(run.id()), run.number(), run.failed_at);
+            let aborted = saved.aborted.map(|age| (Unfinished::Aborted, before(age)));
+            run.unfinished = saved.failed.map(|age| (Unfinished::Failed, before(age))).or(aborted);
+            let (id, number, unfinished) = (Arc::clone(run.id()), run.number(), run.unfinished);
             let slot = state.runs.insert(Box::new(run));
             if saved.place != Place::Draining {
                 state.channels.insert(id, slot);
             }
-            if let Some(at) = failed_at {
-                state.failed.insert((at, number), slot);
+            if let Some((last, at)) = unfinished {
+                state.unfinished(last).insert((at, number), slot);
             }
             state.place(slot, saved.place, before(saved.since));
             state.count(slot);
@@ -219,7 +238,7 @@ impl Hub {
                 state.remove(slot);
             }
         }
-        self.evict(&mut state, None);
+        state.over = true;
         drop(state);
         self.expire(now);
     }
@@ -242,11 +261,12 @@ impl Hub {
         self.state().discard(slot, End::Finished);
     }
 
-    /// Takes up changed limits. They apply to what comes; what is due by them goes at once.
+    /// Takes up changed limits. They apply to what comes; what is due by them goes at once, or, if that are more than [`SLICE`]
+    /// runs, in slices by [`Hub::keep_time`].
     pub fn set_limits(&self, limits: History) {
         let mut state = self.state();
         state.limits = limits;
-        self.evict(&mut state, None);
+        state.over = true;
         drop(state);
         self.expire(Instant::now());
     }
@@ -262,34 +282,58 @@ impl Hub {
         }
     }
 
-    /// Does what is due: releases failed jobs, lets finished and never finished channels go.
+    /// Does what is due, for [`SLICE`] runs at most: releases failed and aborted jobs, lets finished and never finished channels
+    /// go, and brings the history under a bound that has changed. If there is more, [`Hub::keep_time`] calls again at once.
     pub fn expire(&self, now: Instant) {
+        let mut left = SLICE;
         let mut publisher = self.publisher(now);
-        while let Some(slot) = due(&publisher.state.failed, now, publisher.state.limits.release_failed()) {
-            self.metrics.released.add(1);
-            let id = publisher.state.runs[slot].id();
-            log::info!("channel {}: failed and fell silent; FINISHED sent in its place", Abridged(id));
-            publisher.append(slot, Kind::Finished, RELEASE_FRAME);
+        for last in [Unfinished::Failed, Unfinished::Aborted] {
+            while left > 0 {
+                let time = publisher.state.release_after(last);
+                let Some(slot) = due(publisher.state.unfinished(last), now, time) else { break };
+                left -= 1;
+                self.metrics.released.add(1);
+                if let Some(more) = RELEASED.pass() {
+                    let what = match last {
+                        Unfinished::Failed => "failed",
+                        Unfinished::Aborted => "was aborted",
+                    };
+                    let id = publisher.state.runs[slot].id();
+                    log::info!("channel {}: {what} and fell silent; FINISHED sent in its place{more}", Abridged(id));
+                }
+                let used = publisher.state.used;
+                publisher.append(slot, Kind::Finished, RELEASE_FRAME, used);
+            }
         }
-        let state = &mut publisher.state;
-        while let Some(slot) = due(&state.finished, now, Some(state.limits.finished.duration())) {
+        let state = &mut *publisher.state;
+        while left > 0
+            && let Some(slot) = due(&state.finished, now, Some(state.limits.finished.duration()))
+        {
+            left -= 1;
             state.supersede(slot);
         }
-        let mut expired = 0;
-        state.order_open();
-        while let Some(slot) = due(&state.open, now, Some(state.limits.unfinished.duration())) {
-            expired += 1;
+        state.order_open(&mut left);
+        while left > 0
+            && let Some(slot) = due(&state.open, now, Some(state.limits.unfinished.duration()))
+        {
+            left -= 1;
+            self.metrics.expired.add(1);
+            if let Some(more) = EXPIRED.pass() {
+                let id = Abridged(state.runs[slot].id());
+                log::info!("channel {id}: expired: no message and no new viewer within history.unfinished{more}");
+            }
             state.discard(slot, End::Expired);
-            state.order_open();
+            state.order_open(&mut left);
         }
-        if expired > 0 {
-            self.metrics.expired.add(expired);
-            log::info!("{expired} channel(s) expired: no message and no new viewer within history.unfinished");
+        if state.over {
+            let bound = state.limits.total_bytes;
+            self.evict(state, None, bound, &mut left);
+            state.over = left == 0;
         }
         state.alarm = None; // and set again as the publisher goes
     }
 
-    /// Calls [`Hub::expire`] whenever something is due. Never returns.
+    /// Calls [`Hub::expire`] whenever something is due, and lets other tasks have their turn after each call. Never returns.
     pub async fn keep_time(&self) {
         loop {
             let alarm = self.state().alarm;
@@ -300,7 +344,10 @@ impl Hub {
                 }
             };
             tokio::select! {
-                () = ring => self.expire(Instant::now()),
+                () = ring => {
+                    self.expire(Instant::now());
+                    yield_now().await;
+                }
                 () = self.earlier.notified() => {}
             }
         }
@@ -317,34 +364,58 @@ impl Hub {
             [&state.open, &state.finished, &state.draining].into_iter().flat_map(Order::values).collect();
         assert_eq!(state.used, placed.iter().map(|slot| state.runs[**slot].cost()).sum::<usize>());
         // Once it stops, nothing is evicted any more and nobody keeps the time.
-        assert!(state.used <= state.limits.total_bytes || placed.len() == 1 || state.stopping);
+        assert!(state.used <= state.limits.total_bytes || placed.len() == 1 || state.stopping || state.over);
         assert_eq!(state.channels.len(), state.open.len() + state.finished.len());
         let gone: Vec<_> = state.runs.iter().filter(|(_, run)| run.place == Place::Gone).collect();
         assert_eq!(state.runs.len(), placed.len() + gone.len());
         assert!(gone.iter().all(|(_, run)| run.viewers > 0));
-        for slot in state.failed.values() {
-            assert_eq!(state.runs[*slot].place, Place::Open);
+        for (order, last) in [(&state.failed, Unfinished::Failed), (&state.aborted, Unfinished::Aborted)] {
+            for (&(at, number), &slot) in order {
+                let run = &state.runs[slot];
+                assert_eq!((run.place, run.number(), run.unfinished), (Place::Open, number, Some((last, at))));
+            }
         }
+        let unfinished = state.runs.iter().filter(|(_, run)| run.unfinished.is_some()).count();
+        assert_eq!(unfinished, state.failed.len() + state.aborted.len());
         if let Some(due) = state.next_due().filter(|_| !state.stopping) {
             assert!(state.alarm.is_some_and(|alarm| alarm <= due));
         }
+        assert!(state.alarm.is_some() || !state.over);
     }
 
-    fn set_alarm(&self, state: &mut State) {
-        let next = state.next_due();
+    fn set_alarm(&self, state: &mut State, now: Instant) {
+        let next = if state.over { Some(now) } else { state.next_due() };
         if next.is_some() && state.alarm.is_none_or(|alarm| next < Some(alarm)) {
             state.alarm = next;
             self.earlier.notify_one();
         }
     }
 
-    /// Brings the history of all runs under its bound, sparing the run in slot `spare`.
-    fn evict(&self, state: &mut State, spare: Option<usize>) {
+    /// Makes room for what the run in slot `slot` has got since `used` bytes were used in all. While the history is over a bound
+    /// that has changed, it only keeps from growing.
+    fn make_room(&self, state: &mut State, slot: usize, used: usize) {
+        let total = state.limits.total_bytes;
+        let bound = if state.over { total.max(used) } else { total };
+        // No bound on the runs: each that is moved has had a message or a viewer since, and what is evicted is as large as what came.
+        let mut left = usize::MAX;
+        self.evict(state, Some(slot), bound, &mut left);
+    }
+
+    /// Brings the history of all runs under `bound`, sparing the run in slot `spare`, as long as there are runs `left` to be
+    /// touched.
+    fn evict(&self, state: &mut State, spare: Option<usize>, bound: usize, left: &mut usize) {
         let mut evicted = 0;
-        while state.used > state.limits.total_bytes {
-            state.order_open();
-            let mut oldest = state.draining.values().chain(state.finished.values()).chain(state.open.values());
-            let Some(&slot) = oldest.find(|slot| Some(**slot) != spare) else { break };
+        while state.used > bound && *left > 0 {
+            let complete = state.draining.values().chain(state.finished.values()).find(|slot| Some(**slot) != spare);
+            let slot = if let Some(slot) = complete {
+                *slot
+            } else {
+                state.order_open(left);
+                let idle = state.open.values().find(|slot| Some(**slot) != spare);
+                let Some(&slot) = idle.filter(|_| *left > 0) else { break };
+                slot
+            };
+            *left -= 1;
             state.discard(slot, End::Evicted);
             evicted += 1;
         }
@@ -377,20 +448,33 @@ pub struct Publisher<'a> {
 impl Publisher<'_> {
     /// Appends a message's ready frame to its channel and wakes the viewers.
     pub fn publish(&mut self, id: &str, kind: Kind, frame: &[u8]) {
+        let used = self.state.used;
         let mut slot = self.state.current(id, self.now);
         if self.state.runs[slot].end == Some(End::Finished) {
-            if kind == Kind::Finished {
-                self.hub.metrics.repeated.add(1);
-                log::debug!("channel {}: dropped a repeated FINISHED", Abridged(id));
-                return;
+            match kind {
+                Kind::Begins => {
+                    self.state.supersede(slot);
+                    slot = self.state.current(id, self.now);
+                }
+                Kind::Finished => {
+                    self.hub.metrics.repeated.add(1);
+                    log::debug!("channel {}: dropped a repeated FINISHED", Abridged(id));
+                    return;
+                }
+                Kind::Progress | Kind::Failed | Kind::Aborted => {
+                    self.hub.metrics.late.add(1);
+                    if let Some(more) = LATE.pass() {
+                        log::info!("channel {}: dropped a message that came after FINISHED{more}", Abridged(id));
+                    }
+                    return;
+                }
             }
-            self.state.supersede(slot);
-            slot = self.state.current(id, self.now);
         }
-        self.append(slot, kind, frame);
+        self.append(slot, kind, frame, used);
     }
 
-    fn append(&mut self, slot: usize, kind: Kind, frame: &[u8]) {
+    /// Appends a frame to a run; `used` is what was used in all before its message came.
+    fn append(&mut self, slot: usize, kind: Kind, frame: &[u8], used: usize) {
         let (hub, state, now) = (self.hub, &mut *self.state, self.now);
         let run = &mut state.runs[slot];
         if run.end.is_some() {
@@ -403,38 +487,35 @@ impl Publisher<'_> {
         }
         if dropped > 0 {
             hub.metrics.trimmed.add(dropped);
-            if !trimmed_before {
+            if !trimmed_before && let Some(more) = TRIMMED.pass() {
                 log::warn!(
                     "channel {}: history is over its bounds (history.channel_messages, history.channel_bytes); its \
-                     oldest messages are dropped, late viewers get the rest",
+                     oldest messages are dropped, late viewers get the rest{more}",
                     Abridged(run.id())
                 );
             }
         }
         (run.touched, run.appended) = (now, now);
         run.notify();
-        state.forget_failure(slot);
-        let run = &mut state.runs[slot];
+        state.forget_unfinished(slot);
         match kind {
-            Kind::Progress => {}
-            Kind::Failed => {
-                run.failed_at = Some(now);
-                state.failed.insert((now, run.number()), slot);
-            }
+            Kind::Begins | Kind::Progress => {}
+            Kind::Failed => state.note_unfinished(slot, Unfinished::Failed, now),
+            Kind::Aborted => state.note_unfinished(slot, Unfinished::Aborted, now),
             Kind::Finished => {
-                run.finish();
+                state.runs[slot].finish();
                 state.place(slot, Place::Finished, now);
             }
         }
         state.count(slot);
-        hub.evict(state, Some(slot));
+        hub.make_room(state, slot, used);
     }
 }
 
 impl Drop for Publisher<'_> {
     fn drop(&mut self) {
         self.hub.metrics.messages.add(self.appended);
-        self.hub.set_alarm(&mut self.state);
+        self.hub.set_alarm(&mut self.state, self.now);
     }
 }
 
@@ -470,13 +551,17 @@ impl State {
         }
     }
 
-    /// Brings the longest idle run to the front of those that are open: a message costs less when it does not move its run.
-    fn order_open(&mut self) {
-        while let Some((&(since, _), &slot)) = self.open.first_key_value() {
+    /// Brings the longest idle run to the front of those that are open, if there are runs enough `left` to be touched: a message
+    /// costs less when it does not move its run.
+    fn order_open(&mut self, left: &mut usize) {
+        while *left > 0
+            && let Some((&(since, _), &slot)) = self.open.first_key_value()
+        {
             let touched = self.runs[slot].touched;
             if touched == since {
                 return;
             }
+            *left -= 1;
             self.place(slot, Place::Open, touched);
         }
     }
@@ -502,10 +587,34 @@ impl State {
         run.counted = cost;
     }
 
-    fn forget_failure(&mut self, slot: usize) {
+    /// The runs whose last message was this one.
+    fn unfinished(&mut self, last: Unfinished) -> &mut Order {
+        match last {
+            Unfinished::Failed => &mut self.failed,
+            Unfinished::Aborted => &mut self.aborted,
+        }
+    }
+
+    /// How long after such a message a job is released, if ever.
+    fn release_after(&self, last: Unfinished) -> Option<Duration> {
+        match last {
+            Unfinished::Failed => self.limits.release_failed(),
+            Unfinished::Aborted => self.limits.release_aborted(),
+        }
+    }
+
+    fn note_unfinished(&mut self, slot: usize, last: Unfinished, now: Instant) {
         let run = &mut self.runs[slot];
-        if let Some(at) = run.failed_at.take() {
-            self.failed.remove(&(at, run.number()));
+        run.unfinished = Some((last, now));
+        let number = run.number();
+        self.unfinished(last).insert((now, number), slot);
+    }
+
+    fn forget_unfinished(&mut self, slot: usize) {
+        let run = &mut self.runs[slot];
+        if let Some((last, at)) = run.unfinished.take() {
+            let number = run.number();
+            self.unfinished(last).remove(&(at, number));
         }
     }
 
@@ -530,7 +639,7 @@ impl State {
 
     /// Takes a run out; its slot stays for as long as it has viewers.
     fn remove(&mut self, slot: usize) {
-        self.forget_failure(slot);
+        self.forget_unfinished(slot);
         let run = &mut self.runs[slot];
         self.used -= std::mem::take(&mut run.counted);
         if matches!(run.place, Place::Open | Place::Finished) {
@@ -546,7 +655,8 @@ impl State {
     fn next_due(&self) -> Option<Instant> {
         let after = |order: &Order, time: Option<Duration>| Some(order.first_key_value()?.0.0 + time?);
         [
-            after(&self.failed, self.limits.release_failed()),
+            after(&self.failed, self.release_after(Unfinished::Failed)),
+            after(&self.aborted, self.release_after(Unfinished::Aborted)),
             after(&self.finished, Some(self.limits.finished.duration())),
             after(&self.open, Some(self.limits.unfinished.duration())),
         ]

@@ -5,7 +5,8 @@ use thiserror::Error;
 /// The longest channel id accepted from either side, in bytes.
 pub const MAX_CHANNEL_ID: usize = 256;
 
-/// The frame a channel gets when the broker reported a failure and then fell silent.
+/// FINISHED as a ready frame: a channel gets it when its job failed or was aborted and nothing followed, a viewer when the
+/// monitor ends its subscription.
 pub const RELEASE_FRAME: &[u8] = b"\x81\x17{\"command\": \"FINISHED\"}";
 
 /// The space in front of a payload for the longest header of an unmasked frame (RFC 6455, section 5.2).
@@ -29,10 +30,14 @@ pub struct Message<'a> {
 /// What a message means for its channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// A job begins with it: DOWNLOADED or STARTED. For a finished channel it begins a new run.
+    Begins,
     /// The job goes on.
     Progress,
     /// The job failed; unless something follows, no FINISHED will come.
     Failed,
+    /// The job was aborted and is expected to run again; unless something follows, no FINISHED will come.
+    Aborted,
     /// The last message of a run.
     Finished,
 }
@@ -81,8 +86,10 @@ impl<'a> Message<'a> {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self.command {
+            "DOWNLOADED" | "STARTED" => Kind::Begins,
             "FINISHED" => Kind::Finished,
             "FAILED" => Kind::Failed,
+            "ABORTED" => Kind::Aborted,
             _ => Kind::Progress,
         }
     }
@@ -258,10 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn only_finished_and_failed_mean_something_for_the_channel() {
+    fn the_command_alone_says_what_a_message_means_for_its_channel() {
         let kind = |command| Message { channel: "job", command, task: None, state: None }.kind();
-        assert_eq!((kind("FINISHED"), kind("FAILED")), (Kind::Finished, Kind::Failed));
-        assert!(["ABORTED", "TASK", "failed", ""].into_iter().all(|command| kind(command) == Kind::Progress));
+        assert_eq!((kind("FINISHED"), kind("FAILED"), kind("ABORTED")), (Kind::Finished, Kind::Failed, Kind::Aborted));
+        assert_eq!((kind("DOWNLOADED"), kind("STARTED")), (Kind::Begins, Kind::Begins));
+        let others = ["TASK", "ENDED", "UPLOADED", "failed", "Started", "STARTED ", ""];
+        assert!(others.into_iter().all(|command| kind(command) == Kind::Progress));
     }
 
     #[test]

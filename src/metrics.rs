@@ -209,9 +209,11 @@ pub struct Metrics {
     pub malformed: Counts<Malformed>,
     /// FINISHED for a channel that had finished already; dropped.
     pub repeated: Counter,
+    /// Other messages for a channel that had finished, which do not begin a new run; dropped.
+    pub late: Counter,
     /// `0`, `exit` messages that were ignored.
     pub exits_ignored: Counter,
-    /// Channels that got FINISHED from the monitor because their job failed and fell silent.
+    /// Channels that got FINISHED from the monitor because their job failed or was aborted, and nothing followed.
     pub released: Counter,
     /// Messages dropped because their channel was over its bounds.
     pub trimmed: Counter,
@@ -237,6 +239,7 @@ impl fmt::Display for Metrics {
         let counts = [
             ("malformed", self.malformed.total()),
             ("repeated FINISHED", self.repeated.get()),
+            ("messages after FINISHED", self.late.get()),
             ("ignored exits", self.exits_ignored.get()),
             ("released jobs", self.released.get()),
             ("trimmed messages", self.trimmed.get()),

@@ -224,6 +224,7 @@ fn an_empty_config_is_all_defaults() {
         (["history", "finished"], 300),
         (["history", "unfinished"], 86_400),
         (["history", "release_failed"], 10),
+        (["history", "release_aborted"], 300),
         (["history", "channel_messages"], 200_000),
         (["history", "channel_bytes"], 16_777_216),
         (["history", "total_bytes"], 268_435_456),

@@ -69,12 +69,14 @@ fn nothing_from_outside_reaches_the_log_raw() {
     const FORGED: &str = "x\nFORGED line\r\x1b[31mFORGED\x1b]0;FORGED\x07\u{9b}31m\u{85}FORGED\u{2028}FORGED";
     let mut scene = Scene::new("logger: {level: debug}\naccept_exit: false\nhistory: {release_failed: 0.1}");
     let broker = &scene.broker;
-    // Channels: watched, begun, finished twice, released, over-long.
+    // Channels: watched, begun, finished twice and sent to after it, begun anew, released, over-long.
     let mut viewer = Viewer::watch(scene.monitor.viewers, FORGED);
     broker.send(&[FORGED, FORGED, FORGED, FORGED]);
     viewer.text();
     broker.send(&[FORGED, "FINISHED"]);
     broker.send(&[FORGED, "FINISHED"]);
+    broker.task(FORGED, "late");
+    broker.send(&[FORGED, "STARTED"]);
     broker.send(&[FORGED, "FAILED"]);
     broker.send(&[FORGED.repeat(10).as_str(), "STARTED"]);
     broker.send(&[FORGED]);
@@ -137,6 +139,9 @@ fn no_channel_id_is_logged_in_full_above_debug() {
     stays.rest();
     scene.broker.send(&[ID]);
     scene.broker.send(&[ID, "FINISHED"]);
+    scene.broker.send(&[ID, "STARTED"]);
+    scene.broker.send(&[ID, "FINISHED"]);
+    scene.broker.task(ID, "late");
     scene.broker.send(&[ID, "FINISHED"]);
     for number in 0..3 {
         scene.broker.task(&format!("{ID}{number}"), &"x".repeat(60_000));

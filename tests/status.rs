@@ -409,6 +409,8 @@ fn what_is_dropped_is_counted_by_kind() {
     let broker = Broker::connect(monitor.brokers);
     broker.send(&["job", "FINISHED"]);
     broker.send(&["job", "FINISHED"]);
+    broker.task("job", "late");
+    broker.send(&["job", "ABORTED"]);
     broker.send(&["0", "exit"]);
     broker.send(&["only"]);
     for _ in 0..2 {
@@ -419,13 +421,14 @@ fn what_is_dropped_is_counted_by_kind() {
         broker.send(&[b"job", &b"\xff"[..]]);
     }
     let metrics = metrics_when(&monitor, "everything is counted", |metrics| {
-        metrics.count("recodex_monitor_received_messages_total") >= 10
+        metrics.count("recodex_monitor_received_messages_total") >= 12
     });
     counts(
         &metrics,
         &[
-            ("received_messages_total", 10),
+            ("received_messages_total", 12),
             ("repeated_finished_total", 1),
+            ("late_messages_total", 2),
             ("exits_ignored_total", 1),
             ("malformed_messages_total{kind=\"frames\"}", 1),
             ("malformed_messages_total{kind=\"empty_channel\"}", 2),

@@ -183,9 +183,16 @@ fn what_was_ignored_is_counted_when_it_ends() {
     for _ in 0..3 {
         broker.send(&["job", "FINISHED"]);
     }
+    broker.send(&["job", "FAILED"]);
     fence(&monitor, &broker);
     monitor.stop();
-    monitor.wait_logged(&["stopped", "3 malformed", "2 repeated FINISHED", "1 ignored exit"]);
+    monitor.wait_logged(&[
+        "stopped",
+        "3 malformed",
+        "2 repeated FINISHED",
+        "1 messages after FINISHED",
+        "1 ignored exit",
+    ]);
 }
 
 /// The ports are free again, at once.

@@ -26,6 +26,7 @@ struct Model {
     frames: Vec<(Kind, Vec<u8>)>,
     begin: usize,
     failed: Option<Instant>,
+    aborted: Option<Instant>,
     finished: Option<Instant>,
 }
 
@@ -56,7 +57,8 @@ impl Viewer {
                 (self.next, self.exact, self.last) = (at + 1, true, model.frames[at].0 == Kind::Finished);
                 model.frames[at].1.len()
             } else if self.part.starts_with(RELEASE_FRAME) && !self.last {
-                assert!(!self.exact || self.next > 0 && model.frames[self.next - 1].0 == Kind::Failed);
+                let before = self.next.checked_sub(1).map(|at| model.frames[at].0);
+                assert!(!self.exact || matches!(before, Some(Kind::Failed | Kind::Aborted)));
                 (self.exact, self.last) = (true, true);
                 RELEASE_FRAME.len()
             } else {
@@ -102,22 +104,28 @@ fuzz_target!(|input: &[u8]| {
         let model = &mut models[id];
         match step[0] % 16 {
             0..6 => {
-                let (kind, command) =
-                    [(Kind::Finished, "FINISHED"), (Kind::Failed, "FAILED"), (Kind::Progress, "TASK")][a.min(2)];
+                let (kind, command) = [
+                    (Kind::Finished, "FINISHED"),
+                    (Kind::Failed, "FAILED"),
+                    (Kind::Aborted, "ABORTED"),
+                    (Kind::Begins, "STARTED"),
+                    (Kind::Progress, "TASK"),
+                ][a.min(4)];
                 number += 1;
                 let (task, state, mut buffer) = (number.to_string(), "x".repeat(b * 2), Vec::new());
                 let message = Message { channel: IDS[id], command, task: Some(&task), state: Some(&state) };
                 let (before, frame) = (metrics.messages.get(), message.encode(&mut buffer).to_vec());
                 hub.publish(now, IDS[id], kind, &frame);
                 let taken = metrics.messages.get() > before;
-                let repeated = model.finished.is_some() && kind == Kind::Finished;
-                assert!(!whole || stopped || taken != repeated);
+                let dropped = model.finished.is_some() && kind != Kind::Begins;
+                assert!(!whole || stopped || taken != dropped);
                 if taken {
                     if model.finished.is_some() {
                         model.begin = model.frames.len();
                     }
                     model.frames.push((kind, frame));
                     model.failed = (kind == Kind::Failed).then_some(now);
+                    model.aborted = (kind == Kind::Aborted).then_some(now);
                     model.finished = (kind == Kind::Finished).then_some(now);
                 }
             }
@@ -142,6 +150,9 @@ fuzz_target!(|input: &[u8]| {
                 for model in &mut models {
                     if model.failed.is_some_and(|at| at + limits.release_failed.duration() <= now) {
                         (model.failed, model.finished) = (None, Some(now));
+                    }
+                    if model.aborted.is_some_and(|at| at + limits.release_aborted.duration() <= now) {
+                        (model.aborted, model.finished) = (None, Some(now));
                     }
                     if model.finished.is_some_and(|at| at + limits.finished.duration() <= now) {
                         (model.begin, model.finished) = (model.frames.len(), None);

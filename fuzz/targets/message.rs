@@ -77,6 +77,8 @@ fuzz_target!(|input: &[u8]| {
     let kind = match frames[1].as_slice() {
         b"FINISHED" => Kind::Finished,
         b"FAILED" => Kind::Failed,
+        b"ABORTED" => Kind::Aborted,
+        b"DOWNLOADED" | b"STARTED" => Kind::Begins,
         _ => Kind::Progress,
     };
     assert_eq!(message.kind(), kind);

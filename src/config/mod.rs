@@ -108,6 +108,9 @@ pub struct History {
     /// How long after FAILED, and nothing more, the monitor finishes the job itself; 0: never.
     #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
     pub release_failed: Seconds,
+    /// How long after ABORTED, and nothing more, the monitor finishes the job itself; 0: never.
+    #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
+    pub release_aborted: Seconds,
     /// The file that keeps the history from a stop to the next start.
     #[serde(deserialize_with = "value::path")]
     pub state: Option<PathBuf>,
@@ -198,6 +201,7 @@ impl Default for History {
             finished: Seconds::from_secs(5 * 60),
             unfinished: Seconds::from_secs(24 * 60 * 60),
             release_failed: Seconds::from_secs(10),
+            release_aborted: Seconds::from_secs(5 * 60),
             state: None,
             channel_messages: 200_000,
             channel_bytes: 16 * 1024 * 1024,
@@ -217,6 +221,12 @@ impl History {
     #[must_use]
     pub fn release_failed(&self) -> Option<Duration> {
         Some(self.release_failed.duration()).filter(|time| !time.is_zero())
+    }
+
+    /// How long after ABORTED a channel is finished by the monitor, if ever.
+    #[must_use]
+    pub fn release_aborted(&self) -> Option<Duration> {
+        Some(self.release_aborted.duration()).filter(|time| !time.is_zero())
     }
 }
 

@@ -27,12 +27,7 @@ impl Bench {
     }
 
     fn publish(&self, id: &str, command: &str) {
-        let kind = match command {
-            "FINISHED" => Kind::Finished,
-            "FAILED" => Kind::Failed,
-            _ => Kind::Progress,
-        };
-        self.hub.publish(self.now, id, kind, &frame(command));
+        self.hub.publish(self.now, id, kind(command), &frame(command));
         self.check();
     }
 
@@ -97,8 +92,12 @@ impl Bench {
 /// Asserts that nothing is left in any map.
 fn assert_empty(hub: &Hub) {
     let state = hub.state();
-    let orders = [&state.open, &state.finished, &state.draining, &state.failed];
-    assert_eq!((state.runs.len(), state.channels.len(), orders.map(Order::len), state.used), (0, 0, [0; 4], 0));
+    let orders = [&state.open, &state.finished, &state.draining, &state.failed, &state.aborted];
+    assert_eq!((state.runs.len(), state.channels.len(), orders.map(Order::len), state.used), (0, 0, [0; 5], 0));
+}
+
+fn kind(command: &str) -> Kind {
+    crate::message::Message { channel: "x", command, task: None, state: None }.kind()
 }
 
 fn frame(text: &str) -> Vec<u8> {
@@ -165,20 +164,43 @@ fn finished_history_stays_for_its_time_and_no_longer() {
 }
 
 #[test]
-fn a_repeated_finished_is_dropped_and_anything_else_begins_a_new_run() {
+fn after_finished_only_downloaded_and_started_begin_a_new_run() {
+    let mut bench = Bench::new(History::default());
+    for begin in ["DOWNLOADED", "STARTED"] {
+        bench.publish(begin, "ENDED");
+        bench.publish(begin, "FINISHED");
+        let (repeated, late) = (bench.metrics.repeated.get(), bench.metrics.late.get());
+        let strays = ["FINISHED", "TASK", "FAILED", "ENDED", "ABORTED", "UPLOADED", "started"];
+        for stray in strays {
+            bench.publish(begin, stray);
+        }
+        assert_eq!((bench.metrics.repeated.get(), bench.metrics.late.get()), (repeated + 1, late + 6));
+        bench.pass(secs(299));
+        let mut old = bench.subscribe(begin);
+        bench.publish(begin, begin);
+        bench.publish(begin, "TASK");
+        let mut new = bench.subscribe(begin);
+        assert_eq!(read(&mut new), got(&[begin, "TASK"], CAUGHT_UP));
+        assert_eq!(read(&mut old), got(&["ENDED", "FINISHED"], FINISHED));
+        drop((old, new));
+        bench.check();
+    }
+    assert_eq!((bench.hub.usage().channels, bench.hub.usage().finished), (2, 0));
+    assert_eq!(bench.metrics.released.get(), 0, "a stray FAILED does not have FINISHED sent");
+}
+
+/// An eviction between the last write and the look at what follows must not turn the job's end into another.
+#[test]
+fn who_has_the_jobs_finished_ends_with_it_though_the_history_has_gone_since() {
     let bench = Bench::new(History::default());
-    bench.publish("job", "STARTED");
     bench.publish("job", "FINISHED");
-    bench.publish("job", "FINISHED");
-    assert_eq!(bench.metrics.repeated.get(), 1);
-    let mut old = bench.subscribe("job");
-    bench.publish("job", "AGAIN");
-    let mut new = bench.subscribe("job");
-    assert_eq!(read(&mut new), got(&["AGAIN"], CAUGHT_UP));
-    assert_eq!(read(&mut old), got(&["STARTED", "FINISHED"], FINISHED));
-    drop((old, new));
-    assert_eq!(bench.hub.usage().channels, 1);
-    bench.check();
+    let (mut done, mut behind) = (bench.subscribe("job"), bench.subscribe("job"));
+    assert_eq!(done.end(), None);
+    assert_eq!(done.turn(|pending| Ok(pending.len())).unwrap(), Turn::Wrote);
+    bench.hub.set_limits(History { total_bytes: 1, ..History::default() });
+    assert_eq!((done.end(), behind.end()), (Some(End::Finished), Some(End::Evicted)));
+    assert_eq!(read(&mut done), got(&[], FINISHED));
+    assert_eq!(read(&mut behind), got(&[], Turn::Ended(End::Evicted)));
 }
 
 #[test]
@@ -216,14 +238,158 @@ fn whatever_follows_failed_keeps_the_job_open() {
 }
 
 #[test]
-fn a_job_is_not_released_when_that_is_off_or_it_was_aborted() {
-    let mut bench = Bench::new(History { release_failed: Seconds::from_secs(0), ..History::default() });
-    bench.publish("job", "FAILED");
+fn a_job_is_not_released_when_that_is_off() {
+    let never = Seconds::from_secs(0);
+    let mut bench = Bench::new(History { release_failed: never, release_aborted: never, ..History::default() });
+    bench.publish("failed", "FAILED");
+    bench.publish("aborted", "ABORTED");
     bench.pass(secs(3600));
-    let mut bench_aborted = Bench::new(History::default());
-    bench_aborted.publish("job", "ABORTED");
-    bench_aborted.pass(secs(3600));
-    assert_eq!(bench.metrics.released.get() + bench_aborted.metrics.released.get(), 0);
+    assert_eq!(bench.metrics.released.get(), 0);
+    bench.hub.set_limits(History { release_failed: never, ..History::default() });
+    bench.pass(secs(1));
+    assert_eq!((bench.metrics.released.get(), bench.hub.usage().finished), (1, 1), "each has its own time");
+}
+
+#[test]
+fn aborted_and_then_silence_finishes_the_job_and_its_next_run_is_another() {
+    let mut bench = Bench::new(History::default());
+    let mut viewer = bench.subscribe("job");
+    bench.publish("job", "STARTED");
+    bench.publish("job", "ABORTED");
+    bench.pass(secs(300) - Duration::from_nanos(1));
+    assert_eq!(read(&mut viewer), got(&["STARTED", "ABORTED"], CAUGHT_UP));
+    bench.pass(Duration::from_nanos(1));
+    assert_eq!(read(&mut viewer), got(&["FINISHED"], FINISHED));
+    assert_eq!(bench.metrics.released.get(), 1);
+    assert_eq!(read(&mut bench.subscribe("job")), got(&["STARTED", "ABORTED", "FINISHED"], FINISHED));
+    bench.publish("job", "DOWNLOADED");
+    assert_eq!(read(&mut bench.subscribe("job")), got(&["DOWNLOADED"], CAUGHT_UP));
+}
+
+#[test]
+fn whatever_follows_aborted_keeps_the_job_open() {
+    let mut bench = Bench::new(History::default());
+    for next in ["DOWNLOADED", "STARTED", "TASK", "FINISHED"] {
+        bench.publish(next, "ABORTED");
+        bench.pass(secs(299));
+        bench.publish(next, next);
+        bench.pass(secs(299));
+    }
+    assert_eq!(bench.metrics.released.get(), 0);
+    bench.publish("twice", "ABORTED");
+    bench.pass(secs(299));
+    bench.publish("twice", "ABORTED");
+    bench.pass(secs(299));
+    assert_eq!(bench.metrics.released.get(), 0, "a second ABORTED starts the silence anew");
+    bench.publish("twice", "FAILED");
+    bench.pass(secs(10));
+    assert_eq!(bench.metrics.released.get(), 1, "FAILED is waited for as ever");
+}
+
+#[test]
+fn the_age_of_an_aborted_or_failed_passes_to_the_next_process() {
+    for (last, time) in [("ABORTED", 300), ("FAILED", 10)] {
+        let mut bench = Bench::new(History::default());
+        bench.publish("job", last);
+        bench.pass(secs(time - 5));
+        bench.restart(History::default(), secs(4), std::iter::empty());
+        bench.check();
+        bench.pass(secs(1) - Duration::from_nanos(1));
+        assert_eq!(bench.metrics.released.get(), 0);
+        bench.pass(Duration::from_nanos(1));
+        assert_eq!(bench.metrics.released.get(), 1);
+    }
+}
+
+/// Publishes `last` for 2,000 channels.
+fn publish_many(bench: &Bench, last: &str) {
+    for n in 0..2_000 {
+        bench.hub.publish(bench.now, &n.to_string(), kind(last), &frame(last));
+    }
+}
+
+/// Calls `expire` until nothing is due; asserts that no call touches more than a slice, by `touched`, and how many do in all.
+fn assert_sliced(bench: &mut Bench, time: Duration, touched: impl Fn(&Bench) -> u64) {
+    let before = touched(bench);
+    bench.now += time;
+    let (mut last, mut calls) = (before, 0);
+    while last < before + 2_000 {
+        bench.hub.expire(bench.now);
+        bench.check();
+        let now = touched(bench);
+        assert!((1..=SLICE as u64).contains(&(now - last)), "{} in one call", now - last);
+        (last, calls) = (now, calls + 1);
+    }
+    assert_eq!(calls, 2_000_usize.div_ceil(SLICE));
+}
+
+#[test]
+fn what_is_due_at_once_goes_in_slices() {
+    let limits = History { release_failed: Seconds::from_secs(60), ..History::default() };
+    let mut bench = Bench::new(limits.clone());
+    for last in ["FAILED", "ABORTED"] {
+        publish_many(&bench, last);
+        assert_sliced(&mut bench, secs(300), |bench| bench.metrics.released.get());
+        // Now they are finished.
+        assert_sliced(&mut bench, secs(300), |bench| 2_000 - bench.hub.usage().channels as u64);
+    }
+    publish_many(&bench, "STARTED");
+    assert_sliced(&mut bench, secs(86_400), |bench| bench.metrics.expired.get());
+    assert_empty(&bench.hub);
+    publish_many(&bench, "STARTED");
+    // By a reload: the first slice at once, and the rest before anything else is asked for.
+    bench.hub.set_limits(History { total_bytes: 1, ..limits });
+    assert_eq!(bench.metrics.evicted.get(), SLICE as u64);
+    bench.check();
+    // What comes meanwhile takes only its own place.
+    bench.publish("new", "STARTED");
+    assert!(bench.metrics.evicted.get() <= SLICE as u64 + 2);
+    while bench.hub.usage().channels > 0 {
+        let before = bench.metrics.evicted.get();
+        bench.hub.expire(bench.now);
+        assert!((1..=SLICE as u64).contains(&(bench.metrics.evicted.get() - before)));
+        bench.check();
+    }
+}
+
+#[test]
+fn runs_that_have_moved_are_put_in_order_in_slices() {
+    let mut bench = Bench::new(History::default());
+    publish_many(&bench, "STARTED");
+    let begun = bench.now;
+    bench.now += secs(1);
+    publish_many(&bench, "TASK");
+    bench.now = begun + secs(86_400);
+    let moved = |bench: &Bench| bench.hub.state().open.keys().filter(|(since, _)| *since > begun).count();
+    for calls in 1..=2_000_usize.div_ceil(SLICE) {
+        bench.hub.expire(bench.now);
+        bench.check();
+        assert_eq!(moved(&bench), 2_000.min(calls * SLICE));
+    }
+    assert_eq!(bench.metrics.expired.get(), 0);
+}
+
+/// Counts how many are released between two turns of another task.
+#[tokio::test(start_paused = true)]
+async fn other_tasks_have_their_turn_between_two_slices() {
+    let bench = Bench::new(History::default());
+    publish_many(&bench, "FAILED");
+    let hub = Arc::clone(&bench.hub);
+    let keeper = tokio::spawn(async move { hub.keep_time().await });
+    let mut viewer = bench.subscribe("other");
+    let mut released = 0;
+    tokio::time::sleep(secs(10)).await;
+    while released < 2_000 {
+        yield_now().await;
+        let now = bench.metrics.released.get();
+        assert!(now - released <= SLICE as u64, "{} in one turn", now - released);
+        if now > released {
+            bench.hub.publish(Instant::now(), "other", Kind::Progress, &frame("TASK"));
+            assert_eq!(read(&mut viewer), got(&["TASK"], CAUGHT_UP));
+        }
+        released = now;
+    }
+    keeper.abort();
 }
 
 #[test]
@@ -385,8 +551,9 @@ fn stopping_delivers_what_there_is_and_nothing_new() {
 fn a_failed_job_is_not_released_while_the_monitor_stops() {
     let mut bench = Bench::new(History::default());
     bench.publish("job", "FAILED");
+    bench.publish("another", "ABORTED");
     bench.hub.stop();
-    bench.pass(secs(10));
+    bench.pass(secs(300));
     assert_eq!(bench.metrics.released.get(), 0);
 }
 
@@ -495,6 +662,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// The commands of [`Step::Publish`], by its number; those above the last are the last, too.
+const COMMANDS: [&str; 5] = ["FINISHED", "FAILED", "ABORTED", "STARTED", "TASK"];
+
 /// A viewer, the run it reads and from where, and what it got.
 struct Viewer {
     cursor: Cursor,
@@ -532,11 +702,8 @@ fn any_interleaving(limits: &History, steps: Vec<Step>) {
             Step::Publish { channel, kind, size } => {
                 number += 1;
                 let id = channel.to_string();
-                let (kind, command) = match kind {
-                    0 => (Kind::Finished, "FINISHED"),
-                    1 => (Kind::Failed, "FAILED"),
-                    _ => (Kind::Progress, "TASK"),
-                };
+                let command = COMMANDS[usize::from(kind).min(4)];
+                let kind = self::kind(command);
                 let frame = frame(&format!("{command} {number} {}", "x".repeat(size)));
                 let before = bench.metrics.messages.get();
                 bench.hub.publish(bench.now, &id, kind, &frame);
@@ -558,9 +725,12 @@ fn any_interleaving(limits: &History, steps: Vec<Step>) {
                 viewers.swap_remove(viewer.index(viewers.len()));
             }
             Step::Pass { seconds } => {
-                let failed: Vec<_> = bench.hub.state().failed.iter().map(|((_, run), slot)| (*run, *slot)).collect();
+                let unfinished: Vec<_> = {
+                    let state = bench.hub.state();
+                    state.failed.iter().chain(&state.aborted).map(|((_, run), slot)| (*run, *slot)).collect()
+                };
                 bench.pass(secs(seconds));
-                for (number, slot) in failed {
+                for (number, slot) in unfinished {
                     let state = bench.hub.state();
                     let run = state.runs.get(slot).filter(|run| run.number() == number);
                     if run.is_some_and(|run| run.end == Some(End::Finished)) {
@@ -619,12 +789,13 @@ enum Operation {
 }
 
 fn limits() -> impl Strategy<Value = History> {
-    let times = (0..400u64, 1..500u64, 0..20u64);
+    let times = (0..400u64, 1..500u64, 0..20u64, 0..400u64);
     (times, 1..8usize, 1..2000usize, 1..8000usize).prop_map(|(times, channel_messages, channel_bytes, total_bytes)| {
-        let (finished, unfinished, release_failed) = times;
-        let [finished, unfinished, release_failed] = [finished, unfinished, release_failed].map(Seconds::from_secs);
-        let history = History::default();
-        History { finished, unfinished, release_failed, channel_messages, channel_bytes, total_bytes, ..history }
+        let (finished, unfinished, release_failed, release_aborted) = times;
+        let [finished, unfinished] = [finished, unfinished].map(Seconds::from_secs);
+        let [release_failed, release_aborted] = [release_failed, release_aborted].map(Seconds::from_secs);
+        let times = History { finished, unfinished, release_failed, release_aborted, ..History::default() };
+        History { channel_messages, channel_bytes, total_bytes, ..times }
     })
 }
 
@@ -645,16 +816,12 @@ fn any_operations(limits: History, operations: Vec<Operation>) {
     let mut bench = Bench::new(limits);
     let mut viewers: Vec<Cursor> = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let command = |kind| ["FINISHED", "FAILED", "TASK"][usize::from(kind).min(2)];
+    let command = |kind: u8| COMMANDS[usize::from(kind).min(4)];
     for operation in operations {
         match operation {
             Operation::Step(Step::Publish { channel, kind, size }) => {
-                let (kind, text) = match command(kind) {
-                    "FINISHED" => (Kind::Finished, "FINISHED".into()),
-                    "FAILED" => (Kind::Failed, "FAILED".into()),
-                    text => (Kind::Progress, text.repeat(size)),
-                };
-                bench.hub.publish(bench.now, &channel.to_string(), kind, &frame(&text));
+                let text = command(kind);
+                bench.hub.publish(bench.now, &channel.to_string(), self::kind(text), &frame(&text.repeat(size)));
             }
             Operation::Late { channel, kind, milliseconds } => {
                 let now = bench.now;

@@ -120,7 +120,7 @@ impl Collector for Now {
         out.counter("expired_channels", "Channels dropped because their job never finished", metrics.expired.get())?;
         out.counter(
             "released_channels",
-            "Channels finished by the monitor: their job failed and fell silent",
+            "Channels finished by the monitor: their job failed or was aborted, and nothing followed",
             metrics.released.get(),
         )?;
 
@@ -133,6 +133,11 @@ impl Collector for Now {
             &metrics.malformed,
         )?;
         out.counter("repeated_finished", "FINISHED for a channel that had finished; dropped", metrics.repeated.get())?;
+        out.counter(
+            "late_messages",
+            "Messages other than FINISHED for a channel that had finished, which begin no new run; dropped",
+            metrics.late.get(),
+        )?;
         out.counter("exits_ignored", "Requests to exit that were ignored", metrics.exits_ignored.get())?;
         out.counter(
             "trimmed_messages",
