@@ -1,6 +1,6 @@
 //! One run of a channel: an append-only log of ready WebSocket frames.
 
-use crate::message::frame_length;
+use crate::message::{RELEASE_FRAME, frame_length};
 use crate::succession::state;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -55,6 +55,19 @@ impl End {
             Self::Behind => (CloseCode::Again, "too slow for the job's history"),
         }
     }
+
+    /// The last bytes for a viewer that is closed without waiting for it: FINISHED, if `finish` asks for it and the viewer has not
+    /// got the job's own, then a close frame. The viewer must be between two frames.
+    #[must_use]
+    pub fn closing_bytes(self, finish: bool) -> Vec<u8> {
+        let (code, reason) = self.close();
+        let mut bytes = if finish && self != Self::Finished { RELEASE_FRAME.to_vec() } else { Vec::new() };
+        // A control frame has at most 125 bytes; the reasons above are much shorter.
+        bytes.extend([0x88, u8::try_from(2 + reason.len()).unwrap_or(2)]);
+        bytes.extend(u16::from(code).to_be_bytes());
+        bytes.extend(reason.as_bytes());
+        bytes
+    }
 }
 
 /// The last message of a job after which the monitor finishes it, if nothing follows in time.
@@ -91,7 +104,7 @@ pub(crate) struct Run {
     messages: usize,
     /// Set once nothing more is appended.
     pub(crate) end: Option<End>,
-    /// Whether the log ends with FINISHED, or did until it was discarded.
+    /// Set once the log ends with FINISHED; stays set when the log is discarded.
     finished: bool,
     /// Whether messages of this run were dropped.
     pub(crate) trimmed: bool,
@@ -235,7 +248,7 @@ impl Run {
         dropped
     }
 
-    /// How a viewer ends that has got everything up to `offset`, if nothing more can come for it.
+    /// The end of a viewer that has got everything up to `offset`, or `None` if more can come for it.
     pub(crate) fn end_at(&self, offset: u64) -> Option<End> {
         match self.from(offset) {
             None => Some(self.end.filter(|end| *end != End::Finished).unwrap_or(End::Behind)),
@@ -324,6 +337,21 @@ mod tests {
         for (frames, capacity) in [(0, 0), (1, 128), (32, 128), (33, 256), (64, 256), (65, 512)] {
             let (run, _) = append_all(bounds, frames);
             assert_eq!(run.cost(), 512 + "job".len() + capacity, "{frames} frames");
+        }
+    }
+
+    #[test]
+    fn only_the_jobs_own_end_has_no_finished_of_the_monitors() {
+        let text = |end: End, finish| String::from_utf8_lossy(&end.closing_bytes(finish)).into_owned();
+        let stop = b"\x88\x13\x03\xe9the monitor stops";
+        assert_eq!(End::Stopping.closing_bytes(true), [RELEASE_FRAME, stop].concat());
+        assert_eq!(End::Stopping.closing_bytes(false), stop);
+        for finish in [false, true] {
+            assert_eq!(End::Finished.closing_bytes(finish), b"\x88\x02\x03\xe8");
+        }
+        for end in [End::Stopping, End::Expired, End::Evicted, End::Behind] {
+            assert!(text(end, true).contains("FINISHED") && !text(end, false).contains("FINISHED"), "{end:?}");
+            assert!(text(end, true).ends_with(end.close().1), "{end:?}");
         }
     }
 

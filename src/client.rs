@@ -116,6 +116,12 @@ impl Tally {
         }
     }
 
+    /// True if the last command that was not a task was FINISHED.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.phase == "FINISHED"
+    }
+
     /// Returns the number of all tasks.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -65,7 +65,7 @@ impl Cursor {
         Arc::ptr_eq(&self.hub, hub)
     }
 
-    /// How its viewer ends once it has got [`Cursor::rest`], if nothing else can come for it.
+    /// The end of its viewer once that has got [`Cursor::rest`], or `None` if more can come for it.
     #[must_use]
     pub fn end(&self) -> Option<End> {
         self.hub.read(self.slot, |run| run.end_at(self.offset))

@@ -58,7 +58,7 @@ struct State {
     stopping: bool,
     /// Whether runs stay as they are although their viewers go.
     frozen: bool,
-    /// Whether there is more history than the bound allows because the bound has changed: [`Hub::expire`] brings it down.
+    /// Set while there may be more history than a bound that has changed allows: [`Hub::expire`] brings it down.
     over: bool,
     /// When [`Hub::keep_time`] wakes.
     alarm: Option<Instant>,
@@ -261,8 +261,8 @@ impl Hub {
         self.state().discard(slot, End::Finished);
     }
 
-    /// Takes up changed limits. They apply to what comes; what is due by them goes at once, or, if that are more than [`SLICE`]
-    /// runs, in slices by [`Hub::keep_time`].
+    /// Takes up changed limits. They apply to what comes. Up to [`SLICE`] runs that are due by them go at once, the others follow in
+    /// slices ([`Hub::keep_time`]).
     pub fn set_limits(&self, limits: History) {
         let mut state = self.state();
         state.limits = limits;
@@ -595,7 +595,7 @@ impl State {
         }
     }
 
-    /// How long after such a message a job is released, if ever.
+    /// The time of silence after such a message before a job is released, or `None` for never.
     fn release_after(&self, last: Unfinished) -> Option<Duration> {
         match last {
             Unfinished::Failed => self.limits.release_failed(),

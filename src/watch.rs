@@ -8,18 +8,24 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::signal::ctrl_c;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 /// How often the progress line is drawn.
 const TICK: Duration = Duration::from_millis(100);
+/// How long the close may take that follows FINISHED, and says whose end it was.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The width of the bar, in characters.
 const BAR: usize = 20;
 
 /// Watches `channel` until the monitor closes: as a progress line on a terminal, else, or with `json`, as one message a
 /// line. `tasks` is the number of tasks, for a bar that fills. Certificates in the PEM file `ca` are trusted in addition.
 ///
+/// FINISHED alone is not the job's end: the monitor also sends it when it ends the subscription itself. The close that follows
+/// tells, by its code.
+///
 /// # Errors
-/// If there is no monitor, it closes with another code than 1000, or Ctrl-C comes first.
+/// [`Exit::Failed`] if the monitor closes with another code than 1000, [`Exit::Unavailable`] if there is none, or it does not close
+/// within [`CLOSE_TIMEOUT`] after FINISHED, [`Exit::Interrupted`] if Ctrl-C comes first.
 pub async fn run(
     screen: &Screen,
     url: &str,
@@ -29,31 +35,39 @@ pub async fn run(
     tasks: Option<u64>,
 ) -> Result<(), Failure> {
     let mut client = Client::subscribe(url, channel, ca).await?;
-    let mut line = (!json && screen.is_live()).then(|| Line { tasks, since: Instant::now(), tally: None });
+    let line = (!json && screen.is_live()).then(|| Line { tasks, since: Instant::now() });
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut interrupted = pin!(ctrl_c());
+    // What came, if anything did.
+    let mut tally = None::<Tally>;
+    // Set while FINISHED is the last message.
+    let mut close_by = None;
     let closed = loop {
         let received = tokio::select! {
             received = client.next() => received?,
             _ = &mut interrupted => break None,
+            () = sleep_until(close_by.unwrap_or_else(Instant::now)), if close_by.is_some() => return Err(no_close()),
             _ = ticks.tick(), if line.is_some() => {
-                screen.show(line.iter().map(Line::text).collect());
+                screen.show(line.iter().map(|line| line.text(tally.as_ref())).collect());
                 continue;
             }
         };
         match received {
-            Received::Text(text) => match &mut line {
-                Some(line) => line.tally.get_or_insert_default().count(&text),
-                None if !screen.print(&text)? => return Ok(()),
-                None => {}
-            },
+            Received::Text(text) => {
+                let tally = tally.get_or_insert_default();
+                tally.count(&text);
+                close_by = tally.is_finished().then(|| Instant::now() + CLOSE_TIMEOUT);
+                if line.is_none() && !screen.print(&text)? {
+                    return Ok(());
+                }
+            }
             Received::Closed(code, reason) => break Some((code, reason)),
         }
     };
     if let Some(line) = line {
         screen.show(Vec::new());
-        screen.print(&line.text())?;
+        screen.print(&line.text(tally.as_ref()))?;
     }
     let Some((code, reason)) = closed else {
         return Err(Failure::new(Exit::Interrupted, "interrupted before FINISHED"));
@@ -61,21 +75,28 @@ pub async fn run(
     let reason = if reason.is_empty() { reason } else { format!(" ({})", escape(&reason)) };
     match code {
         1000 => Ok(()),
-        _ => Err(Failure::new(Exit::Failed, format!("the monitor closed with {code}{reason} before FINISHED"))),
+        _ => Err(Failure::new(
+            Exit::Failed,
+            format!("the job did not finish: the monitor ended the subscription with {code}{reason}"),
+        )),
     }
+}
+
+fn no_close() -> Failure {
+    let seconds = CLOSE_TIMEOUT.as_secs();
+    let what = format!("FINISHED came, but no close within {seconds} s: it is unknown whether the job has finished");
+    Failure::new(Exit::Unavailable, what)
 }
 
 /// The progress line.
 struct Line {
     tasks: Option<u64>,
     since: Instant,
-    /// What came, if anything did.
-    tally: Option<Tally>,
 }
 
 impl Line {
-    fn text(&self) -> String {
-        let Some(tally) = &self.tally else {
+    fn text(&self, tally: Option<&Tally>) -> String {
+        let Some(tally) = tally else {
             let hint = "the job has not begun, or the id is wrong";
             return format!("no message yet, for {} s ({hint})", self.since.elapsed().as_secs());
         };

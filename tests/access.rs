@@ -251,7 +251,7 @@ fn viewers_come_through_a_unix_socket_with_its_mode_and_it_goes_with_a_stop() {
         relays(&monitor, &path);
         let mut viewer = Viewer::connected_to(&path).upgrade(&[]).subscribe("job");
         monitor.signal("TERM");
-        viewer.closes(1001);
+        viewer.is_ended_with(1001);
         assert_eq!(monitor.wait_exit().code(), Some(0));
         assert!(!path.exists());
     }

@@ -58,7 +58,7 @@ fn allocations(rounds: usize) -> u64 {
     }
     stop.send(()).expect("it runs");
     for viewer in &mut crowd {
-        viewer.closes(1001);
+        viewer.is_ended_with(1001);
     }
     drop(broker);
     relay.join().expect("it ends")

@@ -429,8 +429,8 @@ fn an_unfinished_channel_expires_and_its_viewers_are_closed_1001() {
     let mut waiting = Viewer::watch(monitor.viewers, "never-begun");
     broker.send(&["job", "STARTED"]);
     viewer.texts(&[command("STARTED")]);
-    viewer.closes(1001);
-    waiting.closes(1001);
+    viewer.is_ended_with(1001);
+    waiting.is_ended_with(1001);
     // And its history is gone.
     let mut next = Viewer::watch(monitor.viewers, "job");
     broker.send(&["job", "ENDED"]);
@@ -532,6 +532,7 @@ fn a_viewer_that_fell_behind_what_is_kept_is_closed_1013_and_never_sees_a_gap() 
     fence(&monitor, &broker);
     let mut events = slow.rest();
     assert_eq!(events.pop(), Some(Event::Close(Some(1013))));
+    assert_eq!(events.pop(), Some(Event::Text(command("FINISHED"))));
     assert!(events.len() < MESSAGES, "the kernel took it all; the test proves nothing");
     for (id, event) in events.into_iter().enumerate() {
         let Event::Text(text) = event else { panic!("a text was to come, not {event:?}") };
@@ -591,6 +592,7 @@ fn over_total_bytes_with_nothing_finished_the_longest_idle_goes_and_its_viewers_
     }
     let mut events = viewer.rest();
     assert_eq!(events.pop(), Some(Event::Close(Some(1013))));
+    assert_eq!(events.pop(), Some(Event::Text(command("FINISHED"))));
     assert_eq!(events.len(), 100, "it had everything before it was evicted");
     assert!(!is_kept(&monitor, "open-0"));
     assert!(is_kept(&monitor, "open-5"));
@@ -630,7 +632,7 @@ fn exit_over_zeromq_stops_a_monitor_that_accepts_it() {
     broker.send(&["job", "STARTED"]);
     broker.send(&["0", "exit"]);
     viewer.texts(&[command("STARTED")]);
-    viewer.closes(1001);
+    viewer.is_ended_with(1001);
     assert_eq!(monitor.wait_exit().code(), Some(0));
 }
 

@@ -165,6 +165,17 @@ fn a_reload_is_told_and_applies_levels_limits_and_times() {
 }
 
 #[test]
+fn finish_on_close_holds_for_those_who_are_there_from_a_reload_on() {
+    let mut reloadable = Reloadable::start(&[], "clients: {finish_on_close: true}\n");
+    let mut viewer = Viewer::subscribed(reloadable.monitor.viewers, "job");
+    reloadable.reload("clients: {finish_on_close: false}\n");
+    reloadable.monitor.wait_log("the configuration is taken up");
+    reloadable.monitor.signal("TERM");
+    viewer.closes(1001);
+    assert_eq!(reloadable.monitor.wait_exit().code(), Some(0));
+}
+
+#[test]
 fn a_reload_names_what_needs_a_restart_and_keeps_it() {
     let reloadable = Reloadable::start(&[], "");
     reloadable.reload("group: elsewhere\nlogger: {file: /elsewhere, level: info}\n");

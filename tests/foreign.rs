@@ -93,7 +93,7 @@ fn a_python_viewer_is_told_that_the_monitor_goes_away() {
     let mut viewer = python_viewer(&monitor);
     assert_eq!(viewer.next(), command("STARTED"));
     monitor.stop();
-    assert_eq!(viewer.rest(), ["closed 1001"]);
+    assert_eq!(viewer.rest(), [command("FINISHED"), "closed 1001".to_owned()]);
 }
 
 /// The dialog after FINISHED and the closing handshake.

@@ -192,6 +192,7 @@ fn who_asks_while_the_monitor_stops_hears_so() {
     // Connections are taken in their order, so that the first has been, too.
     assert_eq!(get(at, "/readyz").status, 200);
     monitor.signal("TERM");
+    viewer.texts(&[command("FINISHED")]);
     assert_eq!(viewer.next(), Event::Close(Some(1001)));
     asker.write_all(b"Host: monitor\r\n\r\n").expect("it reads");
     let answer = http::answer(asker);
@@ -534,7 +535,7 @@ fn channels_that_are_trimmed_released_expired_or_evicted_are_counted() {
     for channel in ["second", "third"] {
         broker.task(channel, &padding);
     }
-    viewer.closes(1013);
+    viewer.is_ended_with(1013);
     let metrics =
         metrics_when(&monitor, "all is taken", |metrics| metrics.count("recodex_monitor_received_messages_total") == 3);
     counts(&metrics, &[("evicted_channels_total", 1), ("closed_viewers_total{code=\"1013\"}", 1)]);

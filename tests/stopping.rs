@@ -23,8 +23,8 @@ fn sigterm_and_sigint_close_viewers_1001_and_end_with_status_0() {
         fence(&monitor, &broker);
         let start = Instant::now();
         monitor.signal(signal);
-        viewer.closes(1001);
-        waiting.closes(1001);
+        viewer.is_ended_with(1001);
+        waiting.is_ended_with(1001);
         assert_eq!(monitor.wait_exit().code(), Some(0), "SIG{signal}");
         assert!(start.elapsed() < PROMPT, "SIG{signal}: {:?}", start.elapsed());
     }
@@ -59,6 +59,7 @@ fn with_a_thousand_viewers_it_ends_within_5_seconds_and_tells_all_who_read() {
     let start = Instant::now();
     monitor.signal("TERM");
     for viewer in &mut viewers {
+        viewer.texts(&[command("FINISHED")]);
         assert_eq!(viewer.next(), Event::Close(Some(1001)));
         // Every other one answers the close; nobody may wait long for the rest.
     }
@@ -66,6 +67,7 @@ fn with_a_thousand_viewers_it_ends_within_5_seconds_and_tells_all_who_read() {
         viewer.send_close(1001);
     }
     for viewer in &mut unsubscribed {
+        viewer.texts(&[command("FINISHED")]);
         assert_eq!(viewer.next(), Event::Close(Some(1001)), "not subscribed yet");
     }
     assert_eq!(monitor.wait_exit().code(), Some(0));
@@ -74,6 +76,8 @@ fn with_a_thousand_viewers_it_ends_within_5_seconds_and_tells_all_who_read() {
     for viewer in &mut stalled {
         for (id, event) in viewer.rest().into_iter().enumerate() {
             match event {
+                // Of the monitor, before its close.
+                Event::Text(text) if text == command("FINISHED") => {}
                 Event::Text(text) => assert_eq!(task_id(&text), format!("{id} {padding}")),
                 Event::Close(code) => assert_eq!(code, Some(1001)),
                 Event::Cut => {}
@@ -111,7 +115,7 @@ fn what_brokers_have_already_sent_is_delivered_first() {
             assert_eq!(id, expected.to_string());
             *expected += 1;
         }
-        viewer.closes(1001);
+        viewer.is_ended_with(1001);
     }
     assert_eq!(monitor.wait_exit().code(), Some(0));
 }
@@ -130,6 +134,7 @@ fn a_broker_that_does_not_stop_sending_does_not_keep_it_running() {
         scope.spawn(move || taken.rest());
         let took = monitor.stop();
         assert!(took < PROMPT, "{took:?}");
+        idle.texts(&[command("FINISHED")]);
         assert_eq!(idle.next(), Event::Close(Some(1001)));
     });
 }
@@ -142,6 +147,7 @@ fn it_stops_accepting_before_it_ends() {
     let broker = Broker::connect(monitor.brokers);
     fence(&monitor, &broker);
     monitor.signal("TERM");
+    viewer.texts(&[command("FINISHED")]);
     assert_eq!(viewer.next(), Event::Close(Some(1001)));
     for address in [monitor.viewers, monitor.brokers] {
         until("no new connection is served", || match TcpStream::connect(address) {
@@ -164,6 +170,7 @@ fn a_second_signal_ends_it_at_once() {
     monitor.signal("TERM");
     // They are told, and do not answer.
     for viewer in &mut viewers {
+        viewer.texts(&[command("FINISHED")]);
         assert_eq!(viewer.next(), Event::Close(Some(1001)));
     }
     let start = Instant::now();
@@ -204,6 +211,7 @@ fn another_can_start_on_the_same_ports() {
     fence(&first, &broker);
     let (viewers, brokers) = (first.viewers.port(), first.brokers.port());
     first.stop();
+    viewer.texts(&[command("FINISHED")]);
     assert_eq!(viewer.next(), Event::Close(Some(1001)));
     let second = Monitor::start_at(common::Host { viewers, brokers, ..common::Host::default() }, "");
     assert_eq!(second.viewers.port(), viewers);

@@ -260,7 +260,7 @@ fn a_channel_id_in_fragments_is_the_one_thing_that_does_not_go_on() {
     viewer.send_frame(0x89, b"read?");
     assert_eq!(viewer.next(), Event::Pong(b"read?".to_vec()));
     service.restart();
-    viewer.closes(1001);
+    viewer.is_ended_with(1001);
 }
 
 #[test]
@@ -275,6 +275,7 @@ fn who_is_being_closed_gets_nothing_more_and_goes() {
     broker.send(&["job", "FINISHED"]);
     viewer.texts(&[command("FINISHED")]);
     assert_eq!(viewer.next(), Event::Close(Some(1000)));
+    broker.send(&["job", "STARTED"]);
     broker.task("job", "of the next run");
     fence(&service.monitor, &broker);
     service.restart();
@@ -409,14 +410,14 @@ fn without_a_store_a_restart_closes_as_a_stop_does() {
         let mut monitor = manager.starts(&[], "");
         let mut viewer = Viewer::subscribed(monitor.viewers, "job");
         monitor.signal("USR2");
-        viewer.closes(1001);
+        viewer.is_ended_with(1001);
         assert_eq!(monitor.wait_exit().code(), Some(0));
         monitor.wait_logged(&["WARNING", "FileDescriptorStoreMax="]);
     }
     let mut monitor = Monitor::start("");
     let mut viewer = Viewer::subscribed(monitor.viewers, "job");
     monitor.signal("USR2");
-    viewer.closes(1001);
+    viewer.is_ended_with(1001);
     assert_eq!(monitor.wait_exit().code(), Some(0));
 }
 
@@ -426,7 +427,7 @@ fn a_stop_closes_under_a_service_manager_too() {
     let mut service = Service::start("");
     let mut viewer = Viewer::subscribed(service.monitor.viewers, "job");
     service.monitor.signal("TERM");
-    viewer.closes(1001);
+    viewer.is_ended_with(1001);
     assert_eq!(service.monitor.wait_exit().code(), Some(0));
     assert!(!service.manager.names().contains(&"succession".into()));
 }
@@ -455,8 +456,8 @@ fn viewers_are_told_if_the_next_process_cannot_start() {
         .expect("it runs");
     assert_eq!(status.code(), Some(78));
     service.manager.forgets();
-    viewer.closes(1001);
-    naming.closes(1001);
+    viewer.is_ended_with(1001);
+    naming.is_ended_with(1001);
     assert!(requesting.is_gone_within(DEADLINE));
     // Whatever it still gets, what it has in part comes first.
     let events = slow.rest();
@@ -524,7 +525,7 @@ fn a_state_that_cannot_be_used_is_refused_in_one_line_and_its_connections_closed
     };
     for (bytes, why) in [
         (changed(0, b'x'), "it is no state of a monitor"),
-        (changed(8, 200), "its format is 200, expected 2"),
+        (changed(8, 200), "its format is 200, expected 3 or 2"),
         (changed(good.len() - 1, 77), "its checksum is wrong"),
         (good[..good.len() - 1].to_vec(), "bytes, expected"),
         (good[..10].to_vec(), "it is no state of a monitor"),
@@ -575,7 +576,7 @@ fn history_outlives_a_stop_in_a_file() {
     let mut viewer = Viewer::watch(monitor.viewers, "open");
     monitor.stop();
     viewer.texts(&ids(0, 100));
-    viewer.closes(1001);
+    viewer.is_ended_with(1001);
     let mode = std::fs::metadata(&path).expect("it is saved").permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
     drop(broker);

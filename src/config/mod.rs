@@ -108,7 +108,7 @@ pub struct History {
     /// How long after FAILED, and nothing more, the monitor finishes the job itself; 0: never.
     #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
     pub release_failed: Seconds,
-    /// How long after ABORTED, and nothing more, the monitor finishes the job itself; 0: never.
+    /// The time of silence after ABORTED before the monitor finishes the job itself; 0: never.
     #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
     pub release_aborted: Seconds,
     /// The file that keeps the history from a stop to the next start.
@@ -150,6 +150,8 @@ pub struct Clients {
     /// How long it may take nothing of what waits for it.
     #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
     pub stall_timeout: Seconds,
+    /// Sends FINISHED before the monitor closes a viewer whose job has not finished.
+    pub finish_on_close: bool,
 }
 
 /// The keys under `zeromq`.
@@ -223,7 +225,7 @@ impl History {
         Some(self.release_failed.duration()).filter(|time| !time.is_zero())
     }
 
-    /// How long after ABORTED a channel is finished by the monitor, if ever.
+    /// The time of silence after ABORTED before the monitor finishes a job, or `None` for never.
     #[must_use]
     pub fn release_aborted(&self) -> Option<Duration> {
         Some(self.release_aborted.duration()).filter(|time| !time.is_zero())
@@ -240,6 +242,7 @@ impl Default for Clients {
             ping_interval: Seconds::from_secs(20),
             ping_timeout: Seconds::from_secs(20),
             stall_timeout: Seconds::from_secs(30),
+            finish_on_close: true,
         }
     }
 }

@@ -191,7 +191,7 @@ fn after_finished_only_downloaded_and_started_begin_a_new_run() {
 
 /// An eviction between the last write and the look at what follows must not turn the job's end into another.
 #[test]
-fn who_has_the_jobs_finished_ends_with_it_though_the_history_has_gone_since() {
+fn a_viewer_that_has_the_jobs_finished_ends_with_it_though_the_history_has_gone_since() {
     let bench = Bench::new(History::default());
     bench.publish("job", "FINISHED");
     let (mut done, mut behind) = (bench.subscribe("job"), bench.subscribe("job"));

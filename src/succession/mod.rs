@@ -10,7 +10,7 @@ pub mod state;
 
 use crate::hub::Hub;
 use crate::shared::Shared;
-use crate::websocket::stream::Stream;
+use crate::websocket::stream::{Stream, end_socket};
 use crate::websocket::viewer::Viewer;
 use crate::{store, zmtp};
 use memmap2::Mmap;
@@ -20,7 +20,6 @@ use state::State;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,7 +80,8 @@ pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
     let Left { mut links, mut viewers } = std::mem::take(&mut *shared.succession.left());
     let streams = links.iter().map(|(stream, _)| stream).chain(viewers.iter().map(|(stream, _)| stream));
     let put = parcel.put(&streams.map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
-    turn_away(viewers.drain(put.saturating_sub(links.len()).min(viewers.len())..));
+    let finish = shared.settings().clients.finish_on_close;
+    turn_away(viewers.drain(put.saturating_sub(links.len()).min(viewers.len())..), finish);
     links.truncate(put);
     // Open until they are in good hands.
     let (_links, link_states): (Vec<_>, Vec<_>) = links.into_iter().unzip();
@@ -93,7 +93,7 @@ pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
         shared.hub.usage().channels
     );
     let save = |file: &mut File| {
-        let written = with_state(&shared.hub, &link_states, &mut states, |state| state.write(file));
+        let written = with_state(&shared.hub, &link_states, &mut states, finish, |state| state.write(file));
         written.map_err(io::Error::other)
     };
     match parcel.close(save) {
@@ -101,7 +101,7 @@ pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
         Err(e) => {
             log::error!("cannot hand over {what}: {e}; they are closed");
             store::forget(parcel::NAME);
-            turn_away(streams.into_iter().zip(states));
+            turn_away(streams.into_iter().zip(states), finish);
             return Err(e);
         }
     }
@@ -113,21 +113,22 @@ pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
 /// # Errors
 /// As [`State::encode`].
 pub fn history(hub: &Hub) -> Result<Vec<u8>, state::Refused> {
-    with_state(hub, &[], &mut [], |state| state.encode())
+    with_state(hub, &[], &mut [], false, |state| state.encode())
 }
 
-/// Shows the history and these connections.
+/// Shows the history and these connections; `finish` is for [`state::Viewer::look_up`].
 fn with_state<T>(
     hub: &Hub,
     links: &[state::Link<'_>],
     viewers: &mut [state::Viewer<'_>],
+    finish: bool,
     show: impl FnOnce(State<'_>) -> T,
 ) -> T {
     hub.save(Instant::now(), |runs| {
         let (slots, runs): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
         let places: HashMap<usize, usize> = slots.into_iter().zip(0..).collect();
         for viewer in viewers.iter_mut() {
-            viewer.look_up(&places);
+            viewer.look_up(&places, finish);
         }
         let version = env!("CARGO_PKG_VERSION").into();
         let (written, uptime) = (state::now(), state::uptime());
@@ -143,14 +144,13 @@ fn with_state<T>(
     })
 }
 
-/// Tells viewers that the monitor stops, without waiting for any.
-fn turn_away<'a>(viewers: impl Iterator<Item = (OwnedFd, state::Viewer<'a>)>) {
+/// Tells viewers that the monitor stops, without waiting for any; with FINISHED if `finish` asks for it.
+fn turn_away<'a>(viewers: impl Iterator<Item = (OwnedFd, state::Viewer<'a>)>, finish: bool) {
     for (socket, viewer) in viewers {
-        let (socket, bytes) = (SockRef::from(&socket), viewer.last_words());
+        let (socket, bytes) = (SockRef::from(&socket), viewer.closing_bytes(finish));
         // Whoever cannot be told at once is just closed.
-        let told = socket.set_nonblocking(true).and_then(|()| socket.send(&bytes));
+        let told = socket.set_nonblocking(true).and_then(|()| end_socket(&socket, &bytes));
         log::debug!("viewer {} is closed: {told:?}", viewer.peer);
-        let _ = socket.shutdown(Shutdown::Write);
     }
 }
 
@@ -226,7 +226,8 @@ impl Drop for Estate {
             && state.matches(&self.sockets)
         {
             let streams = self.sockets.drain(..).skip(state.links.len());
-            turn_away(streams.zip(state.viewers.into_owned()));
+            // The settings may be what is wrong with this process: the default of `clients.finish_on_close` holds.
+            turn_away(streams.zip(state.viewers.into_owned()), true);
         }
     }
 }

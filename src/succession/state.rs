@@ -5,7 +5,7 @@
 //! that was decoded is consistent; what is in it may still be against the limits that are in force by now.
 
 use super::format2;
-use crate::channel::Place;
+use crate::channel::{End, Place};
 use crate::cursor;
 use crate::hub::Hub;
 use crate::message::{MAX_CHANNEL_ID, checked_frame_length};
@@ -30,8 +30,6 @@ pub const FORMAT: u32 = 3;
 const FORMAT_2: u32 = 2;
 /// The length of the head, in bytes.
 pub const HEAD: usize = 24;
-/// A close frame with code 1001 and a reason.
-pub const AWAY: &[u8] = b"\x88\x13\x03\xe9the monitor stops";
 const MAGIC: [u8; 8] = *b"ReCodExM";
 
 /// Why a state is not taken up.
@@ -190,14 +188,14 @@ pub enum Stage<'a> {
 
 impl Viewer<'_> {
     /// Turns the slot of its run in the hub into the run's place in the state; `places` knows it. A viewer whose run is gone
-    /// is told so.
-    pub fn look_up(&mut self, places: &HashMap<usize, usize>) {
+    /// is told so, with FINISHED if `finish` asks for it.
+    pub fn look_up(&mut self, places: &HashMap<usize, usize>, finish: bool) {
         if let Stage::Relaying { run, in_message, .. } = &mut self.stage {
             if let Some(place) = places.get(&(*run as usize)).and_then(|place| u32::try_from(*place).ok()) {
                 *run = place;
             } else {
                 let in_message = *in_message;
-                self.unsent = self.last_words().into();
+                self.unsent = self.closing_bytes(finish).into();
                 self.stage = Stage::Closing { answer: true, in_message };
             }
         }
@@ -214,13 +212,15 @@ impl Viewer<'_> {
         }
     }
 
-    /// What ends its connection in order.
+    /// The bytes that end its connection in order when nobody goes on with it: the rest of a frame, then FINISHED if `finish` asks
+    /// for it, then a close frame.
     #[must_use]
-    pub fn last_words(&self) -> Vec<u8> {
+    pub fn closing_bytes(&self, finish: bool) -> Vec<u8> {
+        let stop = || End::Stopping.closing_bytes(finish);
         match &self.stage {
             Stage::Connected { .. } | Stage::Request { .. } => Vec::new(),
-            Stage::Naming => [&self.unsent, AWAY].concat(),
-            Stage::Relaying { rest, .. } => [rest, &*self.unsent, AWAY].concat(),
+            Stage::Naming => [&*self.unsent, &stop()].concat(),
+            Stage::Relaying { rest, .. } => [rest, &*self.unsent, &stop()].concat(),
             Stage::Closing { .. } => self.unsent.to_vec(),
         }
     }

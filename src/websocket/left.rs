@@ -20,8 +20,12 @@ static NO_PROXY: Throttle = Throttle::new(Duration::from_secs(60));
 /// Why a viewer left, or was left.
 #[derive(Debug, Error)]
 pub(super) enum Left {
+    /// The viewer broke a rule.
     #[error("closed with {code}: {reason}")]
     Closed { code: CloseCode, reason: &'static str },
+    /// Nothing more comes from its channel.
+    #[error("closed with {}: {}", .0.close().0, .0.close().1)]
+    Ended(End),
     #[error("it closed")]
     ByPeer,
     #[error("it went without closing")]
@@ -54,8 +58,7 @@ impl Left {
 
 impl From<End> for Left {
     fn from(end: End) -> Self {
-        let (code, reason) = end.close();
-        Self::Closed { code, reason }
+        Self::Ended(end)
     }
 }
 
@@ -75,6 +78,32 @@ impl From<tungstenite::Error> for Left {
 }
 
 impl Left {
+    /// The code and the reason of the monitor's close frame, if there is to be one.
+    pub(super) fn close(&self) -> Option<(CloseCode, &'static str)> {
+        match self {
+            Self::Closed { code, reason } => Some((*code, reason)),
+            Self::Ended(end) => Some(end.close()),
+            Self::Stalled => Some((CloseCode::Again, "nothing could be sent for too long")),
+            Self::Silent => Some((CloseCode::Again, "no answer to a ping")),
+            _ => None,
+        }
+    }
+
+    /// True if the monitor ends the subscription though the job has not finished and the viewer has broken no rule. FINISHED then
+    /// goes before the close frame, if `clients.finish_on_close` is on.
+    pub(super) fn is_the_monitors(&self) -> bool {
+        match self {
+            Self::Ended(end) => *end != End::Finished,
+            Self::Stalled | Self::Silent => true,
+            _ => false,
+        }
+    }
+
+    /// True if the viewer will hardly answer a close frame.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self, Self::Stalled | Self::Silent)
+    }
+
     /// Counts it, and says what concerns an administrator.
     pub(super) fn count(&self, shared: &Shared, peer: Peer) {
         let lost = match self {
@@ -88,8 +117,8 @@ impl Left {
                 log::info!(RECODEX_PEER:% = peer; "gave up viewer {peer}: {self}{more}");
             }
         }
-        if let Self::Closed { code, .. } = self
-            && let Some(code) = Close::with((*code).into())
+        if let Some((code, _)) = self.close().filter(|_| !self.is_lost())
+            && let Some(code) = Close::with(code.into())
         {
             shared.metrics.closed.add(code);
         }

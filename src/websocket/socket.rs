@@ -3,6 +3,7 @@
 
 use super::incoming::Incoming;
 use super::stream::Stream;
+use crate::message::RELEASE_FRAME;
 use std::io::{self, Read, Write};
 use tokio::io::Interest;
 use tokio::task::yield_now;
@@ -247,17 +248,20 @@ impl Socket {
         self.control.splice(0..0, rest.iter().copied());
     }
 
-    /// Sends what was kept back and a close frame, and waits for the viewer's.
+    /// Has FINISHED, if `finish` asks for it, and a close frame sent after what was kept back; [`Socket::close_out`] sends it all.
+    /// Nothing happens if the viewer has closed.
     ///
     /// # Errors
-    /// The viewer is gone.
-    pub async fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Error> {
+    /// Those of tungstenite.
+    pub fn begin_close(&mut self, code: CloseCode, reason: &'static str, finish: bool) -> Result<(), Error> {
         self.flush()?;
+        if finish && self.protocol.can_write() {
+            self.control.extend_from_slice(RELEASE_FRAME);
+        }
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
         let Self { stream, protocol, incoming, control, .. } = self;
         let mut wire = Wire { stream, incoming, control, readable: 0, limit: usize::MAX };
-        protocol.close(&mut wire, Some(frame))?;
-        self.close_out().await
+        protocol.close(&mut wire, Some(frame))
     }
 
     /// Sends what was kept back, and waits for the viewer to answer a close frame that it was sent, and to go.

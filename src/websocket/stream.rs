@@ -265,6 +265,24 @@ impl Stream {
         Ok(())
     }
 
+    /// Writes `bytes`, which are the last, without waiting: what the kernel does not take is lost. For a connection that is dropped
+    /// next.
+    ///
+    /// # Errors
+    /// Those of the socket; [`io::ErrorKind::WouldBlock`] if the kernel did not take everything.
+    pub fn end_with(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Self::Tls(session) = self else { return end_socket(&SockRef::from(&*self), bytes) };
+        let Session { tcp, tls } = &mut **session;
+        tls.set_buffer_limit(None);
+        tls.writer().write_all(bytes)?;
+        tls.send_close_notify();
+        let mut records = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut records)?;
+        }
+        end_socket(&SockRef::from(&*tcp), &records)
+    }
+
     /// Says that nothing more will be written.
     ///
     /// # Errors
@@ -288,6 +306,28 @@ impl Stream {
         }
         SockRef::from(&*self).shutdown(net::Shutdown::Write)
     }
+}
+
+/// Writes the last bytes to a socket that does not block, and says that nothing more will come.
+///
+/// The kernel takes more of them than of others: the bound on what waits for a viewer is lifted, so that one that does not read
+/// can have its end as soon as it does.
+///
+/// # Errors
+/// As [`Stream::end_with`].
+pub fn end_socket(socket: &SockRef<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    // Only TCP has it.
+    let _ = socket.set_tcp_notsent_lowat(u32::MAX);
+    let sent = loop {
+        if bytes.is_empty() {
+            break Ok(());
+        }
+        match socket.send(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(e) => break Err(e),
+        }
+    };
+    sent.and(socket.shutdown(net::Shutdown::Write))
 }
 
 impl AsFd for Stream {

@@ -165,11 +165,11 @@ impl Viewer {
                 (begun, _) => begun.err().unwrap_or(Left::ByPeer),
             };
             let left = Box::pin(self.end(left)).await;
-            self.stage = Stage::Gone;
             let peer = self.peer;
             match &left {
-                Left::Closed { code, .. } => {
-                    log::debug!(RECODEX_PEER:% = peer, RECODEX_CLOSE_CODE = u16::from(*code); "viewer {peer} left: {left}");
+                Left::Closed { .. } | Left::Ended(_) => {
+                    let code = left.close().map_or(0, |(code, _)| code.into());
+                    log::debug!(RECODEX_PEER:% = peer, RECODEX_CLOSE_CODE = code; "viewer {peer} left: {left}");
                 }
                 _ => log::debug!(RECODEX_PEER:% = peer; "viewer {peer} left: {left}"),
             }
@@ -268,14 +268,19 @@ impl Viewer {
     /// Closes as `left` demands, and hands it back.
     async fn end(&mut self, left: Left) -> Left {
         left.count(&self.shared, self.peer);
-        if let Left::ByPeer | Left::Closed { .. } = left
+        let finish = left.is_the_monitors() && self.shared.settings().clients.finish_on_close;
+        let close = left.close();
+        let mut over = true;
+        if (close.is_some() || matches!(left, Left::ByPeer))
             && let Some(socket) = self.closing()
         {
-            let _ = match left {
-                Left::Closed { code, reason } => timeout(CLOSE_TIMEOUT, socket.close(code, reason)).await.is_ok(),
-                _ => timeout(CLOSE_TIMEOUT, socket.close_out()).await.is_ok(),
-            };
+            let begun = close.is_none_or(|(code, reason)| socket.begin_close(code, reason, finish).is_ok());
+            over = !begun || !left.is_lost() && timeout(CLOSE_TIMEOUT, socket.close_out()).await.is_ok();
         }
+        if over {
+            self.stage = Stage::Gone;
+        }
+        // Else it is told what can be told without waiting, when it is dropped.
         left
     }
 
@@ -315,16 +320,23 @@ impl Viewer {
         };
         let socket::Left { stream, protocol, incoming, mut unsent } = socket.leave();
         let in_message = incoming.is_in_message();
+        let finish = self.shared.settings().clients.finish_on_close;
         let stage = match (protocol, cursor) {
             (Protocol::Open, Some(cursor)) => {
                 let (slot, offset, rest) = cursor.place();
-                let (run, rest) = (u32::try_from(slot).ok()?, rest.to_vec().into());
-                state::Stage::Relaying { run, offset, rest, in_message }
+                if let Some(end) = cursor.end() {
+                    // It needs its channel no more, and only this process knows how it ends.
+                    unsent = [rest, &unsent, &end.closing_bytes(finish)].concat();
+                    state::Stage::Closing { answer: true, in_message }
+                } else {
+                    let (run, rest) = (u32::try_from(slot).ok()?, rest.to_vec().into());
+                    state::Stage::Relaying { run, offset, rest, in_message }
+                }
             }
             (Protocol::Open, None) if !in_message => state::Stage::Naming,
             // What it has sent of its channel's id is with the protocol.
             (Protocol::Open, None) => {
-                unsent.extend_from_slice(state::AWAY);
+                unsent.extend(End::Stopping.closing_bytes(finish));
                 state::Stage::Closing { answer: true, in_message }
             }
             (_, cursor) => {
@@ -342,16 +354,13 @@ impl Viewer {
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        if self.shared.succession.has_begun()
-            && let Some((mut stream, left)) = self.leave()
-        {
-            if stream.is_tls() {
-                // Its keys stay here. Who cannot be told at once is just closed.
-                let told = stream.try_write(&left.last_words()).and_then(|_| stream.shut());
-                log::debug!(RECODEX_PEER:% = left.peer; "viewer {} is closed: {told:?}", left.peer);
-            } else {
-                self.shared.succession.leave_viewer(stream, left);
-            }
+        let Some((mut stream, left)) = self.leave() else { return };
+        // A TLS session cannot be handed over: its keys stay here.
+        if self.shared.succession.has_begun() && !stream.is_tls() {
+            self.shared.succession.leave_viewer(stream, left);
+        } else {
+            let told = stream.end_with(&left.closing_bytes(self.shared.settings().clients.finish_on_close));
+            log::debug!(RECODEX_PEER:% = left.peer; "viewer {} is closed: {told:?}", left.peer);
         }
     }
 }

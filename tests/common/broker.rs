@@ -101,12 +101,11 @@ pub(crate) fn fence(monitor: &Monitor, broker: &Broker) {
     broker.send(&[channel.as_str(), "FINISHED"]);
     until("everything sent is taken", || {
         let mut viewer = Viewer::watch(monitor.viewers, &channel);
-        match viewer.next() {
-            Event::Text(text) => assert_eq!(text, command("FINISHED")),
-            Event::Close(Some(1013)) => return None, // evicted before its message came: ask again
-            other => panic!("FINISHED was to come, not {other:?}"),
+        viewer.texts(&[command("FINISHED")]);
+        match viewer.rest()[..] {
+            [Event::Close(Some(1000))] => Some(()),
+            [Event::Close(Some(1013))] => None, // evicted before its message came: ask again
+            ref other => panic!("a close was to come, not {other:?}"),
         }
-        viewer.closes(1000);
-        Some(())
     });
 }

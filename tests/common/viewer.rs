@@ -21,7 +21,7 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// What is not random here need not be: the mask only has to be used.
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
     Text(String),
     Ping(Vec<u8>),
@@ -311,6 +311,13 @@ impl Viewer {
         }
         let _ = self.try_send_raw(&frame(0x88, &code.to_be_bytes()));
         assert_eq!(self.next(), Event::Gone, "nothing may follow a close");
+    }
+
+    /// Asserts that the monitor ends the subscription, not the job: it sends FINISHED, closes with this code, and the connection
+    /// ends.
+    pub(crate) fn is_ended_with(&mut self, code: u16) {
+        self.texts(&[super::command("FINISHED")]);
+        self.closes(code);
     }
 
     /// Asserts that nothing but pings comes for `time`.
