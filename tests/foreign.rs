@@ -69,6 +69,65 @@ async fn the_dialog_of_a_job_that_failed_without_finishing_ends() {
     browser.leave().await;
 }
 
+/// A dialog in a browser, of a job of which one message was sent.
+async fn begun(monitor: &Monitor, broker: &Broker) -> Browser {
+    let browser = Browser::watch(monitor, JOB, 2).await;
+    browser.until(|dialog| dialog.state == "watching").await;
+    broker.send(&[JOB, "STARTED"]);
+    browser.until(|dialog| !dialog.commands.is_empty()).await;
+    browser
+}
+
+/// Asserts that the dialog has ended, though the job has not, and leaves.
+async fn is_ended_with(code: u16, browser: Browser) {
+    let dialog = browser.until(|dialog| dialog.closed.is_some()).await;
+    let closed = Some(Closed { code, clean: true });
+    assert_eq!(dialog, Dialog { closed, ..finished(0, 0, 0, &["STARTED", "FINISHED"]) });
+    browser.leave().await;
+}
+
+#[tokio::test]
+async fn the_dialog_ends_when_the_monitor_stops() {
+    let mut monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    let browser = begun(&monitor, &broker).await;
+    monitor.signal("TERM");
+    is_ended_with(1001, browser).await;
+    assert_eq!(monitor.wait_exit().code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_dialog_ends_when_the_job_expires() {
+    let monitor = Monitor::start("history: {unfinished: 5}\n");
+    let broker = Broker::connect(monitor.brokers);
+    let browser = begun(&monitor, &broker).await;
+    is_ended_with(1001, browser).await;
+}
+
+#[tokio::test]
+async fn the_dialog_ends_when_the_jobs_history_is_evicted() {
+    let monitor = Monitor::start("history: {total_bytes: 65536}\n");
+    let broker = Broker::connect(monitor.brokers);
+    let browser = begun(&monitor, &broker).await;
+    // The second has no room beside the first.
+    for other in ["other", "another"] {
+        broker.task(other, &"x".repeat(60_000));
+    }
+    is_ended_with(1013, browser).await;
+}
+
+#[tokio::test]
+async fn the_dialog_of_a_job_that_was_aborted_and_does_not_run_again_ends() {
+    let monitor = Monitor::start("history: {release_aborted: 0.5}\n");
+    let broker = Broker::connect(monitor.brokers);
+    let browser = Browser::watch(&monitor, JOB, 2).await;
+    broker.send(&[JOB, "STARTED"]);
+    broker.send(&[JOB, "ABORTED"]);
+    let dialog = browser.until(|dialog| dialog.closed.is_some()).await;
+    assert_eq!(dialog, finished(0, 0, 0, &["STARTED", "ABORTED", "FINISHED"]));
+    browser.leave().await;
+}
+
 #[test]
 fn a_python_viewer_gets_every_message_to_the_byte_and_a_normal_close() {
     let monitor = Monitor::start("");
@@ -86,7 +145,7 @@ fn a_python_viewer_gets_every_message_to_the_byte_and_a_normal_close() {
 }
 
 #[test]
-fn a_python_viewer_is_told_that_the_monitor_goes_away() {
+fn a_python_viewer_is_told_by_the_code_that_the_monitor_goes_away() {
     let mut monitor = Monitor::start("");
     let broker = Broker::connect(monitor.brokers);
     broker.send(&[JOB, "STARTED"]);
