@@ -467,6 +467,11 @@ fn viewers_are_told_if_the_next_process_cannot_start() {
 
 /// Puts a state of one's own in the place of what a process left; returns the log line about it.
 fn takes_over(sockets: &[&TcpStream], state: &[u8]) -> (String, Monitor) {
+    takes_over_at(0, sockets, state)
+}
+
+/// The same by a process whose viewers come to this port.
+fn takes_over_at(viewers: u16, sockets: &[&TcpStream], state: &[u8]) -> (String, Monitor) {
     let manager = Manager::new();
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).expect("a pair");
@@ -483,7 +488,7 @@ fn takes_over(sockets: &[&TcpStream], state: &[u8]) -> (String, Monitor) {
     send(b's', &sockets.iter().map(|socket| socket.as_raw_fd()).collect::<Vec<_>>());
     send(b'!', &[file.as_raw_fd()]);
     manager.keep("succession", theirs);
-    let monitor = manager.starts(&[], "");
+    let monitor = manager.starts_at(Host { viewers, ..Host::default() }, &[], "");
     let line = until("it says what it did", || monitor.logged(&["the process before"]).into_iter().next());
     until("the manager lets go", || manager.names().iter().all(|name| name.starts_with("listener")).then_some(()));
     drop(Viewer::subscribed(monitor.viewers, "job"));
@@ -494,6 +499,19 @@ fn pair() -> (TcpStream, Viewer) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("some port is free");
     let viewer = Viewer::of(TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens"));
     (listener.accept().expect("somebody connects").0, viewer)
+}
+
+/// The viewers' port is known, and nearly all of them are between two frames.
+#[test]
+fn viewers_are_told_if_the_state_cannot_be_read_and_brokers_are_not() {
+    let _alone = alone();
+    let ((server, mut viewer), (of_broker, mut broker)) = (pair(), pair());
+    let port = server.local_addr().expect("it is connected").port();
+    let (line, _monitor) = takes_over_at(port, &[&of_broker, &server], b"none");
+    assert!(line.contains("it is no state of a monitor; 2 connections are closed"), "{line}");
+    drop((server, of_broker));
+    viewer.is_ended_with(1001);
+    assert_eq!(broker.raw_to_end(), b"");
 }
 
 fn state(viewers: Vec<Left<'_>>) -> Vec<u8> {

@@ -8,6 +8,8 @@ mod format2;
 pub mod parcel;
 pub mod state;
 
+use crate::channel::End;
+use crate::config::{Endpoint, Settings};
 use crate::hub::Hub;
 use crate::shared::Shared;
 use crate::websocket::stream::{Stream, end_socket};
@@ -154,6 +156,23 @@ fn turn_away<'a>(viewers: impl Iterator<Item = (OwnedFd, state::Viewer<'a>)>, fi
     }
 }
 
+/// Tells those of `sockets` that are viewers' by their local address that the monitor stops. Without a state nobody knows where
+/// their frames end; nearly all are between two, and whoever is not gets no worse an end than without it.
+fn refuse_unknown(sockets: &[OwnedFd], settings: &Settings) {
+    let bytes = End::Stopping.closing_bytes(settings.clients.finish_on_close);
+    for socket in sockets.iter().map(SockRef::from) {
+        let local = socket.local_addr();
+        let is_viewer = local.is_ok_and(|local| match &settings.websocket_uri {
+            Endpoint::Tcp(address) => local.as_socket().is_some_and(|local| local.port() == address.port),
+            Endpoint::Unix(_) => local.is_unix(),
+        });
+        if is_viewer {
+            let told = socket.set_nonblocking(true).and_then(|()| end_socket(&socket, &bytes));
+            log::debug!("a viewer's connection is closed: {told:?}");
+        }
+    }
+}
+
 /// What the process before left. Dropping it closes the connections in it.
 #[derive(Debug)]
 pub struct Estate {
@@ -190,6 +209,7 @@ impl Estate {
                     "nothing is taken over from the process before: {why}; {} connections are closed",
                     sockets.len()
                 );
+                refuse_unknown(&sockets, &shared.settings());
                 return;
             }
         };
