@@ -51,11 +51,11 @@ fn a_page_of_a_foreign_origin_gets_403_and_is_logged_once_with_its_origin_escape
             "{origin}: {answer}"
         );
     }
+    monitor.signal("USR1");
+    monitor.wait_log("5 refused viewers");
     let lines = monitor.logged(&["WARNING", "allowed_origins does not name its page's origin"]);
     assert_eq!(lines.len(), 1);
     assert!(!lines[0].contains('\u{202e}'), "{lines:?}");
-    monitor.signal("USR1");
-    monitor.wait_log("5 refused viewers");
 }
 
 #[test]
@@ -74,7 +74,12 @@ fn a_reload_takes_up_origins_and_shares() {
     monitor.wait_log("the configuration is taken up");
     let answer = Viewer::connected(monitor.viewers).refused(&[("Origin", "https://a.example")]);
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
-    let _one = Viewer::connected(monitor.viewers).upgrade(&[("Origin", "https://b.example")]);
+    let request = common::viewer::upgrade_request_with("/", &[("Origin", "https://b.example")]);
+    let _one = until("the one that was refused has gone", || {
+        let mut viewer = Viewer::connected(monitor.viewers);
+        let _ = viewer.try_send_raw(request.as_bytes());
+        viewer.raw_head().starts_with(b"HTTP/1.1 101 ").then_some(viewer)
+    });
     assert!(Viewer::connected(monitor.viewers).refused(&[]).starts_with("HTTP/1.1 429 "));
 }
 
@@ -100,7 +105,9 @@ fn an_address_has_no_more_than_its_share_until_one_has_left() {
         let answer = String::from_utf8(viewer.raw_head()).expect("heads are text");
         answer.starts_with("HTTP/1.1 101 ").then_some(())
     });
-    assert_eq!(monitor.logged(&["WARNING", "refused viewer 127.0.0.2", "max_per_address"]).len(), 1);
+    let refused = ["WARNING", "refused viewer 127.0.0.2", "max_per_address"];
+    monitor.wait_logged(&refused);
+    assert_eq!(monitor.logged(&refused).len(), 1);
 }
 
 #[test]
