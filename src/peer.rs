@@ -3,7 +3,7 @@
 use crate::config::Proxy;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A viewer's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,14 @@ impl Peer {
             Proxy::Network(network) => self.ip().is_some_and(|ip| network.contains(ip)),
             Proxy::Unix => self == Self::Unix,
         })
+    }
+
+    /// Whether both are surely the same machine: one address, or both this machine (127.0.0.1, `::1`, the Unix socket).
+    #[must_use]
+    pub fn is_same_machine(self, other: Self) -> bool {
+        const LOCAL: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let is_local = |peer: Self| peer.ip().is_none_or(|ip| LOCAL.contains(&ip));
+        self.ip() == other.ip() || is_local(self) && is_local(other)
     }
 }
 

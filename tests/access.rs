@@ -116,14 +116,82 @@ fn only_trusted_proxies_are_believed() {
     let forwarded = [("X-Forwarded-For", "203.0.113.7, 192.0.2.1")];
     assert_eq!(known_as(&monitor, 2, &forwarded), "192.0.2.1");
     assert!(known_as(&monitor, 4, &forwarded).starts_with("127.0.0.4:"));
-    assert_eq!(known_as(&monitor, 2, &[("Forwarded", "for=\"[2001:db8::1]:4711\";proto=https")]), "[2001:db8::1]:4711");
     assert_eq!(known_as(&monitor, 2, &[("X-Forwarded-For", "192.0.2.1, 127.0.0.3")]), "192.0.2.1");
-    assert!(
-        known_as(&monitor, 2, &[("X-Forwarded-For", "192.0.2.1"), ("Forwarded", "for=192.0.2.2")])
-            .starts_with("127.0.0.2:")
-    );
-    assert!(known_as(&monitor, 2, &[("X-Forwarded-For", "\u{202e}, unknown")]).starts_with("127.0.0.2:"));
+}
+
+#[test]
+fn only_the_header_that_proxy_header_names_is_believed() {
+    let all = [
+        ("X-Forwarded-For", "192.0.2.1"),
+        ("X-Real-IP", "192.0.2.2"),
+        ("Forwarded", "for=\"[2001:db8::1]:4711\";proto=https"),
+    ];
+    for (config, at) in [
+        ("", 0),
+        ("proxy_header: x-forwarded-for\n", 0),
+        ("proxy_header: x-real-ip\n", 1),
+        ("proxy_header: forwarded\n", 2),
+    ] {
+        let monitor = debug(&format!("trusted_proxies: [127.0.0.2]\n{config}"));
+        let named = ["192.0.2.1", "192.0.2.2", "[2001:db8::1]:4711"][at];
+        assert_eq!(known_as(&monitor, 2, &all), named, "{config}");
+        let others: Vec<_> = all.into_iter().filter(|header| *header != all[at]).collect();
+        assert!(known_as(&monitor, 2, &others).starts_with("127.0.0.2:"), "{config}");
+        assert!(known_as(&monitor, 3, &all).starts_with("127.0.0.3:"), "{config}");
+    }
+}
+
+#[test]
+fn a_proxy_that_names_nobody_or_itself_counts_as_itself_and_it_is_said() {
+    let monitor = debug("trusted_proxies: [127.0.0.2, 127.0.0.3]\n");
+    for value in ["\u{202e}, unknown", "203.0.113.7, 127.0.0.2", "203.0.113.7,"] {
+        assert!(known_as(&monitor, 2, &[("X-Forwarded-For", value)]).starts_with("127.0.0.2:"), "{value}");
+    }
     assert!(known_as(&monitor, 2, &[]).starts_with("127.0.0.2:"));
+    let lines = monitor.logged(&["proxy 127.0.0.2:", "named no viewer in x-forwarded-for (proxy_header)"]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+/// nginx's `proxy_set_header Forwarded 'for=$remote_addr;host="$host"'`, with what a client can send as its host: nginx passes on
+/// quotes and backslashes.
+#[test]
+fn what_a_client_puts_into_forwarded_by_its_host_never_gets_it_another_share() {
+    let config =
+        "trusted_proxies: [127.0.0.1]\nproxy_header: forwarded\nclients: {max_per_address: 2, subscribe_timeout: 60}\n";
+    let monitor = debug(config);
+    let behind = |host: &str| {
+        let mut viewer = Viewer::connected(monitor.viewers);
+        let said = format!("for=192.0.2.1;host=\"{host}\"");
+        viewer.send_raw(common::viewer::upgrade_request_with("/", &[("Forwarded", &said)]).as_bytes());
+        let head = String::from_utf8(viewer.raw_head()).expect("heads are text");
+        (head.starts_with("HTTP/1.1 101 "), viewer)
+    };
+    let viewers = ["recodex.example.org", "[2001:db8::1]:443"].map(behind);
+    assert!(viewers.iter().all(|(admitted, _)| *admitted));
+    assert!(!behind("recodex.example.org").0, "192.0.2.1 has its share");
+    // These count as the proxy, which has a share of its own.
+    let hosts = ["a,for=203.0.113.1;x=", "a\",for=203.0.113.1;host=\"b", "a\";for=\"203.0.113.1", "a\\", "\""];
+    let admitted: Vec<_> = hosts.into_iter().map(behind).collect();
+    assert_eq!(admitted.iter().map(|(admitted, _)| *admitted).collect::<Vec<_>>(), [true, true, false, false, false]);
+    monitor.wait_logged(&["viewer 127.0.0.1:", "answered 429"]);
+}
+
+#[test]
+fn a_reload_takes_up_another_proxy_header() {
+    let (_directory, path) = temporary("config.yml", "");
+    set_permissions(path.parent().expect("it has one"), Permissions::from_mode(0o755)).expect("it is ours");
+    let config = |header: &str| {
+        let text = "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\nlogger: {level: debug}\n";
+        write(&path, format!("{text}trusted_proxies: [127.0.0.2]\nproxy_header: {header}\n")).expect("it is ours");
+    };
+    config("x-forwarded-for");
+    let monitor = Monitor::start_from(&path);
+    let both = [("X-Forwarded-For", "192.0.2.1"), ("Forwarded", "for=192.0.2.2")];
+    assert_eq!(known_as(&monitor, 2, &both), "192.0.2.1");
+    config("forwarded");
+    monitor.signal("HUP");
+    monitor.wait_log("the configuration is taken up");
+    assert_eq!(known_as(&monitor, 2, &both), "192.0.2.2");
 }
 
 #[test]
@@ -214,6 +282,44 @@ fn each_client_of_the_proxy_protocol_has_its_share() {
     let _ = third.try_send_raw(upgrade_request("/").as_bytes());
     assert_eq!(third.raw_to_end(), b"");
     monitor.wait_logged(&["WARNING", "refused viewer 192.0.2.1:4711", "max_per_address"]);
+}
+
+#[test]
+fn with_the_proxy_protocol_a_header_is_believed_only_of_another_proxy_that_it_names() {
+    let monitor = debug("websocket_proxy_protocol: true\ntrusted_proxies: [127.0.0.1, 10.0.0.7]\n");
+    let local = [V2, &[0x20, 0x00, 0, 0]].concat();
+    for (header, name) in [
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1:"),
+        (local, "127.0.0.1:"),
+        (v2([127, 0, 0, 1], &[]), "127.0.0.1:"),
+        (v2([192, 0, 2, 1], &[]), "192.0.2.1:4711"),
+        (v2([10, 0, 0, 7], &[]), "203.0.113.7"),
+    ] {
+        let channel = unique("job");
+        let mut viewer = Viewer::connected(monitor.viewers);
+        viewer.send_raw(&header);
+        drop(viewer.upgrade(&[("X-Forwarded-For", "203.0.113.7")]).subscribe(&channel));
+        assert!(monitor.viewer_of(&channel).starts_with(name), "{name}");
+    }
+}
+
+#[test]
+fn whom_the_proxy_protocol_does_not_name_has_the_proxys_own_share() {
+    let monitor = Monitor::start(&format!("{PROXIED}clients: {{max_per_address: 1}}\n"));
+    let proxied = |header: &[u8]| {
+        let mut viewer = Viewer::connected(monitor.viewers);
+        viewer.send_raw(header);
+        viewer
+    };
+    let _named = proxied(&v2([192, 0, 2, 1], &[])).upgrade(&[]);
+    let _first = proxied(b"PROXY UNKNOWN\r\n").upgrade(&[("X-Forwarded-For", "192.0.2.2")]);
+    for header in [b"PROXY UNKNOWN\r\n".to_vec(), v2([127, 0, 0, 1], &[])] {
+        let mut second = proxied(&header);
+        let request = common::viewer::upgrade_request_with("/", &[("X-Forwarded-For", "192.0.2.3")]);
+        let _ = second.try_send_raw(request.as_bytes());
+        assert_eq!(second.raw_to_end(), b"");
+    }
+    monitor.wait_logged(&["WARNING", "refused viewer 127.0.0.1:", "max_per_address"]);
 }
 
 #[test]

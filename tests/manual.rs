@@ -384,6 +384,7 @@ fn other(key: &str, default: &Value) -> Value {
         ("websocket_mode", _) => Value::from("0600"),
         ("zeromq.allow" | "trusted_proxies", _) => serde_yaml::from_str("[\"127.0.0.2\"]").expect("it is YAML"),
         (_, Value::Sequence(_)) => serde_yaml::from_str("[\"127.0.0.2\", 0]").expect("it is YAML"),
+        ("proxy_header", _) => Value::from("forwarded"),
         ("logger.level", _) => Value::from("debug"),
         ("logger.output", _) => Value::from("stderr"),
         _ => Value::from("/other"),

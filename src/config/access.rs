@@ -109,6 +109,30 @@ impl<'de> Deserialize<'de> for Proxy {
     }
 }
 
+/// The header of a request in which trusted proxies name the viewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// A list of addresses, to which each proxy adds its client's.
+    XForwardedFor,
+    /// One address.
+    XRealIp,
+    /// As RFC 7239 has it.
+    Forwarded,
+}
+
+impl ProxyHeader {
+    /// Its name, in lower case.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::XRealIp => "x-real-ip",
+            Self::Forwarded => "forwarded",
+        }
+    }
+}
+
 /// The addresses of a network; one address is the smallest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network(IpNet);

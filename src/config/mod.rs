@@ -6,7 +6,7 @@ mod access;
 mod address;
 mod value;
 
-pub use access::{Network, Origin, Proxy};
+pub use access::{Network, Origin, Proxy, ProxyHeader};
 pub use address::{Address, Endpoint, Mode};
 pub use value::{Level, Output, Seconds};
 
@@ -44,6 +44,8 @@ pub struct Settings {
     /// Whose word is taken for a viewer's address.
     #[serde(deserialize_with = "access::list")]
     pub trusted_proxies: Vec<Proxy>,
+    /// The request header in which `trusted_proxies` name the viewer; no other is believed.
+    pub proxy_header: ProxyHeader,
     /// Whether the message `0`, `exit` stops the monitor, as it does the Python one.
     pub accept_exit: bool,
     /// Whom the monitor becomes if it is started as root.
@@ -180,6 +182,7 @@ impl Default for Settings {
             tls: None,
             allowed_origins: vec![Origin::Any],
             trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeader::XForwardedFor,
             accept_exit: false,
             user: "recodex".into(),
             group: None,
@@ -417,7 +420,7 @@ mod tests {
             parse("history: {finished: 0.3, unfinished: 7200}\nlogger: {file: /x}\naccept_exit: true\n").unwrap();
         let proxied = parse(
             "websocket_uri: unix:/run/x\nwebsocket_mode: 0600\ntrusted_proxies: [\"unix:\", 10.0.0.0/8]\n\
-             status_uri: [localhost, 1]\nallowed_origins: [\"HTTPS://a.example:443\"]\n",
+             proxy_header: x-real-ip\nstatus_uri: [localhost, 1]\nallowed_origins: [\"HTTPS://a.example:443\"]\n",
         );
         let tls = parse("tls: {certificate: a.pem, key: /b}\n").unwrap();
         for settings in [Settings::default(), changed, proxied.unwrap(), tls] {
@@ -428,7 +431,7 @@ mod tests {
     #[test]
     fn errors_name_the_place_and_what_was_expected() {
         let known = "websocket_uri, websocket_mode, websocket_proxy_protocol, zeromq_uri, status_uri, tls, allowed_origins, trusted_proxies, \
-                     accept_exit, user, group, logger, history, clients, zeromq";
+                     proxy_header, accept_exit, user, group, logger, history, clients, zeromq";
         for (text, error) in [
             ("websocket_url: [a, 1]\n", format!("1:1: unknown key `websocket_url`; did you mean `websocket_uri`? (known: {known})")),
             ("logger:\n  levle: debug\n", "2:3: logger: unknown key `levle`; did you mean `level`? (known: output, file, level, max-size, rotations)".into()),
@@ -451,6 +454,7 @@ mod tests {
             ("allowed_origins: [\"https://a/b\"]\n", "1:19: allowed_origins[0]: invalid value: string \"https://a/b\", expected an origin without a path, such as \"https://recodex.example.org\", or \"*\"".into()),
             ("allowed_origins: \"*\"\n", "1:18: allowed_origins: invalid type: string \"*\", expected a list of origins".into()),
             ("trusted_proxies: [nginx]\n", "1:19: trusted_proxies[0]: invalid value: string \"nginx\", expected an address or a network, such as \"192.0.2.7\" or \"10.1.0.0/16\", or \"unix:\"".into()),
+            ("proxy_header: X-Forwarded-For\n", "1:15: proxy_header: unknown value `X-Forwarded-For`; did you mean `x-forwarded-for`? (known: x-forwarded-for, x-real-ip, forwarded)".into()),
             ("tls: {certificate: /a}\n", "1:6: tls: missing field `key`".into()),
             ("tls: {certificate: /a, key: \"\"}\n", "1:29: tls.key: invalid value: string \"\", expected a path".into()),
             ("websocket_proxy_protocol: true\n", " websocket_proxy_protocol is on: expected trusted_proxies to name the proxies that send its header".into()),

@@ -1,5 +1,7 @@
 //! The viewers' side: HTTP upgrade, WebSocket protocol, and the relaying of one channel to one viewer.
 
+pub mod client_address;
+pub mod forwarded;
 pub mod incoming;
 mod left;
 pub mod proxied;

@@ -1,5 +1,6 @@
 //! One viewer: from the accepted connection to its close. Every wait has a deadline.
 
+use super::client_address;
 use super::incoming::Incoming;
 use super::left::{Left, refused};
 use super::proxied;
@@ -34,6 +35,7 @@ use tokio_tungstenite::tungstenite::{self};
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 static FOREIGN_PAGE: Throttle = Throttle::new(Duration::from_secs(60));
+static NOBODY_NAMED: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// Serves a connection as a viewer's, if there is a place for it.
 pub fn admit(stream: Stream, peer: Peer, shared: &Arc<Shared>) {
@@ -53,7 +55,7 @@ pub fn admit(stream: Stream, peer: Peer, shared: &Arc<Shared>) {
     };
     let mut viewer = Viewer::new(stream, peer, Arc::clone(shared), place);
     // One behind a proxy is not known yet.
-    if !proxy && !viewer.take_share(&settings.clients) {
+    if !proxy && !viewer.take_share(peer, &settings.clients) {
         if let Some((stream, _)) = viewer.take_stream() {
             refuse(stream, ViewerRefusal::Address, &upgrade::TOO_MANY);
         }
@@ -78,8 +80,8 @@ pub struct Viewer {
 enum Stage {
     /// It has sent this much of its PROXY header, if one is to come. A TLS handshake may follow.
     Connected(Stream, Option<Vec<u8>>),
-    /// It has sent this much of its request.
-    Request(Stream, Vec<u8>),
+    /// It has sent this much of its request, no header of which is believed if the PROXY header named nobody.
+    Request { stream: Stream, head: Vec<u8>, unproxied: bool },
     /// It has not named its channel.
     Naming(Socket),
     /// It gets its channel's messages.
@@ -98,16 +100,16 @@ impl Viewer {
         Self { stage: Stage::Connected(stream, header), peer, shared, _place: place, share: None }
     }
 
-    /// Whether its address has not too many already, itself included.
-    pub fn take_share(&mut self, clients: &Clients) -> bool {
-        self.take_share_of(clients.max_per_address)
+    /// Whether `address`, which is the viewer's, has not too many already, itself included.
+    pub fn take_share(&mut self, address: Peer, clients: &Clients) -> bool {
+        self.take_share_below(address, clients.max_per_address)
     }
 
-    fn take_share_of(&mut self, limit: usize) -> bool {
+    fn take_share_below(&mut self, address: Peer, limit: usize) -> bool {
         if limit == 0 || self.share.is_some() {
             return true;
         }
-        self.share = self.shared.addresses.take(self.peer.network(), limit);
+        self.share = self.shared.addresses.take(address.network(), limit);
         self.share.is_some()
     }
 
@@ -115,7 +117,7 @@ impl Viewer {
     pub fn take_stream(&mut self) -> Option<(Stream, Vec<u8>)> {
         match std::mem::take(&mut self.stage) {
             Stage::Connected(stream, header) => Some((stream, header.unwrap_or_default())),
-            Stage::Request(stream, head) => Some((stream, head)),
+            Stage::Request { stream, head, .. } => Some((stream, head)),
             _ => None,
         }
     }
@@ -132,7 +134,7 @@ impl Viewer {
         let (received, unsent) = (left.received.into_owned(), left.unsent.into_owned());
         let stage = match (left.stage, cursor) {
             (state::Stage::Connected { proxied }, _) => Stage::Connected(stream, proxied.then_some(received)),
-            (state::Stage::Request { .. }, _) => Stage::Request(stream, received),
+            (state::Stage::Request { .. }, _) => Stage::Request { stream, head: received, unproxied: false },
             (state::Stage::Relaying { in_message, .. }, Some(cursor)) => {
                 let socket = Socket::new(stream, Incoming::new(received, in_message), unsent);
                 Stage::Relaying(Relaying::new(socket, cursor, &shared.settings().clients))
@@ -145,11 +147,11 @@ impl Viewer {
         };
         let settings = shared.settings();
         // Whose it is may still be to come.
-        let unknown = matches!(stage, Stage::Connected(..) | Stage::Request(..))
+        let unknown = matches!(stage, Stage::Connected(..) | Stage::Request { .. })
             && left.peer.is_one_of(&settings.trusted_proxies);
         let mut viewer = Self { stage, peer: left.peer, shared, _place: place, share: None };
         if settings.clients.max_per_address > 0 && !unknown {
-            viewer.take_share_of(usize::MAX);
+            viewer.take_share_below(left.peer, usize::MAX);
         }
         viewer
     }
@@ -181,7 +183,7 @@ impl Viewer {
         let settings = self.shared.settings();
         let clients = &settings.clients;
         let mut stop = self.shared.stop.subscribe();
-        if let Stage::Connected(..) | Stage::Request(..) = self.stage {
+        if let Stage::Connected(..) | Stage::Request { .. } = self.stage {
             let deadline = Instant::now() + clients.handshake_timeout.duration();
             tokio::select! {
                 request = timeout_at(deadline, self.request(&settings)) => request.map_err(|_| Left::Handshake)??,
@@ -208,17 +210,19 @@ impl Viewer {
     /// Brings a connection to the point where its request is answered.
     async fn request(&mut self, settings: &Settings) -> Result<(), Left> {
         let trusted = &settings.trusted_proxies;
-        let mut for_itself = false;
         if let Stage::Connected(stream, header) = &mut self.stage {
+            let (mut client, mut unproxied) = (self.peer, false);
             if let Some(header) = header {
                 let read = proxied::read(stream, header).await;
-                // Who only looks whether the port is open is none of a viewer's.
-                let client = read.map_err(|e| if header.is_empty() { Left::Gone } else { Left::Proxy(e) })?;
-                self.peer = client.map_or(self.peer, Peer::from);
-                // One that the proxy does not name is its own, whatever it sends.
-                for_itself = client.is_none();
+                // A connection that ends before its first byte only looked whether the port is open.
+                let named = read.map_err(|e| if header.is_empty() { Left::Gone } else { Left::Proxy(e) })?;
+                match client_address::named_by(self.peer, named.map(Peer::from), trusted) {
+                    Some(named) => client = named,
+                    None => unproxied = true,
+                }
             }
-            if !self.peer.is_one_of(trusted) && !self.take_share(&settings.clients) {
+            if (unproxied || !client.is_one_of(trusted)) && !self.take_share(client, &settings.clients) {
+                self.peer = client;
                 return Err(Left::Share);
             }
             let certificate = self.shared.certificate();
@@ -228,6 +232,8 @@ impl Viewer {
                 // Until then it can be handed over.
                 stream.ready(Interest::READABLE).await?;
             }
+            // Not before: a process that takes it over until here reads the PROXY header again.
+            self.peer = client;
             let Some((stream, _)) = self.take_stream() else { return Ok(()) };
             stream.send_at_once()?;
             let stream = match (stream, certificate) {
@@ -240,14 +246,15 @@ impl Viewer {
                 }
                 (stream, _) => stream,
             };
-            self.stage = Stage::Request(stream, Vec::new());
+            self.stage = Stage::Request { stream, head: Vec::new(), unproxied };
         }
-        let Stage::Request(stream, head) = &mut self.stage else { return Ok(()) };
+        let Stage::Request { stream, head, unproxied } = &mut self.stage else { return Ok(()) };
+        let unproxied = *unproxied;
         let end = upgrade::read(stream, head).await?;
         let Some((mut stream, head)) = self.take_stream() else { return Ok(()) };
         let admit = |headers: &HeaderMap| {
-            if !for_itself {
-                self.peer = proxied::viewer(self.peer, headers, trusted);
+            if !unproxied {
+                self.name(headers, settings);
             }
             if !may_come(headers, &settings.allowed_origins) {
                 let peer = self.peer;
@@ -258,11 +265,23 @@ impl Viewer {
                 }
                 return Err(&FOREIGN);
             }
-            if self.take_share(&settings.clients) { Ok(()) } else { Err(&TOO_MANY) }
+            if self.take_share(self.peer, &settings.clients) { Ok(()) } else { Err(&TOO_MANY) }
         };
         let rest = upgrade::answer(&mut stream, head, end, admit).await?;
         self.stage = Stage::Naming(Socket::new(stream, Incoming::new(rest, false), Vec::new()));
         Ok(())
+    }
+
+    /// Takes the name that trusted proxies give it in the headers of its request.
+    fn name(&mut self, headers: &HeaderMap, settings: &Settings) {
+        let (proxy, header, trusted) = (self.peer, settings.proxy_header, &settings.trusted_proxies);
+        self.peer = client_address::viewer(proxy, headers, header, trusted);
+        if self.peer == proxy
+            && proxy.is_one_of(trusted)
+            && let Some(more) = NOBODY_NAMED.pass()
+        {
+            log::info!(RECODEX_PEER:% = proxy; "proxy {proxy} named no viewer in {} (proxy_header): the viewer counts as the proxy{more}", header.name());
+        }
     }
 
     /// Closes as `left` demands, and hands it back.
@@ -292,7 +311,7 @@ impl Viewer {
                 socket
             }
             Stage::Naming(socket) | Stage::Closing(socket) => socket,
-            Stage::Connected(..) | Stage::Request(..) | Stage::Gone => return None,
+            Stage::Connected(..) | Stage::Request { .. } | Stage::Gone => return None,
         };
         self.stage = Stage::Closing(socket);
         match &mut self.stage {
@@ -314,7 +333,9 @@ impl Viewer {
                 let proxied = header.is_some();
                 return begun(stream, state::Stage::Connected { proxied }, header.unwrap_or_default());
             }
-            Stage::Request(stream, head) => return begun(stream, state::Stage::Request { unproxied: false }, head),
+            Stage::Request { stream, head, .. } => {
+                return begun(stream, state::Stage::Request { unproxied: false }, head);
+            }
             Stage::Naming(socket) | Stage::Closing(socket) => (socket, None),
             Stage::Relaying(Relaying { socket, cursor, .. }) => (socket, Some(cursor)),
         };
