@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::viewer::{frame, proxy_header, upgrade_request};
+use common::viewer::{V2, frame, proxy_header, upgrade_request, upgrade_request_with};
 use common::zmtp::{self, greeted, ready};
 use common::{Broker, DEADLINE, Event, Host, Manager, Monitor, RawPeer, Viewer, command, fence, task, unique, until};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -797,5 +797,56 @@ fn a_restart_in_the_middle_of_a_proxy_header_changes_nothing() {
         let channel = unique("job");
         viewer.send_text(&channel);
         assert_eq!(monitor.viewer_of(&channel), "192.0.2.9:4711");
+    }
+}
+
+/// Each viewer has sent a PROXY header and half a request when the process ends, and then says that it is somebody else.
+#[test]
+fn a_restart_does_not_forget_that_a_proxy_named_nobody() {
+    let _alone = alone();
+    let config = "logger: {level: debug}\nwebsocket_proxy_protocol: true\ntrusted_proxies: [127.0.0.1, 10.0.0.7]\n\
+                  clients: {max_per_address: 3, handshake_timeout: 60}\n";
+    let mut service = Service::start(config);
+    let headers = [
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        [V2, &[0x20, 0x00, 0, 0]].concat(),
+        proxy_header([127, 0, 0, 1], &[]),
+        proxy_header([192, 0, 2, 9], &[]),
+        proxy_header([10, 0, 0, 7], &[]),
+    ];
+    let names = ["127.0.0.1:", "127.0.0.1:", "127.0.0.1:", "192.0.2.9:4711", "203.0.113.7"];
+    let request = upgrade_request_with("/", &[("X-Forwarded-For", "203.0.113.7")]);
+    let (first, rest) = request.as_bytes().split_at(30);
+    let mut viewers: Vec<_> = headers
+        .iter()
+        .map(|header| {
+            let mut viewer = Viewer::connected(service.monitor.viewers);
+            viewer.send_raw(&[header, first].concat());
+            viewer
+        })
+        .collect();
+    // Whoever comes later is answered after these have been read. More than one restart: it must be handed on, too.
+    for _ in 0..2 {
+        for _ in 0..2 {
+            let mut later = Viewer::connected(service.monitor.viewers);
+            later.send_raw(&[&proxy_header([192, 0, 2, 50], &[]), request.as_bytes()].concat());
+            later.read_upgrade();
+        }
+        // The three whom the proxy does not name have its own share.
+        let mut fourth = Viewer::connected(service.monitor.viewers);
+        let _ = fourth.try_send_raw(&[&headers[0], request.as_bytes()].concat());
+        assert_eq!(fourth.raw_to_end(), b"");
+        until("the others have gone", || {
+            service.monitor.signal("USR1");
+            service.monitor.logged(&["viewers: 5 of"]).first().cloned()
+        });
+        service.restart();
+    }
+    for (viewer, name) in viewers.iter_mut().zip(names) {
+        viewer.send_raw(rest);
+        viewer.read_upgrade();
+        let channel = unique("job");
+        viewer.send_text(&channel);
+        assert!(service.monitor.viewer_of(&channel).starts_with(name), "{name}");
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::http::{STATUS, metrics, status};
-use common::viewer::{Session, frame, upgrade_request};
+use common::viewer::{Session, frame, proxy_header, upgrade_request};
 use common::{
     Broker, DEADLINE, Event, Host, MEMORY_KIB, Manager, Monitor, PROGRAM, Viewer, command, is_root, noise,
     open_directory, raise_open_files, relays_at_once, run_words, task, unique, until,
@@ -1559,6 +1559,49 @@ fn a_restart_closes_viewers_over_tls_1001_and_the_broker_notices_nothing() {
         assert_ne!(event, zmq::SocketEvent::DISCONNECTED);
     }
     server.watch("big").texts(&texts(&big));
+}
+
+/// The PROXY header has come and the TLS handshake has not when the process ends.
+#[test]
+fn a_restart_before_the_handshake_forgets_nothing_of_what_the_proxy_protocol_said() {
+    let _alone = alone();
+    let pair = Pair::ending_in(LONG);
+    let files = Files::new(&pair);
+    let config = files.keys()
+        + "logger: {level: debug}\nwebsocket_proxy_protocol: true\ntrusted_proxies: [127.0.0.1, 10.0.0.7]\n\
+           clients: {max_per_address: 1, handshake_timeout: 60}\n";
+    let manager = Manager::new();
+    let mut monitor = manager.starts(&[], &config);
+    let headers = [
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1:"),
+        (proxy_header([192, 0, 2, 9], &[]), "192.0.2.9:4711"),
+        (proxy_header([10, 0, 0, 7], &[]), "203.0.113.7"),
+    ];
+    let viewers = headers.map(|(header, name)| {
+        let mut viewer = Viewer::connected(monitor.viewers);
+        viewer.send_raw(&header);
+        (viewer, name)
+    });
+    let another = |monitor: &Monitor| {
+        let mut another = Viewer::connected(monitor.viewers);
+        another.send_raw(b"PROXY UNKNOWN\r\n");
+        another.is_gone_within(DEADLINE)
+    };
+    for _ in 0..2 {
+        // The one that is not named has the proxy's share, also where it was handed over.
+        assert!(another(&monitor));
+        monitor.signal("USR2");
+        assert_eq!(monitor.wait_exit().code(), Some(0));
+        monitor = manager.restarts(&monitor, &config);
+        monitor.wait_log("took over 3 viewers");
+        until("the manager lets go", || (!manager.names().contains(&"succession".into())).then_some(()));
+    }
+    for (viewer, name) in viewers {
+        let channel = unique("job");
+        let viewer = viewer.secured(&pair.trust()).upgrade(&[("X-Forwarded-For", "203.0.113.7")]);
+        let _viewer = viewer.subscribe(&channel);
+        assert!(monitor.viewer_of(&channel).starts_with(name), "{name}");
+    }
 }
 
 // Other programs.

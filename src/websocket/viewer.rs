@@ -23,7 +23,6 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tokio_tungstenite::tungstenite::http::header::ORIGIN;
@@ -134,7 +133,7 @@ impl Viewer {
         let (received, unsent) = (left.received.into_owned(), left.unsent.into_owned());
         let stage = match (left.stage, cursor) {
             (state::Stage::Connected { proxied }, _) => Stage::Connected(stream, proxied.then_some(received)),
-            (state::Stage::Request { .. }, _) => Stage::Request { stream, head: received, unproxied: false },
+            (state::Stage::Request { unproxied }, _) => Stage::Request { stream, head: received, unproxied },
             (state::Stage::Relaying { in_message, .. }, Some(cursor)) => {
                 let socket = Socket::new(stream, Incoming::new(received, in_message), unsent);
                 Stage::Relaying(Relaying::new(socket, cursor, &shared.settings().clients))
@@ -147,8 +146,13 @@ impl Viewer {
         };
         let settings = shared.settings();
         // Whose it is may still be to come.
-        let unknown = matches!(stage, Stage::Connected(..) | Stage::Request { .. })
-            && left.peer.is_one_of(&settings.trusted_proxies);
+        let unknown = match &stage {
+            Stage::Connected(_, Some(_)) => true,
+            Stage::Connected(_, None) | Stage::Request { unproxied: false, .. } => {
+                left.peer.is_one_of(&settings.trusted_proxies)
+            }
+            _ => false,
+        };
         let mut viewer = Self { stage, peer: left.peer, shared, _place: place, share: None };
         if settings.clients.max_per_address > 0 && !unknown {
             viewer.take_share_below(left.peer, usize::MAX);
@@ -227,10 +231,10 @@ impl Viewer {
             }
             let certificate = self.shared.certificate();
             if certificate.is_some()
-                && let Stage::Connected(stream, _) = &self.stage
+                && let Stage::Connected(Stream::Tcp(tcp), _) = &self.stage
             {
-                // Until then it can be handed over.
-                stream.ready(Interest::READABLE).await?;
+                // Until its first byte of TLS has come it can be handed over.
+                tcp.peek(&mut [0]).await?;
             }
             // Not before: a process that takes it over until here reads the PROXY header again.
             self.peer = client;
@@ -333,8 +337,8 @@ impl Viewer {
                 let proxied = header.is_some();
                 return begun(stream, state::Stage::Connected { proxied }, header.unwrap_or_default());
             }
-            Stage::Request { stream, head, .. } => {
-                return begun(stream, state::Stage::Request { unproxied: false }, head);
+            Stage::Request { stream, head, unproxied } => {
+                return begun(stream, state::Stage::Request { unproxied }, head);
             }
             Stage::Naming(socket) | Stage::Closing(socket) => (socket, None),
             Stage::Relaying(Relaying { socket, cursor, .. }) => (socket, Some(cursor)),
