@@ -130,6 +130,26 @@ fn the_monitor_sees_who_is_behind_haproxy_at_a_unix_socket() {
 }
 
 #[test]
+fn nginx_passes_on_no_other_header_that_could_name_somebody() {
+    passes_no_other_header_on(&NGINX);
+}
+
+#[test]
+fn apache_passes_on_no_other_header_that_could_name_somebody() {
+    passes_no_other_header_on(&APACHE);
+}
+
+#[test]
+fn caddy_passes_on_no_other_header_that_could_name_somebody() {
+    passes_no_other_header_on(&CADDY);
+}
+
+#[test]
+fn haproxy_passes_on_no_other_header_that_could_name_somebody() {
+    passes_no_other_header_on(&HAPROXY);
+}
+
+#[test]
 fn the_monitor_sees_who_is_behind_haproxy_by_the_proxy_protocol_2() {
     sees_who_it_is_by_the_proxy_protocol("send-proxy-v2");
 }
@@ -209,23 +229,86 @@ fn sees_who_it_is_by_the_proxy_protocol(option: &str) {
     let monitor = Monitor::start(config);
     let example = with_instead(&HAPROXY.shipped(), &format!("server monitor {ADDRESS} send-proxy-v2"));
     let example = with_replaced(&at(&example, monitor.viewers), " send-proxy-v2", &format!(" {option}"));
-    let example = with_replaced(&example, "option forwardfor", "");
+    let example = with_replaced(&example, "http-request set-header X-Forwarded-For %[src]", "");
     knows_the_client(&monitor, &Proxy::start(&HAPROXY, &example, TIMEOUT));
 }
 
+/// What a client sends that would rather be somebody else.
+const PRETENDED: [&str; 5] = [
+    "X-Forwarded-For: 203.0.113.7",
+    "x-forwarded-for: 203.0.113.8, 127.0.0.1",
+    "X-Real-IP: 203.0.113.9",
+    "Forwarded: for=203.0.113.10",
+    "Forwarded: for=203.0.113.11;x=\"",
+];
+
 fn knows_the_client(monitor: &Monitor, proxy: &Proxy) {
+    comes_through(monitor, proxy);
+    let known = [&format!("viewer {CLIENT}"), "subscribed"];
+    until("every viewer is logged as the client", || {
+        (monitor.logged(&known).len() == PRETENDED.len() + 2).then_some(())
+    });
+    assert_eq!(monitor.logged(&["viewer 127.0.0.1"]), Vec::<String>::new());
+    assert_eq!(monitor.logged(&["viewer 203.0.113."]), Vec::<String>::new());
+}
+
+/// The client watches the job, without such a header, with each of them, and with all.
+fn comes_through(monitor: &Monitor, proxy: &Proxy) {
     let broker = Broker::connect(monitor.brokers);
     broker.send(&[JOB, "STARTED"]);
-    let pretended = ["X-Forwarded-For: 203.0.113.7", "Forwarded: for=203.0.113.8"];
-    for headers in [&pretended[..0], &pretended[..1], &pretended[1..], &pretended] {
+    for headers in PRETENDED.chunks(1).chain([&PRETENDED[..0], &PRETENDED]) {
         let mut viewer = Viewer::from(CLIENT, proxy, headers);
         assert_eq!(viewer.next(), command("STARTED"));
     }
-    let known = [&format!("viewer {CLIENT}"), "subscribed"];
-    until("every viewer is logged as the client", || (monitor.logged(&known).len() == 4).then_some(()));
-    for other in ["viewer 127.0.0.1", "viewer 203.0.113."] {
-        assert_eq!(monitor.logged(&[other]), Vec::<String>::new());
+}
+
+/// Where the monitor believes a header that the example clears.
+fn passes_no_other_header_on(server: &Server) {
+    for header in ["x-real-ip", "forwarded"] {
+        let config = format!("trusted_proxies: [\"127.0.0.1\"]\nproxy_header: {header}\nlogger: {{level: debug}}\n");
+        let monitor = Monitor::start(&config);
+        comes_through(&monitor, &Proxy::before(&monitor, server, TIMEOUT));
+        until("every viewer is logged as the proxy", || {
+            (monitor.logged(&["viewer 127.0.0.1:", "subscribed"]).len() == PRETENDED.len() + 2).then_some(())
+        });
+        assert_eq!(monitor.logged(&["viewer 203.0.113."]), Vec::<String>::new(), "{header}");
     }
+}
+
+/// nginx puts what a client sends as its host between quotes as it is, with the quotes and backslashes in it.
+#[test]
+fn a_host_in_nginxs_forwarded_makes_nobody_somebody_else() {
+    const CLOSE: &[u8] = b"\x88\x80\0\0\0\0";
+    let config = "trusted_proxies: [\"127.0.0.1\"]\nproxy_header: forwarded\nlogger: {level: debug}\n";
+    let monitor = Monitor::start(config);
+    let left = |name: &str| monitor.logged(&[&format!("viewer {name}"), "left: it closed"]).len();
+    let cleared = "proxy_set_header Forwarded \"\";";
+    let (mut of_client, mut of_proxy) = (0, 0);
+    for set in [r#"'for=$remote_addr;host="$host"'"#, r#"'$http_forwarded,for=$remote_addr;host="$host"'"#] {
+        let example = with_replaced(&NGINX.shipped(), cleared, &format!("proxy_set_header Forwarded {set};"));
+        let proxy = Proxy::start(&NGINX, &at(&example, monitor.viewers), TIMEOUT);
+        let adds = set.contains("http_forwarded");
+        let comes = |host: &str, sent: &str| {
+            let request = format!(
+                "GET /ws HTTP/1.1\r\nHost: {host}\r\n{sent}Connection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            );
+            let answer = proxy.answers(CLIENT, &[request.as_bytes(), CLOSE].concat());
+            assert!(answer.starts_with(b"HTTP/1.1 101 "), "{host}: {}", String::from_utf8_lossy(&answer));
+        };
+        // Where nginx adds to what the client sent, the list has two elements, and the host in it makes it worth nothing.
+        comes("recodex.example.org", "");
+        let known = if adds { &mut of_proxy } else { &mut of_client };
+        *known += 1;
+        for host in ["a,for=203.0.113.1;x=", "a\",for=203.0.113.1;host=\"b", "a\";for=\"203.0.113.1", "a\\", ";by=\"_x"]
+        {
+            comes(host, "Forwarded: for=203.0.113.2;host=\"\r\n");
+            comes(host, "Forwarded: for=203.0.113.2\r\n");
+            of_proxy += 2;
+        }
+    }
+    until("all have left", || ((left(CLIENT), left("127.0.0.1:")) == (of_client, of_proxy)).then_some(()));
+    assert_eq!(monitor.logged(&["viewer 203.0.113."]), Vec::<String>::new());
 }
 
 /// What differs between the servers.
@@ -462,17 +545,22 @@ impl Proxy {
 
     /// What a GET without an upgrade is answered.
     fn get(&self, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        String::from_utf8(self.answers("127.0.0.1", request.as_bytes())).unwrap()
+    }
+
+    /// What a client at this address is answered, until the server closes.
+    fn answers(&self, address: &str, sent: &[u8]) -> Vec<u8> {
         let mut client = Command::new("openssl")
             .args(["s_client", "-quiet", "-verify_quiet", "-verify_return_error", "-servername", "test", "-CAfile"])
             .arg(self.certificate())
-            .args(["-connect", &format!("127.0.0.1:{}", self.port)])
+            .args(["-bind", &format!("{address}:0"), "-connect", &format!("127.0.0.1:{}", self.port)])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
-        client.stdin.take().unwrap().write_all(request.as_bytes()).unwrap();
-        String::from_utf8(client.wait_with_output().unwrap().stdout).unwrap()
+        client.stdin.take().unwrap().write_all(sent).unwrap();
+        client.wait_with_output().unwrap().stdout
     }
 }
 
