@@ -19,6 +19,7 @@ pub mod connect;
 pub mod cursor;
 pub mod demo;
 pub mod failure;
+pub mod fs;
 pub mod hub;
 pub mod limits;
 pub mod listen;

@@ -1,18 +1,16 @@
 //! TLS for viewers: the certificate and its key, the handshake, and the day on which the certificate ends.
 
-use crate::config;
 use crate::failure::{Exit, Failure};
 use crate::shared::Shared;
 use crate::websocket::stream::{Raw, Session};
 use crate::websocket::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};
+use crate::{config, fs};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Accepted, Acceptor};
 use rustls::{Error, InconsistentKeys, ServerConfig};
-use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,7 +27,9 @@ use x509_cert::ext::pkix::name::GeneralName;
 pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most bytes of a certificate or key file that are read.
-const MAX_FILE: u64 = 1024 * 1024;
+pub(crate) const MAX_FILE: u64 = 1024 * 1024;
+/// How long both files must stay as they are at a reload before they are taken for written.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// One signature at a time, and everybody else's turn between two: with an RSA key one takes a millisecond, and a rush of
 /// viewers must not hold up those who are served.
@@ -53,11 +53,26 @@ impl Certificate {
     /// # Errors
     /// [`Exit::Config`] with the path, if a file cannot be read or used, or they do not belong together.
     pub fn load(settings: &config::Tls) -> Result<Self, Failure> {
+        Self::of(settings, read(settings))
+    }
+
+    /// Reads them anew for a monitor that runs. Waits, for seconds at most, until neither is being written any more.
+    ///
+    /// # Errors
+    /// As [`Certificate::load`]; and if they keep changing.
+    pub fn load_again(settings: &config::Tls) -> Result<Self, Failure> {
+        let files = fs::settled(|_| QUIET, || read(settings));
+        let failed =
+            |what| Failure::new(Exit::Config, format!("tls: {}: {what}", place(&settings.certificate).display()));
+        Self::of(settings, files.map_err(failed)?)
+    }
+
+    fn of(settings: &config::Tls, (chain, private): Files) -> Result<Self, Failure> {
         let (certificate, key) = (place(&settings.certificate), place(&settings.key));
         let failed = |key: &str, path: &Path, what: &str| {
             Failure::new(Exit::Config, format!("tls.{key}: {}: {what}", path.display()))
         };
-        let chain = read(&certificate).and_then(|pem| {
+        let chain = chain.and_then(|pem| {
             let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
             chain.map_err(|e| not_pem(&e, "a certificate"))
         });
@@ -67,7 +82,7 @@ impl Certificate {
         };
         let (expires, names) = look_at(first)
             .map_err(|e| failed("certificate", &certificate, &format!("the first certificate cannot be read: {e}")))?;
-        let private = read(&key)
+        let private = private
             .and_then(|pem| {
                 PrivateKeyDer::from_pem_slice(&pem).map_err(|e| not_pem(&e, "a private key without a password"))
             })
@@ -159,23 +174,12 @@ fn place(path: &Path) -> PathBuf {
     }
 }
 
-/// Reads a file with certificates or a key.
-///
-/// # Errors
-/// What is wrong: it cannot be read, is no file, or is over 1 MiB.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    // Without O_NONBLOCK a FIFO would hold up everybody.
-    let open = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
-    let file = open.map_err(|e| format!("cannot open it: {e}"))?;
-    if !file.metadata().is_ok_and(|found| found.is_file()) {
-        return Err("expected a file".into());
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot read it: {e}"))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("expected at most {MAX_FILE} bytes"));
-    }
-    Ok(bytes)
+/// What is in the files of the certificate and its key.
+type Files = (Result<Vec<u8>, String>, Result<Vec<u8>, String>);
+
+fn read(settings: &config::Tls) -> Files {
+    let read = |path| fs::read_bounded(&place(path), MAX_FILE);
+    (read(&settings.certificate), read(&settings.key))
 }
 
 fn not_pem(error: &pem::Error, expected: &str) -> String {

@@ -1,7 +1,8 @@
 //! TLS as a client: the certificates that are trusted, and what is wrong with a server's, in plain words.
 
 use crate::failure::{Exit, Failure};
-use crate::tls::read;
+use crate::fs::read_bounded;
+use crate::tls::MAX_FILE;
 use chrono::{DateTime, Local};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -65,7 +66,7 @@ pub fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
 /// Reads the certificates in a PEM file.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let wrong = |what: String| Failure::new(Exit::Usage, format!("--ca {}: {what}", path.display()));
-    let pem = read(path).map_err(wrong)?;
+    let pem = read_bounded(path, MAX_FILE).map_err(wrong)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let found = found.map_err(|e| wrong(format!("expected certificates in PEM: {e}")))?;
     if found.is_empty() {

@@ -98,34 +98,44 @@ fn a_value_out_of_its_range_is_refused_where_it_stands() {
 }
 
 #[test]
-fn what_is_not_yaml_is_refused_and_a_line_named() {
-    let place_of = |config: &[u8]| {
-        let (output, path) = check(config);
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(78), "{said}");
-        let rest = said.split_once(&format!("{path}:")).unwrap_or_else(|| panic!("no path: {said}")).1.to_owned();
-        let mut numbers = rest.split(':').map(|part| part.trim().parse::<usize>().ok());
-        let (line, column) = (numbers.next().flatten(), numbers.next().flatten());
-        assert!(line.is_some() && column.is_some(), "no line and column: {said}");
-        assert!(!said.contains("panicked"), "{said}");
-        line.unwrap_or_default()
-    };
+fn what_is_not_yaml_is_refused_where_it_is_in_plain_words() {
     // A tab cannot indent, and an editor does not show it.
-    assert_eq!(place_of(b"logger:\n\tlevel: info\n"), 2);
-    place_of(b"logger: {level: info\n");
-    assert_eq!(place_of(b"websocket_uri: [\"127.0.0.1, 4567]\n"), 2);
-    assert_eq!(place_of(b"logger: *nothing\n"), 1);
-    assert_eq!(place_of(b"a: b: c\n"), 1);
-    place_of(b"accept_exit: true\n\naccept_exit: false\n");
-    place_of(b"\0\0\0\0");
+    refused("logger:\n\tlevel: info\n", "2:1", &["a tab cannot indent YAML; use spaces"]);
+    refused("logger: {level: info\n", "2:1", &["`{` in line 1 is not closed"]);
+    refused("websocket_uri: [\"127.0.0.1, 4567]\n", "1:17", &["quote that opens here is not closed"]);
+    refused("zeromq_uri: [*, 7894]\n", "1:14", &["put it in quotes"]);
+    refused("logger: *nothing\n", "1:9", &["put it in quotes"]);
+    refused("user: b: c\n", "1:8", &["put the value in quotes"]);
+    refused("logger:\n    level:info\n    rotations: 3\n", "3:14", &["line 2", "space after its `:`"]);
+    refused("accept_exit: true\n\naccept_exit: false\n", "3:1", &["the key `accept_exit`", "line 1"]);
+    refused("\0\0\0\0", "1:1", &["control character"]);
+    // Of two documents it is not clear which is meant.
+    refused("accept_exit: true\n---\naccept_exit: false\n", "3:1", &["second document"]);
 }
 
-/// Of two documents it is not clear which is meant; there is no one place where that is wrong.
 #[test]
-fn two_documents_are_refused() {
-    let (output, path) = check("accept_exit: true\n---\naccept_exit: false\n");
-    assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
-    assert!(stderr(&output).contains(&path), "{}", stderr(&output));
+fn a_file_that_would_take_long_is_refused() {
+    refused("[".repeat(60_000), "1:1001", &["more than 1000 brackets"]);
+    refused(format!("zeromq: {}{}\n", "[".repeat(20), "]".repeat(20)), "1:16", &["nested deeper than 8 levels"]);
+    let (output, path) = check("#".repeat(70_000));
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains(&format!("{path}: expected at most 65536 bytes")), "{}", stderr(&output));
+}
+
+/// As by a shell's `<(…)`.
+#[test]
+fn a_config_may_come_from_a_pipe_that_is_not_empty() {
+    let from = |input: &str| {
+        let script = format!("{input} | exec \"$0\" --check -c /dev/stdin");
+        Command::new("sh").args(["-c", &script, PROGRAM]).output().expect("sh runs")
+    };
+    let output = from("sleep 0.1; echo 'user: somebody'");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(setting(&stdout(&output), &["user"]), "somebody");
+    let output = from("true");
+    assert_eq!((output.status.code(), stderr(&output).contains("/dev/stdin: this pipe is empty")), (Some(78), true));
+    assert_eq!(run(&["-c", "/dev/null", "--check"]).status.code(), Some(0));
+    assert_eq!(run(&["-c", "/dev/zero", "--check"]).status.code(), Some(78));
 }
 
 /// What every command prints to a standard output of this kind.

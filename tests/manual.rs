@@ -541,6 +541,8 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         ("routing id of a peer", parser::MAX_IDENTITY),
         ("context of a PING", parser::MAX_PING_CONTEXT),
         ("configuration file", whole(config::MAX_FILE)),
+        ("levels of lists and maps in it", config::MAX_DEPTH),
+        ("brackets in it", config::MAX_BRACKETS),
         // Half a second less, for what ends the process.
         ("time to stop", whole(relay::STOP_LIMIT.as_millis().div_ceil(1000))),
         ("waiting log lines", logging::QUEUE),

@@ -4,23 +4,24 @@
 
 mod access;
 mod address;
+mod explain;
 mod value;
+mod yaml;
 
 pub use access::{Network, Origin, Proxy, ProxyHeader};
 pub use address::{Address, Endpoint, Mode};
 pub use value::{Level, Output, Seconds};
+pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
 use crate::channel::Bounds;
-use crate::limits;
-use crate::suggest::nearest;
+use crate::{fs, limits};
+use explain::Mistake;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
-
-/// The largest configuration file read, in bytes.
-pub const MAX_FILE: u64 = 1024 * 1024;
 
 /// Everything that can be set. Each key has a default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -250,6 +251,14 @@ impl Default for Clients {
     }
 }
 
+impl Zeromq {
+    /// Whether `allow` names this address.
+    #[must_use]
+    pub fn allows(&self, address: IpAddr) -> bool {
+        self.allow.iter().any(|network| network.contains(address))
+    }
+}
+
 impl Default for Zeromq {
     fn default() -> Self {
         Self { allow: Network::all(), max_connections: 64, handshake_timeout: Seconds::from_secs(5) }
@@ -265,6 +274,13 @@ pub struct ConfigError {
     message: String,
 }
 
+impl ConfigError {
+    /// An error of the file as a whole.
+    fn of_file(path: &Path, message: String) -> Self {
+        Self { path: path.into(), place: None, message }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.path.display())?;
@@ -276,35 +292,41 @@ impl fmt::Display for ConfigError {
 }
 
 impl Settings {
-    /// Reads a configuration file.
+    /// Reads a configuration file, or a pipe, at a start: an empty file sets nothing.
     ///
     /// # Errors
     /// If it cannot be read, or is not what [`Settings`] describes.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = read(path).map_err(|message| ConfigError { path: path.into(), place: None, message })?;
+        let bytes = fs::read_bounded_or_pipe(path, MAX_FILE).map_err(|message| ConfigError::of_file(path, message))?;
         Self::parse(path, &bytes)
     }
 
     /// Reads the content of a configuration file; `path` is for the error.
     ///
     /// # Errors
-    /// If it is not what [`Settings`] describes.
+    /// If it is not what [`Settings`] describes, or larger than [`MAX_FILE`].
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
-        let error = |place, message| ConfigError { path: path.into(), place, message };
+        Self::parse_and_count(path, bytes).map(|(settings, _)| settings)
+    }
+
+    /// The same, with the number of settings in the file.
+    fn parse_and_count(path: &Path, bytes: &[u8]) -> Result<(Self, usize), ConfigError> {
+        let error = |Mistake { place, message }| ConfigError { path: path.into(), place, message };
         let text = str::from_utf8(bytes).map_err(|e| {
             let good = &bytes[..e.valid_up_to()];
             let line_start = good.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
             let column = String::from_utf8_lossy(&good[line_start..]).chars().count() + 1;
             let line = good.split(|b| *b == b'\n').count();
-            error(Some((line, column)), "expected UTF-8, found another byte".into())
+            error(Mistake { place: Some((line, column)), message: "expected UTF-8, found another byte".into() })
         })?;
+        let count = yaml::check(text).map_err(error)?;
         // An empty file, or one of comments only, sets nothing.
         let settings: Result<Option<Self>, _> = serde_yaml::from_str(text);
-        let settings = settings.map(Option::unwrap_or_default).map_err(|e| {
-            let place = e.location().map(|at| (at.line(), at.column()));
-            error(place, explain(&e))
-        })?;
-        settings.contradiction().map_or(Ok(settings), |message| Err(error(None, message.into())))
+        let settings = settings.map(Option::unwrap_or_default).map_err(|e| error(explain::yaml(text, &e)))?;
+        match settings.contradiction() {
+            Some(message) => Err(ConfigError::of_file(path, message.into())),
+            None => Ok((settings, count)),
+        }
     }
 
     /// What is wrong between keys that are right by themselves.
@@ -356,32 +378,6 @@ impl Settings {
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).expect("settings are plain data")
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|e| format!("cannot open the configuration file: {e}"))?;
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot read the configuration file: {e}"))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("expected a configuration file of at most {MAX_FILE} bytes"));
-    }
-    Ok(bytes)
-}
-
-/// serde's message without the position, which comes first in ours, and with the nearest name for one that is unknown.
-fn explain(error: &serde_yaml::Error) -> String {
-    let mut message = error.to_string();
-    if let Some(at) = error.location() {
-        let position = format!(" at line {} column {}", at.line(), at.column());
-        message = message.replacen(&position, "", 1);
-    }
-    let Some((before, unknown)) = message.split_once("unknown ") else { return message };
-    let names: Vec<&str> = unknown.split('`').skip(1).step_by(2).collect();
-    let [found, known @ ..] = &names[..] else { return message };
-    let what = if unknown.starts_with("field") { "key" } else { "value" };
-    let guess = nearest(found, known).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-    format!("{before}unknown {what} `{found}`{guess} (known: {})", known.join(", "))
 }
 
 #[cfg(test)]
@@ -521,7 +517,7 @@ mod tests {
             Settings::load(&path)
         };
         assert_eq!(load(MAX_FILE), Ok(Settings::default()));
-        assert!(load(MAX_FILE + 1).unwrap_err().to_string().contains("at most 1048576 bytes"));
+        assert!(load(MAX_FILE + 1).unwrap_err().to_string().contains("at most 65536 bytes"));
     }
 
     #[test]

@@ -1,0 +1,255 @@
+//! The errors of the YAML library in plain words: what is wrong in this line, and what to write instead.
+
+use crate::suggest::nearest;
+
+/// What is wrong in a file, and where: line and column, from 1.
+#[derive(Debug)]
+pub(super) struct Mistake {
+    pub(super) place: Option<(usize, usize)>,
+    pub(super) message: String,
+}
+
+/// What ends a line in YAML.
+pub(super) const BREAKS: [char; 5] = ['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'];
+
+/// Line and column of a byte.
+pub(super) fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..at];
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+}
+
+/// An error of the YAML library in `text`, of its own or one that a value's type raised.
+pub(super) fn yaml(text: &str, error: &serde_yaml::Error) -> Mistake {
+    let place = error.location().map(|at| (at.line(), at.column()));
+    let raw = Raw::of(error);
+    match place.and_then(|place| Some((place, known(text, place, &raw)?))) {
+        Some((place, (elsewhere, message))) => Mistake { place: Some(elsewhere.unwrap_or(place)), message },
+        // The path to it is as long as it is deep.
+        None => Mistake {
+            place,
+            message: raw
+                .all
+                .find(super::yaml::NESTED)
+                .map_or_else(|| typed(raw.all.clone()), |at| raw.all[at..].into()),
+        },
+    }
+}
+
+/// An error for what follows the end of the first document; `error` is at its beginning.
+pub(super) fn second_document(text: &str, error: &serde_yaml::Error) -> Mistake {
+    let place = error.location().map(|at| (at.line(), at.column()));
+    let ends = |line: &Line<'_>| line.text.starts_with("---") || line.text.starts_with("...");
+    let lines = place.map_or(0..0, |(line, _)| line.saturating_sub(1)..line + 1);
+    let message = if lines.map(|number| Line::of(text, number)).any(|line| ends(&line)) {
+        "a second document begins here; expected one, so remove the line `---` or `...` before it"
+    } else {
+        "this line belongs to none of those above; indent all keys of one section equally"
+    };
+    Mistake { place, message: message.into() }
+}
+
+/// The library's text in its parts.
+struct Raw {
+    /// All of it, without the first position.
+    all: String,
+    /// What is wrong.
+    problem: String,
+    /// What was being read when it went wrong, and where that began if it is not where it went wrong.
+    context: String,
+    began: Option<(usize, usize)>,
+}
+
+impl Raw {
+    fn of(error: &serde_yaml::Error) -> Self {
+        let mut all = error.to_string();
+        if let Some(at) = error.location() {
+            all = all.replacen(&format!(" at line {} column {}", at.line(), at.column()), "", 1);
+        }
+        let (problem, context) = all.split_once(", while ").unwrap_or((&all, ""));
+        let (context, position) = context.split_once(" at line ").unwrap_or((context, ""));
+        let began =
+            position.split_once(" column ").and_then(|(line, column)| Some((line.parse().ok()?, column.parse().ok()?)));
+        Self { problem: problem.to_owned(), context: context.to_owned(), began, all }
+    }
+}
+
+/// A line, and what is around a column of it.
+#[derive(Clone, Copy)]
+struct Line<'t> {
+    text: &'t str,
+}
+
+impl<'t> Line<'t> {
+    fn of(text: &'t str, number: usize) -> Self {
+        Self { text: text.split('\n').nth(number.wrapping_sub(1)).unwrap_or("").trim_end_matches('\r') }
+    }
+
+    /// What stands before a column.
+    fn before(self, column: usize) -> &'t str {
+        let end = self.text.char_indices().nth(column.saturating_sub(1)).map_or(self.text.len(), |(at, _)| at);
+        &self.text[..end]
+    }
+
+    fn at(self, column: usize) -> Option<char> {
+        self.text[self.before(column).len()..].chars().next()
+    }
+
+    fn begins_at(self, column: usize) -> bool {
+        self.before(column).trim_start().is_empty()
+    }
+
+    /// Whether it is a key with a value or without, as far as one can see.
+    fn has_key(self) -> bool {
+        self.text.contains(": ") || self.text.trim_end().ends_with(':')
+    }
+}
+
+/// The text for a problem of the library's own, and its place if that is not where the library saw it.
+fn known(text: &str, at: (usize, usize), raw: &Raw) -> Option<(Option<(usize, usize)>, String)> {
+    let (line, column) = at;
+    let here = Line::of(text, line);
+    let found = here.at(column);
+    let began = raw.began.unwrap_or((1, 1));
+    let quotes = |what: &str| match what {
+        "`" => "a value cannot begin with a backquote; put it in quotes".to_owned(),
+        what => format!("a value cannot begin with `{what}`; put it in quotes"),
+    };
+    let plain = |message: &str| Some((None, message.to_owned()));
+    match raw.problem.as_str() {
+        "found character that cannot start any token" if found == Some('\t') => plain(TAB),
+        "found a tab character that violates indentation"
+        | "found a tab character where an indentation space is expected" => plain(TAB),
+        "found character that cannot start any token" => {
+            Some((None, quotes(&found.map(String::from).unwrap_or_default())))
+        }
+        "mapping values are not allowed in this context" => Some((None, misplaced_colon(text, at))),
+        "could not find expected ':'" if raw.context.contains("simple key") => {
+            let message = if Line::of(text, began.0).text.contains(':') {
+                "there is no space after the `:` of this line; expected `key: value`"
+            } else {
+                "expected `key: value`, and this line has no `:`"
+            };
+            Some((Some(began), message.into()))
+        }
+        "found unexpected end of stream" | "found unexpected document indicator" => {
+            Some((Some(began), "the quote that opens here is not closed".into()))
+        }
+        "did not find expected key" => Some((None, no_key(here, column))),
+        "did not find expected '-' indicator" => plain(
+            "this line is indented as the list above it, but does not begin with `- `; indent it otherwise, or make it an item",
+        ),
+        "did not find expected ',' or ']'" => Some((None, unclosed('[', ']', at, found, began))),
+        "did not find expected ',' or '}'" => Some((None, unclosed('{', '}', at, found, began))),
+        "did not find expected node content" => Some((
+            None,
+            match found {
+                None => "the file ends within a `[` or `{` that is not closed".into(),
+                Some(',') => "expected a value before this `,`".into(),
+                Some(found) => format!("expected a value, found `{found}`; if it is one, put it in quotes"),
+            },
+        )),
+        "did not find expected alphabetic or numeric character" if raw.context.contains("anchor") => {
+            Some((Some(began), quotes("&")))
+        }
+        "did not find expected alphabetic or numeric character" if raw.context.contains("alias") => {
+            Some((Some(began), quotes("*")))
+        }
+        "unknown anchor" => plain(
+            "`*` begins the name of an anchor, and there is none of this name; if it is a value, put it in quotes",
+        ),
+        "found unknown escape character" => {
+            let escape: String = here.text[here.before(column).len()..].chars().take(2).collect();
+            Some((
+                None,
+                format!("`{escape}` is no escape; within \"…\" write a backslash twice, or put the value in '…'"),
+            ))
+        }
+        "did not find expected hexadecimal number" | "found invalid Unicode character escape code" => plain(
+            "this `\\` begins no character's number; within \"…\" write a backslash twice, or put the value in '…'",
+        ),
+        "block sequence entries are not allowed in this context" => {
+            plain("a list item (`- `) cannot begin here; begin the list in the next line, or put the value in quotes")
+        }
+        "mapping keys are not allowed in this context" => Some((None, quotes("?"))),
+        "did not find expected comment or line break" | "found an indentation indicator equal to 0"
+            if raw.context.contains("block scalar") =>
+        {
+            let sign = if Line::of(text, began.0).at(began.1) == Some('>') { ">" } else { "|" };
+            Some((Some(began), quotes(sign)))
+        }
+        "found undefined tag handle" => Some((None, quotes("!"))),
+        _ if raw.context.contains("tag") && !raw.context.contains("directive") => Some((Some(began), quotes("!"))),
+        "found incompatible YAML document" => {
+            plain("expected YAML 1.1 or 1.2; remove the line that begins with `%YAML`")
+        }
+        _ if raw.context.contains("directive") || raw.problem.contains("directive") => {
+            Some((Some((line, 1)), "a line cannot begin with `%`; remove it, or put the value in quotes".into()))
+        }
+        _ if raw.problem.starts_with("control characters are not allowed") => {
+            let (at, found) = text.char_indices().find(|(_, c)| is_control(*c))?;
+            Some((Some(place(text, at)), format!("U+{:04X} is a control character; remove it", u32::from(found))))
+        }
+        _ => None,
+    }
+}
+
+const TAB: &str = "a tab cannot indent YAML; use spaces";
+
+/// What the library's reader refuses.
+fn is_control(c: char) -> bool {
+    (c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}')) || matches!(c, '\u{fffe}' | '\u{ffff}')
+}
+
+/// A `: ` where no key can be.
+fn misplaced_colon(text: &str, (line, column): (usize, usize)) -> String {
+    if Line::of(text, line).before(column).contains(": ") {
+        return "a second `: ` in this line; put the value in quotes".into();
+    }
+    let above = (1..line).rev().map(|number| (number, Line::of(text, number)));
+    match above.filter(|(_, above)| !above.text.trim_start().is_empty() && !above.text.trim_start().starts_with('#')).map(|(number, above)| (number, above.has_key())).next() {
+        Some((number, false)) => format!("line {number} is no `key: value`; is the space after its `:` missing?"),
+        _ => "this line is indented more than the one above it, which has a value already; indent all keys of one section equally".into(),
+    }
+}
+
+/// Something in a map where its next key was to come.
+fn no_key(here: Line<'_>, column: usize) -> String {
+    let found = here.at(column);
+    match found {
+        Some(found @ (']' | '}')) => format!("this `{found}` closes nothing; remove it"),
+        Some('-') if here.begins_at(column) => "a list item (`- `) among lines of `key: value`; indent it more, or remove the `- `".into(),
+        Some(':') if here.begins_at(column) => "expected a key before this `:`".into(),
+        _ if here.begins_at(column) => "this line is indented as none of those above; indent all keys of one section equally".into(),
+        _ => "nothing can follow the value in this line; a quote within '…' is written '', within \"…\" it is \\\". Or is a quote not \
+              closed in a line above?"
+            .into(),
+    }
+}
+
+/// A list or a map in brackets that does not go on.
+fn unclosed(open: char, close: char, (line, _): (usize, usize), found: Option<char>, began: (usize, usize)) -> String {
+    match found {
+        Some(found @ (']' | '}')) => format!("expected `{close}`, found `{found}`"),
+        _ if began.0 < line => {
+            format!("the `{open}` in line {} is not closed, or a `,` is missing before this", began.0)
+        }
+        _ => format!("expected `,` or `{close}`"),
+    }
+}
+
+/// serde's message, with the nearest name for one that is unknown.
+pub(super) fn typed(message: String) -> String {
+    if let Some((_, found)) = message.split_once("invalid type: string \"")
+        && (message.contains("expected the keys of `") || message.contains("expected settings as"))
+        && found.split_once('"').is_some_and(|(found, _)| found.contains(':'))
+    {
+        return format!("{message}; is the space after a `:` missing?");
+    }
+    let Some((before, unknown)) = message.split_once("unknown ") else { return message };
+    let names: Vec<&str> = unknown.split('`').skip(1).step_by(2).collect();
+    let [found, known @ ..] = &names[..] else { return message };
+    let what = if unknown.starts_with("field") { "key" } else { "value" };
+    let guess = nearest(found, known).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+    format!("{before}unknown {what} `{found}`{guess} (known: {})", known.join(", "))
+}
