@@ -7,7 +7,7 @@ use crate::relay::{Relay, Stop};
 use crate::shared::Shared;
 use crate::succession::{self, file};
 use crate::terminal::{Screen, print};
-use crate::{ask, check, demo, limits, logging, privileges, publish, service, store, watch};
+use crate::{ask, check, demo, limits, logging, privileges, publish, reload, store, watch};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -15,7 +15,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -223,7 +222,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     log.start()?;
     let shared = relay.shared();
     let parcel = runtime.block_on(async {
-        tokio::spawn(on_hangup(hangup, config.map(Into::into), relay.shared()));
+        tokio::spawn(reload::on_hangup(hangup, config.map(Into::into), relay.shared()));
         tokio::spawn(on_user_signal(asked, relay.shared()));
         relay.run(estate, stop).await
     });
@@ -239,28 +238,6 @@ fn monitor(run: &Run) -> Result<(), Failure> {
 
 fn signal_of(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(|e| Failure::new(Exit::Software, format!("cannot handle signals: {e}")))
-}
-
-/// SIGHUP: takes up the configuration anew. One that is wrong changes nothing.
-async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<Shared>) {
-    while hangup.recv().await.is_some() {
-        service::reloading();
-        let settings = config.as_deref().map(Settings::load).transpose();
-        let reloaded = settings
-            .map_err(Failure::from)
-            .and_then(|settings| shared.reload(settings.unwrap_or_else(|| shared.settings().as_ref().clone())));
-        shared.reloaded.store(reloaded.is_ok(), Ordering::Relaxed);
-        match reloaded {
-            Ok(fixed) => {
-                log::info!("SIGHUP: the configuration is taken up, the log opened anew");
-                if !fixed.is_empty() {
-                    log::warn!("these settings changed, but need a restart: {}", fixed.join(", "));
-                }
-            }
-            Err(e) => log::error!("SIGHUP: the configuration is wrong and stays as it was: {e}"),
-        }
-        service::ready();
-    }
 }
 
 /// SIGUSR1: logs a summary.

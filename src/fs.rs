@@ -21,11 +21,30 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// A text for people, without the path: if it cannot be opened or read, is no regular file, or is larger.
 pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+    read_stamped(path, max).map(|read| read.bytes)
+}
+
+/// What was read of a file, and from which of its states.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stamped {
+    /// The content.
+    pub bytes: Vec<u8>,
+    /// Device, inode, and the time of the last change in seconds and nanoseconds.
+    stamp: (u64, u64, i64, i64),
+}
+
+/// Reads as [`read_bounded`] does, for [`settled`]: two readings are equal only if the file was not changed between them.
+///
+/// # Errors
+/// As [`read_bounded`].
+pub fn read_stamped(path: &Path, max: u64) -> Result<Stamped, String> {
     let (file, found) = open(path)?;
     if !found.is_file() {
         return Err("expected a file".into());
     }
-    read_all(file, max)
+    // Taken before it is read, so that a change while it is read shows in the next reading.
+    let stamp = (found.dev(), found.ino(), found.ctime(), found.ctime_nsec());
+    Ok(Stamped { bytes: read_all(file, max)?, stamp })
 }
 
 /// Reads as [`read_bounded`] does, but also a pipe, which has 5 s to deliver everything, and `/dev/null`, which is empty.

@@ -32,6 +32,7 @@ pub mod places;
 pub mod privileges;
 pub mod publish;
 pub mod relay;
+pub mod reload;
 pub mod service;
 pub mod shared;
 pub mod status;

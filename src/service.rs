@@ -3,6 +3,7 @@
 use crate::shared::Shared;
 use sd_notify::NotifyState;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, interval, sleep};
 
@@ -10,6 +11,9 @@ use tokio::time::{Instant, interval, sleep};
 const STATUS_PERIOD: Duration = Duration::from_secs(5);
 /// How long the service manager is asked to wait for the end, from its beginning.
 const STOP_MICROS: u32 = 10_000_000;
+
+/// True once the service manager was told that the monitor stops.
+static STOPPING: AtomicBool = AtomicBool::new(false);
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
@@ -30,9 +34,15 @@ pub fn reloading() {
     }
 }
 
-/// The monitor stops.
+/// The monitor stops, for good or for a restart.
 pub fn stopping() {
+    STOPPING.store(true, Ordering::Relaxed);
     notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(STOP_MICROS), NotifyState::Status("stopping")]);
+}
+
+/// Whether [`stopping`] was called in this process. The service manager must not be told of a reload then.
+pub fn is_stopping() -> bool {
+    STOPPING.load(Ordering::Relaxed)
 }
 
 /// Keeps the status line up to date, and the watchdog content as long as messages go through the hub. Never returns.

@@ -1,7 +1,6 @@
 //! What every connection of a monitor shares.
 
 use crate::config::Settings;
-use crate::failure::Failure;
 use crate::hub::Hub;
 use crate::logging;
 use crate::metrics::Metrics;
@@ -22,7 +21,8 @@ use tokio::time::Instant;
 /// What every connection of a monitor shares.
 #[derive(Debug)]
 pub struct Shared {
-    settings: RwLock<Arc<Settings>>,
+    /// Its lock is held to copy or to exchange what is in it, and never while another lock is taken.
+    settings: watch::Sender<Arc<Settings>>,
     /// With what viewers are served over TLS.
     certificate: RwLock<Option<Arc<Certificate>>>,
     /// The channels.
@@ -74,13 +74,13 @@ impl Shared {
             born: SystemTime::now(),
             started: Instant::now(),
             certificate: RwLock::new(certificate.map(Arc::new)),
-            settings: RwLock::new(Arc::new(settings)),
+            settings: watch::Sender::new(Arc::new(settings)),
         })
     }
 
     /// The settings in force.
     pub fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.settings.borrow())
     }
 
     /// For how long the monitor has been up.
@@ -96,19 +96,13 @@ impl Shared {
 
     /// Whether `zeromq.allow` names this peer.
     pub fn allows_broker(&self, peer: SocketAddr) -> bool {
-        self.settings().zeromq.allow.iter().any(|network| network.contains(peer.ip()))
+        self.settings().zeromq.allows(peer.ip())
     }
 
-    /// Takes up changed settings and the certificate; returns the keys of those that need a restart, which stay as they are.
+    /// Takes up changed settings and the certificate, whole. Never waits for anything outside.
     ///
     /// Deadlines that run already keep their time.
-    ///
-    /// # Errors
-    /// If the certificate cannot be used; everything stays as it is then.
-    pub fn reload(&self, new: Settings) -> Result<Vec<&'static str>, Failure> {
-        let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
-        let (new, fixed) = new.without_restart(&settings);
-        let certificate = new.tls.as_ref().map(Certificate::load).transpose()?;
+    pub fn take_up(&self, new: Settings, certificate: Option<Certificate>) {
         if let Some(warning) = certificate.as_ref().and_then(|certificate| certificate.warning(SystemTime::now())) {
             log::warn!("{warning}");
         }
@@ -117,8 +111,7 @@ impl Shared {
         self.brokers.set_limit(new.zeromq.max_connections);
         self.hub.set_limits(new.history.clone());
         logging::reload(&new.logger);
-        *settings = Arc::new(new);
-        Ok(fixed)
+        self.settings.send_replace(Arc::new(new));
     }
 
     /// The history, and the file that it is to be saved to, if there is one.

@@ -61,10 +61,12 @@ impl Certificate {
     /// # Errors
     /// As [`Certificate::load`]; and if they keep changing.
     pub fn load_again(settings: &config::Tls) -> Result<Self, Failure> {
-        let files = fs::settled(|_| QUIET, || read(settings));
+        let stamped = |path| fs::read_stamped(&place(path), MAX_FILE);
+        let files = fs::settled(|_| QUIET, || (stamped(&settings.certificate), stamped(&settings.key)));
         let failed =
             |what| Failure::new(Exit::Config, format!("tls: {}: {what}", place(&settings.certificate).display()));
-        Self::of(settings, files.map_err(failed)?)
+        let (certificate, key) = files.map_err(failed)?;
+        Self::of(settings, (certificate.map(|read| read.bytes), key.map(|read| read.bytes)))
     }
 
     fn of(settings: &config::Tls, (chain, private): Files) -> Result<Self, Failure> {

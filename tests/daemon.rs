@@ -4,40 +4,16 @@
 
 mod common;
 
-use common::{Broker, DEADLINE, Host, Manager, Monitor, PROGRAM, Viewer, is_root, kill, open_directory, task, until};
+use common::{
+    Broker, DEADLINE, Host, Manager, Monitor, PROGRAM, Reloadable, Viewer, is_root, kill, open_directory, task, until,
+};
 use nix::unistd::geteuid;
 use std::fs::{Permissions, read_to_string, set_permissions, write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
-
-/// A monitor whose configuration can be rewritten and reloaded.
-struct Reloadable {
-    monitor: Monitor,
-    config: PathBuf,
-    ports: String,
-    _directory: tempfile::TempDir,
-}
-
-impl Reloadable {
-    fn start(wrapper: &[&str], config: &str) -> Self {
-        let directory = open_directory();
-        let path = directory.path().join("config.yml");
-        let ports = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\nuser: nobody\n".to_owned();
-        write(&path, format!("{ports}{config}")).expect("it is ours");
-        // The harness names a configuration of its own; the shell puts ours in its place.
-        let script = format!("{} exec \"$1\" -c '{}'", wrapper.join(" "), path.display());
-        let monitor = Monitor::start_through(&["sh", "-c", &script, "sh"], Host::default(), "");
-        Self { monitor, config: path, ports, _directory: directory }
-    }
-
-    fn reload(&self, config: &str) {
-        write(&self.config, format!("{}{config}", self.ports)).expect("it is ours");
-        self.monitor.signal("HUP");
-    }
-}
 
 /// A line of /proc/PID/status, without its name.
 fn status(pid: u32, name: &str) -> Vec<String> {

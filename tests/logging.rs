@@ -321,6 +321,7 @@ fn lines_below_the_level_are_left_out() {
         Broker::connect(daemon.brokers).send(&["", "with an empty channel"]); // warning
         fs::write(&daemon.config, "no_such_key: 1\n").expect("it is ours");
         daemon.signal("HUP"); // error
+        daemon.wait_log(&["SIGHUP"]);
         daemon.relays();
         if expected.contains(&"WARNING") {
             daemon.wait_log(&["dropped a message"]);

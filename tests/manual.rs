@@ -12,8 +12,8 @@ use recodex_monitor::cli::Cli;
 use recodex_monitor::config::{self, Settings};
 use recodex_monitor::failure::Exit;
 use recodex_monitor::logging::{self, CHANNEL, CLOSE_CODE, PEER};
-use recodex_monitor::relay::{self, Relay};
-use recodex_monitor::store::Kept;
+use recodex_monitor::relay;
+use recodex_monitor::reload::{Prepared, READ_LIMIT};
 use recodex_monitor::websocket::{proxied, socket, upgrade, viewer};
 use recodex_monitor::zmtp::parser;
 use recodex_monitor::{limits, message, status};
@@ -395,9 +395,6 @@ fn other(key: &str, default: &Value) -> Value {
 fn need_a_restart() -> BTreeSet<String> {
     let here = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\ntrusted_proxies: [\"127.0.0.1\"]\n";
     let here = Settings::parse(Path::new("c.yml"), here.as_bytes()).expect("it is right");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("there can be a runtime");
-    let inside = runtime.enter();
-    let relay = Relay::bind(here.clone(), Kept::default()).expect("some port is free");
     let needs_restart = |(key, default): (&String, &Value)| {
         let mut changed: Value = serde_yaml::from_str(&here.to_yaml()).expect("it is YAML");
         let place = key.split('.').fold(&mut changed, |place, word| &mut place[word]);
@@ -405,14 +402,11 @@ fn need_a_restart() -> BTreeSet<String> {
         let changed = serde_yaml::to_string(&changed).expect("it was YAML");
         let changed = Settings::parse(Path::new("c.yml"), changed.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
         assert_ne!(changed, here, "{key}");
-        let named = relay.shared().reload(changed).unwrap_or_else(|e| panic!("{key}: {e}"));
+        let named = Prepared::new(changed, &here).unwrap_or_else(|e| panic!("{key}: {e}")).fixed;
         assert!(named.is_empty() || named == [key], "{key}: {named:?}");
-        relay.shared().reload(here.clone()).expect("it was in force before");
         (!named.is_empty()).then(|| key.clone())
     };
-    let found = keys().iter().filter_map(needs_restart).collect();
-    drop(inside);
-    found
+    keys().iter().filter_map(needs_restart).collect()
 }
 
 #[test]
@@ -543,6 +537,7 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         ("configuration file", whole(config::MAX_FILE)),
         ("levels of lists and maps in it", config::MAX_DEPTH),
         ("brackets in it", config::MAX_BRACKETS),
+        ("time to read it at a reload", whole(READ_LIMIT.as_secs())),
         // Half a second less, for what ends the process.
         ("time to stop", whole(relay::STOP_LIMIT.as_millis().div_ceil(1000))),
         ("waiting log lines", logging::QUEUE),

@@ -14,7 +14,8 @@ pub use value::{Level, Output, Seconds};
 pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
 use crate::channel::Bounds;
-use crate::{fs, limits};
+use crate::fs::{self, Stamped};
+use crate::limits;
 use explain::Mistake;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -22,6 +23,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
+
+/// How long a file must stay as it is at a reload before it is taken for saved; and if its last line has no end, since it may be cut.
+const QUIET: Duration = Duration::from_millis(200);
+const QUIET_IF_CUT: Duration = Duration::from_secs(1);
 
 /// Everything that can be set. Each key has a default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -299,6 +304,26 @@ impl Settings {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let bytes = fs::read_bounded_or_pipe(path, MAX_FILE).map_err(|message| ConfigError::of_file(path, message))?;
         Self::parse(path, &bytes)
+    }
+
+    /// Reads a configuration file anew for a monitor that runs. Waits, for seconds at most, until it is no longer being saved.
+    ///
+    /// # Errors
+    /// As [`Settings::load`]; and if it is no regular file, keeps changing, or sets nothing, as one that is about to be saved.
+    pub fn load_again(path: &Path) -> Result<Self, ConfigError> {
+        let error = |message| ConfigError::of_file(path, message);
+        let quiet = |read: &Result<Stamped, String>| match read {
+            Ok(read) if !read.bytes.ends_with(b"\n") => QUIET_IF_CUT,
+            _ => QUIET,
+        };
+        let read = fs::settled(quiet, || fs::read_stamped(path, MAX_FILE)).and_then(|read| read);
+        let bytes = read.map_err(error)?.bytes;
+        match Self::parse_and_count(path, &bytes)? {
+            (_, 0) => Err(error(
+                "it sets nothing, and at a reload that would give every setting its default; restart the monitor if you mean that".into(),
+            )),
+            (settings, _) => Ok(settings),
+        }
     }
 
     /// Reads the content of a configuration file; `path` is for the error.

@@ -3,10 +3,9 @@
 pub mod parser;
 pub mod roll;
 
-use crate::hub::Publisher;
 use crate::logging::Throttle;
 use crate::message::Message;
-use crate::metrics::LinkRefusal;
+use crate::metrics::{LinkRefusal, Metrics};
 use crate::places::Place;
 use crate::shared::Shared;
 use crate::succession::state;
@@ -173,7 +172,7 @@ impl Link {
         // Messages may follow in the same bytes; they are taken by the first call of `take`.
         while self.parser.event()? != Some(Event::Ready) {
             tokio::select! {
-                got = self.read() => got?,
+                got = read(&mut self.stream, &mut self.parser, &self.shared.metrics) => got?,
                 _ = stop.wait_for(|stop| *stop) => return Err(Ended::Stopping),
             }
         }
@@ -189,7 +188,7 @@ impl Link {
                 tokio::task::yield_now().await;
             }
             tokio::select! {
-                got = self.read() => got?,
+                got = read(&mut self.stream, &mut self.parser, &self.shared.metrics) => got?,
                 _ = stop.wait_for(|stop| *stop) => return Err(Ended::Stopping),
             }
         }
@@ -201,19 +200,8 @@ impl Link {
             self.take()?;
             // Without a pause the deadline would not be looked at for as long as the broker sends.
             tokio::task::yield_now().await;
-            timeout(DRAIN_SILENCE, self.read()).await.map_err(|_| Ended::Stopping)??;
-        }
-    }
-
-    async fn read(&mut self) -> Result<(), Ended> {
-        match self.stream.read(self.parser.space()).await? {
-            0 if self.parser.is_mid_message() => Err(Ended::MidMessage),
-            0 => Err(Ended::ByPeer),
-            count => {
-                self.parser.received(count);
-                self.shared.metrics.received_bytes.add(count);
-                Ok(())
-            }
+            let read = read(&mut self.stream, &mut self.parser, &self.shared.metrics);
+            timeout(DRAIN_SILENCE, read).await.map_err(|_| Ended::Stopping)??;
         }
     }
 
@@ -231,12 +219,20 @@ impl Link {
     }
 
     fn take_all(&mut self, now: Instant) -> Result<(), Ended> {
+        // Before the hub is taken: of two locks, none is waited for while the other is held.
+        let accept_exit = self.shared.settings().accept_exit;
         let mut publisher = self.shared.hub.publisher(now);
         while let Some(event) = self.parser.event()? {
             match event {
                 Event::Message(parts) => {
                     self.messages += 1;
-                    relay(&self.shared, &mut publisher, self.peer, &parts, &mut self.buffer);
+                    if let Some(message) = decode(&self.shared, self.peer, &parts) {
+                        if message.is_exit() {
+                            exit(&self.shared, self.peer, accept_exit);
+                        } else {
+                            publisher.publish(message.channel, message.kind(), message.encode(&mut self.buffer));
+                        }
+                    }
                 }
                 Event::Ping(context) => {
                     let length = u8::try_from(5 + context.len()).unwrap_or(u8::MAX);
@@ -260,30 +256,43 @@ impl Link {
     }
 }
 
-fn relay(shared: &Shared, publisher: &mut Publisher<'_>, peer: SocketAddr, parts: &Parts<'_>, buffer: &mut Vec<u8>) {
-    let message = match Message::decode(parts.frames()) {
-        Ok(message) => message,
+async fn read(stream: &mut TcpStream, parser: &mut Parser, metrics: &Metrics) -> Result<(), Ended> {
+    match stream.read(parser.space()).await? {
+        0 if parser.is_mid_message() => Err(Ended::MidMessage),
+        0 => Err(Ended::ByPeer),
+        count => {
+            parser.received(count);
+            metrics.received_bytes.add(count);
+            Ok(())
+        }
+    }
+}
+
+/// The message in `parts`; one that is none is counted and logged.
+fn decode<'p>(shared: &Shared, peer: SocketAddr, parts: &'p Parts<'p>) -> Option<Message<'p>> {
+    match Message::decode(parts.frames()) {
+        Ok(message) => Some(message),
         Err(malformed) => {
             shared.metrics.malformed.add(malformed);
             if let Some(more) = MALFORMED.pass() {
                 log::warn!(RECODEX_PEER:% = peer; "dropped a message from broker {peer}: {malformed}{more}");
             }
-            return;
+            None
         }
-    };
-    if message.is_exit() {
-        if shared.settings().accept_exit {
-            log::info!(RECODEX_PEER:% = peer; "broker {peer} asks the monitor to exit (accept_exit is on)");
-            shared.stop.send_replace(true);
-        } else {
-            shared.metrics.exits_ignored.add(1);
-            if let Some(more) = EXITS.pass() {
-                log::warn!(RECODEX_PEER:% = peer; "ignored a request to exit from broker {peer} (accept_exit is off){more}");
-            }
-        }
-        return;
     }
-    publisher.publish(message.channel, message.kind(), message.encode(buffer));
+}
+
+/// A broker's request to exit.
+fn exit(shared: &Shared, peer: SocketAddr, accept_exit: bool) {
+    if accept_exit {
+        log::info!(RECODEX_PEER:% = peer; "broker {peer} asks the monitor to exit (accept_exit is on)");
+        shared.stop.send_replace(true);
+    } else {
+        shared.metrics.exits_ignored.add(1);
+        if let Some(more) = EXITS.pass() {
+            log::warn!(RECODEX_PEER:% = peer; "ignored a request to exit from broker {peer} (accept_exit is off){more}");
+        }
+    }
 }
 
 /// What the monitor sends first: its greeting and READY.

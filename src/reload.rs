@@ -1,0 +1,127 @@
+//! A reload (SIGHUP): the configuration and the certificate are read on a thread of their own, and taken up on the relay's thread, all of
+//! it or nothing.
+//!
+//! That thread may hang with its disk; nothing waits for it but this reload, which gives up after [`READ_LIMIT`].
+
+use crate::config::Settings;
+use crate::failure::{Exit, Failure};
+use crate::service;
+use crate::shared::Shared;
+use crate::tls::Certificate;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use tokio::signal::unix::Signal;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// How long reading may take.
+pub const READ_LIMIT: Duration = Duration::from_secs(30);
+
+/// What was read, ready to be taken up.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The settings; those that need a restart are the old ones.
+    pub settings: Settings,
+    /// The certificate, if viewers are served over TLS.
+    pub certificate: Option<Certificate>,
+    /// The keys that changed and need a restart.
+    pub fixed: Vec<&'static str>,
+}
+
+/// Reloads at each SIGHUP, until the monitor stops. Signals that come during a reload make one more after it.
+pub async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<Shared>) {
+    let mut reader = Reader::default();
+    while hangup.recv().await.is_some() && !service::is_stopping() {
+        service::reloading();
+        let (config, old) = (config.clone(), shared.settings());
+        let prepared = reader.run(move || read(config.as_deref(), &old)).await;
+        // From here on nothing is waited for, so that no stop begins between.
+        if service::is_stopping() {
+            log::info!("SIGHUP: the monitor stops, so the configuration is not taken up");
+            return;
+        }
+        shared.reloaded.store(prepared.is_ok(), Ordering::Relaxed);
+        match prepared {
+            Ok(Prepared { settings, certificate, fixed }) => {
+                shared.take_up(settings, certificate);
+                log::info!("SIGHUP: the configuration is taken up, the log opened anew");
+                if !fixed.is_empty() {
+                    log::warn!("these settings changed, but need a restart: {}", fixed.join(", "));
+                }
+            }
+            Err(e) => log::error!("SIGHUP: the configuration is wrong and stays as it was: {e}"),
+        }
+        service::ready();
+    }
+}
+
+/// The thread of a reload that was given up, if there was one.
+#[derive(Default)]
+struct Reader(Option<JoinHandle<()>>);
+
+impl Reader {
+    /// Runs `read` on a thread of its own.
+    async fn run<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let failed = |what: String| Failure::new(Exit::Software, what);
+        // One at a time, or each signal would leave one behind.
+        if self.0.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Err(failed("the last reload still waits for a disk or a network file system".into()));
+        }
+        let (sender, receiver) = oneshot::channel();
+        let thread = thread::Builder::new().name("reload".into()).spawn(move || drop(sender.send(read())));
+        let thread = thread.map_err(|e| failed(format!("cannot start a thread: {e}")))?;
+        let Ok(read) = timeout(READ_LIMIT, receiver).await else {
+            self.0 = Some(thread);
+            let limit = READ_LIMIT.as_secs();
+            return Err(failed(format!(
+                "it could not be read within {limit} s; the disk or its network does not answer"
+            )));
+        };
+        read.unwrap_or_else(|_| Err(failed("the thread that read it ended early".into())))
+    }
+}
+
+/// Reads everything. Without a configuration file the settings stay.
+fn read(config: Option<&Path>, old: &Settings) -> Result<Prepared, Failure> {
+    let settings = config.map(Settings::load_again).transpose()?;
+    Prepared::new(settings.unwrap_or_else(|| old.clone()), old)
+}
+
+impl Prepared {
+    /// Compares settings with those in force, and reads the certificate.
+    ///
+    /// # Errors
+    /// If the certificate cannot be used.
+    pub fn new(new: Settings, old: &Settings) -> Result<Self, Failure> {
+        let (settings, fixed) = new.without_restart(old);
+        let certificate = settings.tls.as_ref().map(Certificate::load_again).transpose()?;
+        Ok(Self { settings, certificate, fixed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_does_not_answer_is_given_up_and_keeps_one_thread() {
+        let mut reader = Reader::default();
+        let (answer, answered) = std::sync::mpsc::channel::<()>();
+        let failed = reader.run(move || Ok(answered.recv().is_ok())).await.unwrap_err();
+        assert!(failed.to_string().contains("could not be read within 30 s"), "{failed}");
+        let failed = reader.run(|| Ok(())).await.unwrap_err();
+        assert!(failed.to_string().contains("the last reload still waits"), "{failed}");
+        answer.send(()).unwrap();
+        while !reader.0.as_ref().unwrap().is_finished() {
+            thread::yield_now();
+        }
+        tokio::time::resume();
+        assert_eq!(reader.run(|| Ok(7)).await.unwrap(), 7);
+    }
+}

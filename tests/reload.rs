@@ -1,0 +1,228 @@
+//! A reload: what is taken up and what is refused, files that are no files or are being saved, and a stop that comes meanwhile.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use common::zmtp::message;
+use common::{A_WHILE, Broker, DEADLINE, Event, Manager, RawPeer, Reloadable, Viewer, command, fence, until};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use recodex_monitor::config::Settings;
+use recodex_monitor::relay::Relay;
+use recodex_monitor::store::Kept;
+use std::fs::{remove_file, write};
+use std::mem::ManuallyDrop;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A stop takes 5 s at most; a second more is for a machine that has other things to do.
+const PROMPT: Duration = Duration::from_secs(6);
+
+/// A message gets through.
+fn relays(reloadable: &Reloadable) {
+    let mut viewer = Viewer::subscribed(reloadable.monitor.viewers, "job");
+    Broker::connect(reloadable.monitor.brokers).send(&["job", "STARTED"]);
+    viewer.texts(&[command("STARTED")]);
+}
+
+/// Reloads, and waits until that is refused with a line that holds `word`.
+fn refused(reloadable: &Reloadable, word: &str) -> String {
+    let lines = || reloadable.monitor.logged(&["ERROR", "SIGHUP", "stays as it was"]);
+    let before = lines().len();
+    reloadable.monitor.signal("HUP");
+    let line = until("the reload is refused", || lines().get(before).cloned());
+    assert!(line.contains(word), "{line}");
+    line
+}
+
+#[test]
+fn a_fifo_in_the_place_of_the_configuration_holds_up_neither_relay_nor_stop() {
+    let mut reloadable = Reloadable::start(&[], "");
+    remove_file(&reloadable.config).expect("it is ours");
+    mkfifo(&reloadable.config, Mode::from_bits_truncate(0o666)).expect("it is our directory");
+    let line = refused(&reloadable, "expected a file");
+    assert!(line.contains("config.yml: "), "{line}");
+    relays(&reloadable);
+    let took = reloadable.monitor.stop();
+    assert!(took < PROMPT, "{took:?}");
+}
+
+#[test]
+fn what_is_too_large_or_nested_too_deep_is_refused_at_a_reload() {
+    let reloadable = Reloadable::start(&[], "");
+    reloadable.write(&"[".repeat(60_000));
+    refused(&reloadable, "config.yml:4:999: more than 1000 brackets");
+    reloadable.write(&format!("zeromq: {}", "[".repeat(20) + &"]".repeat(20)));
+    refused(&reloadable, "config.yml:4:16: nested deeper than 8 levels");
+    reloadable.write(&"#".repeat(70_000));
+    refused(&reloadable, "expected at most 65536 bytes");
+    relays(&reloadable);
+}
+
+/// It would open everything: every setting has its default then.
+#[test]
+fn a_file_that_sets_nothing_is_refused_at_a_reload_and_taken_at_a_start() {
+    let reloadable = Reloadable::start(&[], "zeromq: {allow: [192.0.2.1]}\n");
+    for nothing in ["", "\n", "# only a comment\n", "---\n", "{}\n", "logger:\nzeromq:\n", "history: {}\n", "~\n"] {
+        write(&reloadable.config, nothing).expect("it is ours");
+        refused(&reloadable, "it sets nothing");
+    }
+    RawPeer::connect(reloadable.monitor.brokers).is_closed();
+    // A list without items is a setting: nobody.
+    write(&reloadable.config, "zeromq: {allow: []}\n").expect("it is ours");
+    reloadable.monitor.signal("HUP");
+    reloadable.monitor.wait_log("the configuration is taken up");
+}
+
+#[test]
+fn a_file_that_is_being_saved_is_taken_up_once_it_is_whole() {
+    let reloadable = Reloadable::start(&[], "clients: {max: 1}\n");
+    // What stands there at each moment is good, and sets no limit.
+    let changing = reloadable.keep_changing();
+    reloadable.monitor.signal("HUP");
+    std::thread::sleep(A_WHILE);
+    assert!(reloadable.monitor.logged(&["SIGHUP"]).is_empty(), "{:?}", reloadable.monitor.log());
+    drop(changing);
+    reloadable.write("clients: {max: 2}\n");
+    reloadable.monitor.wait_log("the configuration is taken up");
+    let _viewers = [Viewer::upgraded(reloadable.monitor.viewers), Viewer::upgraded(reloadable.monitor.viewers)];
+    assert!(!Viewer::connected(reloadable.monitor.viewers).upgrade_or_refusal(), "clients.max is 2");
+}
+
+#[test]
+fn a_file_that_does_not_come_to_rest_is_refused() {
+    let reloadable = Reloadable::start(&[], "");
+    let changing = reloadable.keep_changing();
+    refused(&reloadable, "it is being changed all the time");
+    drop(changing);
+    reloadable.reload("");
+    reloadable.monitor.wait_log("the configuration is taken up");
+}
+
+#[test]
+fn signals_that_come_during_a_reload_make_one_more() {
+    let manager = Manager::new();
+    let reloadable = Reloadable::start(&[&format!("NOTIFY_SOCKET={}", manager.path.display())], "");
+    manager.hears("READY=1");
+    let changing = reloadable.keep_changing();
+    reloadable.monitor.signal("HUP");
+    manager.hears("RELOADING=1");
+    for _ in 0..5 {
+        reloadable.monitor.signal("HUP");
+    }
+    drop(changing);
+    reloadable.write("");
+    let told = || {
+        let heard = until("a message", || manager.within(DEADLINE));
+        ["RELOADING=1", "READY=1"].into_iter().find(|what| heard.contains(what))
+    };
+    for message in ["READY=1", "RELOADING=1", "READY=1"] {
+        assert_eq!(until("a message of reloads", told), message);
+    }
+    let end = Instant::now() + A_WHILE;
+    while let Some(message) = manager.within(end.saturating_duration_since(Instant::now())) {
+        assert!(!message.contains("RELOADING"), "{message}");
+    }
+}
+
+#[test]
+fn a_stop_during_a_reload_is_prompt_and_nothing_follows_stopping() {
+    let manager = Manager::new();
+    let mut reloadable = Reloadable::start(&[&format!("NOTIFY_SOCKET={}", manager.path.display())], "");
+    manager.hears("READY=1");
+    // It does not answer the close, so that the stop takes its time.
+    let mut viewer = Viewer::subscribed(reloadable.monitor.viewers, "job");
+    fence(&reloadable.monitor, &Broker::connect(reloadable.monitor.brokers));
+    let changing = reloadable.keep_changing();
+    reloadable.monitor.signal("HUP");
+    manager.hears("RELOADING=1");
+    reloadable.monitor.signal("TERM");
+    manager.hears("STOPPING=1");
+    reloadable.monitor.signal("HUP");
+    drop(changing);
+    reloadable.write("clients: {max: 1}\n");
+    // The file has come to rest while the monitor still stops.
+    reloadable.monitor.wait_log("the monitor stops, so the configuration is not taken up");
+    assert!(matches!(viewer.next(), Event::Close(Some(1001))));
+    viewer.send_close(1001);
+    assert_eq!(reloadable.monitor.wait_exit().code(), Some(0));
+    while let Some(message) = manager.within(Duration::from_millis(1)) {
+        assert!(!message.contains("READY") && !message.contains("RELOADING"), "after STOPPING: {message}");
+    }
+}
+
+#[test]
+fn a_reload_that_is_asked_for_during_a_stop_does_not_begin() {
+    let manager = Manager::new();
+    let mut reloadable = Reloadable::start(&[&format!("NOTIFY_SOCKET={}", manager.path.display())], "");
+    manager.hears("READY=1");
+    let mut viewer = Viewer::subscribed(reloadable.monitor.viewers, "job");
+    fence(&reloadable.monitor, &Broker::connect(reloadable.monitor.brokers));
+    reloadable.monitor.signal("TERM");
+    manager.hears("STOPPING=1");
+    reloadable.monitor.signal("HUP");
+    // Sent later, so told of later.
+    reloadable.monitor.signal("USR1");
+    reloadable.monitor.wait_log("up for");
+    assert_eq!(viewer.next(), Event::Close(Some(1001)));
+    viewer.send_close(1001);
+    assert_eq!(reloadable.monitor.wait_exit().code(), Some(0));
+    while let Some(message) = manager.within(Duration::from_millis(1)) {
+        assert!(!message.contains("READY") && !message.contains("RELOADING"), "after STOPPING: {message}");
+    }
+}
+
+#[test]
+fn neither_a_stop_nor_a_restart_waits_for_a_reload() {
+    for (signal, end) in [("TERM", "stopped: "), ("USR2", "handed over")] {
+        let manager = Manager::new();
+        let mut reloadable = Reloadable::start(&[&format!("NOTIFY_SOCKET={}", manager.path.display())], "");
+        manager.hears("READY=1");
+        let changing = reloadable.keep_changing();
+        reloadable.monitor.signal("HUP");
+        manager.hears("RELOADING=1");
+        let start = Instant::now();
+        reloadable.monitor.signal(signal);
+        assert_eq!(reloadable.monitor.wait_exit().code(), Some(0));
+        // Reading would go on for longer.
+        assert!(start.elapsed() < Duration::from_secs(4), "{signal}: {:?}", start.elapsed());
+        reloadable.monitor.wait_log(end);
+        assert!(reloadable.monitor.logged(&["taken up"]).is_empty());
+        manager.hears("STOPPING=1");
+        while let Some(message) = manager.within(Duration::from_millis(1)) {
+            assert!(!message.contains("READY"), "after STOPPING: {message}");
+        }
+        drop(changing);
+    }
+}
+
+/// With more threads than the program has, two locks in two orders would end in a deadlock.
+#[test]
+fn reloads_and_brokers_do_not_wait_for_each_other() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
+    // Its end would wait for threads that wait for each other.
+    let runtime = ManuallyDrop::new(runtime);
+    let text = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\n";
+    let settings = Settings::parse(Path::new("c.yml"), text.as_bytes()).expect("it is right");
+    let relay = {
+        let _inside = runtime.enter();
+        Relay::bind(settings.clone(), Kept::default()).expect("some port is free")
+    };
+    let (shared, brokers) = (relay.shared(), relay.broker_addresses()[0]);
+    runtime.spawn(relay.run(None, std::future::pending()));
+    let reloads = std::thread::spawn({
+        let shared = std::sync::Arc::clone(&shared);
+        move || (0..20_000).for_each(|_| shared.take_up(settings.clone(), None))
+    });
+    // Each of these looks at the settings, and each message that follows takes the hub.
+    let mut peer = RawPeer::ready(brokers);
+    let burst = [message(&["0", "exit"]), message(&["job", "STARTED"])].concat().repeat(50);
+    let start = Instant::now();
+    while !reloads.is_finished() {
+        peer.send(&burst);
+        assert!(start.elapsed() < 3 * DEADLINE, "they wait for each other");
+    }
+    reloads.join().expect("it does not panic");
+    assert!(shared.metrics.exits_ignored.get() > 0);
+}
