@@ -83,6 +83,11 @@ impl Shared {
         Arc::clone(&self.settings.borrow())
     }
 
+    /// The settings in force, and those of each reload from now on.
+    pub fn settings_from_now_on(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.subscribe()
+    }
+
     /// For how long the monitor has been up.
     #[must_use]
     pub fn uptime(&self) -> Duration {

@@ -5,7 +5,7 @@
 mod common;
 
 use common::zmtp::message;
-use common::{A_WHILE, Broker, DEADLINE, Event, Manager, RawPeer, Reloadable, Viewer, command, fence, until};
+use common::{A_WHILE, Broker, DEADLINE, Event, Manager, RawPeer, Reloadable, Viewer, command, fence, task, until};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use recodex_monitor::config::Settings;
@@ -195,6 +195,33 @@ fn neither_a_stop_nor_a_restart_waits_for_a_reload() {
         }
         drop(changing);
     }
+}
+
+#[test]
+fn a_broker_that_zeromq_allow_no_longer_names_is_closed_in_a_handshake_too() {
+    let reloadable = Reloadable::start(&[], "zeromq: {allow: [127.0.0.0/8]}\n");
+    let (monitor, [removed, kept]) =
+        (&reloadable.monitor, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse().expect("an address")));
+    let (mut broker, mut other) = (RawPeer::placed(removed, monitor.brokers), RawPeer::placed(kept, monitor.brokers));
+    let mut stranger = RawPeer::connect_from(removed, monitor.brokers);
+    stranger.read_greeting();
+    let mut viewer = Viewer::subscribed(monitor.viewers, "job");
+    broker.send(&message(&["job", "TASK", "1", "COMPLETED"]));
+    viewer.texts(&[task("1", "COMPLETED")]);
+    reloadable.reload("zeromq: {allow: [127.0.0.3]}\n");
+    broker.is_closed();
+    stranger.is_closed();
+    monitor.wait_logged(&[
+        "INFO",
+        "broker 127.0.0.2",
+        "disconnected after 1 messages: zeromq.allow no longer names it",
+    ]);
+    monitor.wait_logged(&["WARNING", "closed the ZeroMQ link from 127.0.0.2", "zeromq.allow no longer names it"]);
+    monitor.signal("USR1");
+    monitor.wait_logged(&["since the start", "2 refused links"]);
+    other.send(&message(&["job", "TASK", "2", "COMPLETED"]));
+    viewer.texts(&[task("2", "COMPLETED")]);
+    RawPeer::connect_from(removed, monitor.brokers).is_closed();
 }
 
 /// With more threads than the program has, two locks in two orders would end in a deadlock.

@@ -1,5 +1,6 @@
 //! One broker's link: a ZMTP ROUTER that only receives, under the routing id that brokers address.
 
+mod allowed;
 pub mod parser;
 pub mod roll;
 
@@ -9,6 +10,7 @@ use crate::metrics::{LinkRefusal, Metrics};
 use crate::places::Place;
 use crate::shared::Shared;
 use crate::succession::state;
+use allowed::Allowed;
 use parser::{Event, GREETING, Parser, Parts, Stage, Violation};
 use socket2::SockRef;
 use std::io;
@@ -54,22 +56,28 @@ enum Ended {
     NotReading,
     #[error("zeromq.max_connections is reached")]
     Full,
+    #[error("zeromq.allow no longer names it")]
+    NotAllowed,
 }
 
 /// Shakes hands with a peer; once it is a broker, another task receives from it until it goes or the monitor stops.
 ///
 /// Aborting this one ends the handshake and never a broker's link.
 pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let parser = Parser::default();
-    Link { stream, peer, shared, parser, since: 0, greeted: false, buffer: Vec::new(), messages: 0 }.begin().await;
+    let (parser, allowed) = (Parser::default(), Allowed::new(peer, &shared));
+    Link { stream, peer, shared, allowed, parser, since: 0, greeted: false, buffer: Vec::new(), messages: 0 }
+        .begin()
+        .await;
 }
 
 /// Goes on with a link that the process before left.
 pub fn resume(stream: TcpStream, left: &state::Link<'_>, shared: Arc<Shared>) {
     let parser = Parser::resume(left.stage, &left.received);
     let state::Link { peer, since, greeted, messages, .. } = *left;
-    let link = Link { stream, peer, shared, parser, since, greeted, buffer: Vec::new(), messages };
+    let allowed = Allowed::new(peer, &shared);
+    let link = Link { stream, peer, shared, allowed, parser, since, greeted, buffer: Vec::new(), messages };
     if !link.shared.allows_broker(peer) {
+        link.shared.metrics.links_refused.add(LinkRefusal::NotAllowed);
         log::info!(RECODEX_PEER:% = peer; "broker {peer} is closed: zeromq.allow no longer names it");
     } else if left.stage == Stage::Traffic {
         let place = link.shared.brokers.take_over();
@@ -83,6 +91,7 @@ struct Link {
     stream: TcpStream,
     peer: SocketAddr,
     shared: Arc<Shared>,
+    allowed: Allowed,
     parser: Parser,
     /// When it shook hands, in seconds since the Unix epoch.
     since: u64,
@@ -151,6 +160,7 @@ impl Link {
             Ended::Handshake => Some(LinkRefusal::Timeout),
             Ended::NotReading => Some(LinkRefusal::NotReading),
             Ended::Full => Some(LinkRefusal::Full),
+            Ended::NotAllowed => Some(LinkRefusal::NotAllowed),
             _ => None,
         };
         if let Some(refusal) = refusal {
@@ -173,6 +183,7 @@ impl Link {
         while self.parser.event()? != Some(Event::Ready) {
             tokio::select! {
                 got = read(&mut self.stream, &mut self.parser, &self.shared.metrics) => got?,
+                () = self.allowed.ended() => return Err(Ended::NotAllowed),
                 _ = stop.wait_for(|stop| *stop) => return Err(Ended::Stopping),
             }
         }
@@ -189,6 +200,7 @@ impl Link {
             }
             tokio::select! {
                 got = read(&mut self.stream, &mut self.parser, &self.shared.metrics) => got?,
+                () = self.allowed.ended() => return Err(Ended::NotAllowed),
                 _ = stop.wait_for(|stop| *stop) => return Err(Ended::Stopping),
             }
         }
