@@ -1,10 +1,14 @@
-//! Any file is read or refused; what was read prints and reads back equal, and an error's place is in the file.
+//! Any file is read or refused, and soon; what was read prints and reads back equal, and an error's place is in the file.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use recodex_monitor::config::Settings;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Far more than a file of the largest size takes, and far less than one that takes quadratic time.
+const LONG: Duration = Duration::from_secs(5);
 
 /// Line and column of an error that begins with its place.
 fn place(error: &str) -> Option<(usize, usize)> {
@@ -15,7 +19,10 @@ fn place(error: &str) -> Option<(usize, usize)> {
 
 fuzz_target!(|input: &[u8]| {
     let path = Path::new("c.yml");
-    match Settings::parse(path, input) {
+    let start = Instant::now();
+    let parsed = Settings::parse(path, input);
+    assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
+    match parsed {
         Ok(settings) => {
             let text = settings.to_yaml();
             let again = Settings::parse(path, text.as_bytes()).unwrap_or_else(|e| panic!("{e}\n{text}"));
