@@ -131,6 +131,7 @@ pub fn main() -> ExitCode {
             return ended(print(&e.render().to_string()));
         }
     };
+    limits::count_inherited();
     limits::raise_open_files();
     let outcome = run(cli);
     logging::close();
@@ -197,8 +198,10 @@ fn monitor(run: &Run) -> Result<(), Failure> {
         // Viewers that were handed over are told.
         drop(store::take().estate());
     }
-    let settings = settings?.unwrap_or_default();
+    let mut settings = settings?.unwrap_or_default();
     if run.check {
+        // What does not fit is told to whoever starts it, and by `check`.
+        let _ = settings.fit(limits::open_files(), 0);
         return print(&settings.to_yaml());
     }
     let log = logging::begin(settings.logger.level)?;

@@ -2,6 +2,7 @@
 
 use crate::config::{Address, Mode};
 use crate::failure::{Exit, Failure};
+use crate::limits;
 use crate::logging::Throttle;
 use crate::store::{self, Listener, UnixListener as Kept};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -15,9 +16,11 @@ use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// Connects that may wait to be accepted; the system may allow fewer (net.core.somaxconn).
@@ -33,10 +36,6 @@ const ON_THE_WAY: Duration = Duration::from_secs(64);
 
 /// How long it may take to find out that nobody waits at a Unix socket.
 const WAITED: Duration = Duration::from_secs(1);
-
-/// How many processes before this one are trusted to have somebody on the way to them. More come only from restarts in quick
-/// succession, and the service manager has no room for all.
-const GENERATIONS: usize = 8;
 
 /// How long accepting pauses after it failed, usually for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -58,8 +57,8 @@ pub struct Port {
 pub struct Before {
     listener: TcpListener,
     name: String,
-    /// This process's own.
-    heir: OwnedFd,
+    /// A copy of this process's own, which those before share.
+    heir: Arc<OwnedFd>,
 }
 
 impl Port {
@@ -201,7 +200,7 @@ fn bind_beside(
 ) -> io::Result<(TcpListener, Vec<Before>)> {
     let mut before: Vec<_> = kept.extract_if(.., |listener| is_bound(&listener.socket, at, both_families)).collect();
     before.sort_by_key(|listener| Reverse(listener.generation));
-    before.drain(GENERATIONS.min(before.len())..).for_each(Listener::close);
+    before.drain(limits::generations(limits::open_files()).min(before.len())..).for_each(Listener::close);
     let near = |kept: &Listener| kept.socket.local_addr().is_ok_and(|other| other.port() == at.port());
     let shares = !before.is_empty() || kept.iter().any(near);
     for listener in before.iter().chain(kept.iter().filter(|listener| near(listener))) {
@@ -222,10 +221,13 @@ fn bind_beside(
         // Without it, both get them; some may still be on the way when the older one is closed.
         choose(&listener, before.len()).unwrap_or_else(|e| log::debug!("{at}: new connects cannot be told apart: {e}"));
     }
+    if before.is_empty() {
+        return Ok((listener, Vec::new()));
+    }
+    let heir = Arc::new(listener.as_fd().try_clone_to_owned()?);
     let usable = |Listener { name, socket, .. }| {
         socket.set_nonblocking(true)?;
-        let heir = listener.as_fd().try_clone_to_owned()?;
-        Ok(Before { listener: TcpListener::from_std(socket)?, name, heir })
+        Ok(Before { listener: TcpListener::from_std(socket)?, name, heir: Arc::clone(&heir) })
     };
     let before = before.into_iter().map(usable).collect::<io::Result<_>>()?;
     Ok((listener, before))
@@ -319,6 +321,8 @@ async fn accept_from<C>(mut next: impl FnMut(&mut Context<'_>) -> Poll<io::Resul
                     log::info!("accepting connections again");
                 }
                 serve(connection);
+                // One at a time: what it was refused or another was dropped for is closed before the next one takes a descriptor.
+                yield_now().await;
             }
             // The client went before it was accepted.
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -7,11 +7,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
+/// The room that several kinds of connections share, whatever the limit of each.
+#[derive(Debug)]
+pub struct Room {
+    size: usize,
+    taken: AtomicUsize,
+}
+
+impl Room {
+    /// Room for so many connections.
+    #[must_use]
+    pub fn new(size: usize) -> Arc<Self> {
+        Arc::new(Self { size, taken: 0.into() })
+    }
+}
+
 /// The places for one kind of connection.
 #[derive(Debug)]
 pub struct Places {
     limit: AtomicUsize,
     taken: AtomicUsize,
+    room: Arc<Room>,
     freed: Notify,
     /// Notified whenever a place is taken or freed.
     changed: Arc<Notify>,
@@ -22,28 +38,31 @@ pub struct Places {
 pub struct Place(Arc<Places>);
 
 impl Places {
-    /// `limit` places, all free; `changed` is notified whenever one is taken or freed.
+    /// `limit` places in `room`, all free; `changed` is notified whenever one is taken or freed.
     #[must_use]
-    pub fn new(limit: usize, changed: Arc<Notify>) -> Arc<Self> {
-        Arc::new(Self { limit: limit.into(), taken: 0.into(), freed: Notify::new(), changed })
+    pub fn new(limit: usize, room: Arc<Room>, changed: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self { limit: limit.into(), taken: 0.into(), room, freed: Notify::new(), changed })
     }
 
     /// Takes a place, if one is free.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Option<Place> {
-        let taken = self.taken.fetch_add(1, Ordering::Relaxed);
-        self.changed.notify_one();
-        // Made first, so that it gives the place back if there is none.
-        let place = Place(Arc::clone(self));
-        (taken < self.limit.load(Ordering::Relaxed)).then_some(place)
+        let free = self.taken() < self.limit() && self.room.taken.load(Ordering::Relaxed) < self.room.size;
+        free.then(|| self.take_over())
     }
 
     /// Takes a place, even if none is free: for a connection that is there already.
     #[must_use]
     pub fn take_over(self: &Arc<Self>) -> Place {
         self.taken.fetch_add(1, Ordering::Relaxed);
+        self.room.taken.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_one();
         Place(Arc::clone(self))
+    }
+
+    /// How many places there are.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
     }
 
     /// Changes the limit. Connections over a lower one stay.
@@ -70,6 +89,7 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.0.room.taken.fetch_sub(1, Ordering::Relaxed);
         if self.0.taken.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.freed.notify_waiters();
         }
@@ -123,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_limit_holds_and_may_change() {
-        let places = Places::new(2, Arc::default());
+        let places = Places::new(2, Room::new(9), Arc::default());
         let (first, second) = (places.take(), places.take());
         assert!(first.is_some() && second.is_some());
         assert!(places.take().is_none());
@@ -135,6 +155,20 @@ mod tests {
         assert!(places.take().is_some());
         places.set_limit(0);
         assert!(places.take().is_none());
+    }
+
+    #[test]
+    fn kinds_that_share_a_room_fill_it_together() {
+        let room = Room::new(3);
+        let [viewers, brokers] = [(); 2].map(|()| Places::new(2, Arc::clone(&room), Arc::default()));
+        let (one, two, three) = (viewers.take(), viewers.take(), brokers.take());
+        assert!(one.is_some() && two.is_some() && three.is_some());
+        assert!(brokers.take().is_none());
+        let four = brokers.take_over();
+        drop(one);
+        assert!(viewers.take().is_none(), "it is over its size still");
+        drop(four);
+        assert!(brokers.take().is_some());
     }
 
     #[test]
@@ -155,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_ends_with_the_last_one() {
-        let places = Places::new(2, Arc::default());
+        let places = Places::new(2, Room::new(2), Arc::default());
         places.all_free().await;
         let (first, second) = (places.take(), places.take());
         let waiting = tokio::spawn({

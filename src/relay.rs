@@ -1,7 +1,7 @@
 //! The relay: both ports, the hub between them, and the way they stop.
 
 use crate::config::{Endpoint, Settings};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::listen::{self, Port};
 use crate::logging::Throttle;
 use crate::metrics::LinkRefusal;
@@ -16,7 +16,6 @@ use crate::websocket::viewer;
 use crate::{limits, service, status, tls, zmtp};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
-use std::collections::VecDeque;
 use std::fs::remove_file;
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout_at};
 
 /// How long stopping may take; with what ends the process it stays under the 5 s that are promised.
@@ -37,16 +36,15 @@ const ASKERS_GRACE: Duration = Duration::from_millis(500);
 /// How long a silent broker's machine is trusted to be there: after a minute it is asked every 10 s, six times.
 const KEEPALIVE: (u32, u32, u32) = (60, 10, 6);
 
-/// The most ZeroMQ links of one listener that are shaking hands. One more takes the place of the oldest: who is silent keeps
-/// out nobody who is not.
-pub const STRANGERS: usize = 32;
+/// The most ZeroMQ links that are shaking hands; fewer where few files may be open. The oldest is dropped when the limit is
+/// reached, so that idle peers cannot block new ones.
+pub const STRANGERS: usize = limits::HANDSHAKES;
 
 /// How many bytes wait in the kernel to be sent to a viewer before it counts as not writable: a burst of frames, and more than
 /// fits on the way to most viewers.
 pub const UNSENT: u32 = 64 * 1024;
 
 static NOT_ALLOWED: Throttle = Throttle::new(Duration::from_secs(60));
-static STRANGERS_GONE: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// What ends a monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +78,8 @@ impl Relay {
     /// tokio runtime.
     ///
     /// # Errors
-    /// If the certificate cannot be used, a host does not resolve or a port cannot be bound.
-    pub fn bind(settings: Settings, mut kept: Kept) -> Result<Self, Failure> {
+    /// If the certificate cannot be used, a host does not resolve, a port cannot be bound or too few files may be open.
+    pub fn bind(mut settings: Settings, mut kept: Kept) -> Result<Self, Failure> {
         let certificate = settings.tls.as_ref().map(Certificate::load).transpose()?;
         let zeromq = listen::bind("zeromq_uri", &settings.zeromq_uri, &mut kept.listeners)?;
         let websocket = match &settings.websocket_uri {
@@ -97,7 +95,18 @@ impl Relay {
         // What is no longer configured.
         kept.listeners.drain(..).for_each(Listener::close);
         kept.unix.drain(..).for_each(|kept| drop(kept.into_listener()));
-        Ok(Self { shared: Shared::new(settings, certificate), websocket, zeromq, status, kept })
+        let viewers = match &websocket {
+            Entrance::Tcp(port) => port.listeners.len(),
+            Entrance::Unix(..) => 1,
+        };
+        let listeners = viewers + zeromq.listeners.len() + status.as_ref().map_or(0, |port| port.listeners.len());
+        let (each, too_many) =
+            settings.fit(limits::open_files(), listeners).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
+        if let Some(warning) = too_many {
+            log::warn!("{warning}");
+        }
+        let shared = Shared::new(settings, certificate, listeners, &each);
+        Ok(Self { shared, websocket, zeromq, status, kept })
     }
 
     /// What the connections will share.
@@ -134,13 +143,6 @@ impl Relay {
     /// [`crate::succession::hand_over`].
     pub async fn run(self, estate: Option<Estate>, stop: impl Future<Output = Stop>) -> Option<Parcel> {
         let Self { shared, websocket, zeromq, status, kept } = self;
-        let max = shared.settings().clients.max;
-        if max > limits::open_files() {
-            let files = limits::open_files();
-            log::warn!(
-                "clients.max is {max}, but only {files} files may be open at once; raise the limit of open files"
-            );
-        }
         let descriptors =
             zeromq.listeners.iter().chain(status.iter().flat_map(|port| &port.listeners)).map(AsFd::as_fd);
         match &websocket {
@@ -244,7 +246,6 @@ fn serve<F: Future<Output = ()> + Send + 'static>(
 }
 
 async fn accept_brokers(listener: TcpListener, shared: Arc<Shared>) {
-    let mut strangers = VecDeque::<(SocketAddr, AbortHandle)>::new();
     let serve = |stream: TcpStream, peer: SocketAddr| {
         if !shared.allows_broker(peer) {
             shared.metrics.links_refused.add(LinkRefusal::NotAllowed);
@@ -256,21 +257,7 @@ async fn accept_brokers(listener: TcpListener, shared: Arc<Shared>) {
         if let Err(e) = keep_alive(&stream) {
             log::debug!(RECODEX_PEER:% = peer; "broker {peer}: no TCP keepalive: {e}");
         }
-        strangers.retain(|(_, handshake)| !handshake.is_finished());
-        if strangers.len() >= STRANGERS
-            && let Some((oldest, handshake)) = strangers.pop_front()
-        {
-            handshake.abort();
-            shared.metrics.links_refused.add(LinkRefusal::Crowded);
-            if let Some(more) = STRANGERS_GONE.pass() {
-                log::warn!(
-                    RECODEX_PEER:% = oldest;
-                    "closed the ZeroMQ link from {oldest}: {STRANGERS} others began a handshake after it{more}"
-                );
-            }
-        }
-        let handshake = tokio::spawn(zmtp::serve(stream, peer, Arc::clone(&shared)));
-        strangers.push_back((peer, handshake.abort_handle()));
+        zmtp::shake_hands(peer, zmtp::serve(stream, peer, Arc::clone(&shared)), &shared);
     };
     listen::accept(listener, serve).await;
 }

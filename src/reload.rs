@@ -5,9 +5,9 @@
 
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
-use crate::service;
 use crate::shared::Shared;
 use crate::tls::Certificate;
+use crate::{limits, service};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,6 +29,8 @@ pub struct Prepared {
     pub certificate: Option<Certificate>,
     /// The keys that changed and need a restart.
     pub fixed: Vec<&'static str>,
+    /// What is to be said if more connections are asked for than the limit of open files allows.
+    pub too_many: Option<String>,
 }
 
 /// Reloads at each SIGHUP, until the monitor stops. Signals that come during a reload make one more after it.
@@ -36,8 +38,8 @@ pub async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<
     let mut reader = Reader::default();
     while hangup.recv().await.is_some() && !service::is_stopping() {
         service::reloading();
-        let (config, old) = (config.clone(), shared.settings());
-        let prepared = reader.run(move || read(config.as_deref(), &old)).await;
+        let (config, old, listeners) = (config.clone(), shared.settings(), shared.listeners);
+        let prepared = reader.run(move || read(config.as_deref(), &old, listeners)).await;
         // From here on nothing is waited for, so that no stop begins between.
         if service::is_stopping() {
             log::info!("SIGHUP: the monitor stops, so the configuration is not taken up");
@@ -45,9 +47,12 @@ pub async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<
         }
         shared.reloaded.store(prepared.is_ok(), Ordering::Relaxed);
         match prepared {
-            Ok(Prepared { settings, certificate, fixed }) => {
+            Ok(Prepared { settings, certificate, fixed, too_many }) => {
                 shared.take_up(settings, certificate);
                 log::info!("SIGHUP: the configuration is taken up, the log opened anew");
+                if let Some(warning) = too_many {
+                    log::warn!("{warning}");
+                }
                 if !fixed.is_empty() {
                     log::warn!("these settings changed, but need a restart: {}", fixed.join(", "));
                 }
@@ -88,20 +93,23 @@ impl Reader {
 }
 
 /// Reads everything. Without a configuration file the settings stay.
-fn read(config: Option<&Path>, old: &Settings) -> Result<Prepared, Failure> {
+fn read(config: Option<&Path>, old: &Settings, listeners: usize) -> Result<Prepared, Failure> {
     let settings = config.map(Settings::load_again).transpose()?;
-    Prepared::new(settings.unwrap_or_else(|| old.clone()), old)
+    Prepared::new(settings.unwrap_or_else(|| old.clone()), old, listeners)
 }
 
 impl Prepared {
-    /// Compares settings with those in force, and reads the certificate.
+    /// Compares settings with those in force, lowers them to what the limit of open files allows, and reads the certificate.
+    /// `listeners` is the number of sockets that listen.
     ///
     /// # Errors
-    /// If the certificate cannot be used.
-    pub fn new(new: Settings, old: &Settings) -> Result<Self, Failure> {
-        let (settings, fixed) = new.without_restart(old);
+    /// If the certificate cannot be used, or too few files may be open.
+    pub fn new(new: Settings, old: &Settings, listeners: usize) -> Result<Self, Failure> {
+        let (mut settings, fixed) = new.without_restart(old);
+        let fit = settings.fit(limits::open_files(), listeners);
+        let (_, too_many) = fit.map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
         let certificate = settings.tls.as_ref().map(Certificate::load_again).transpose()?;
-        Ok(Self { settings, certificate, fixed })
+        Ok(Self { settings, certificate, fixed, too_many })
     }
 }
 

@@ -2,13 +2,15 @@
 
 use crate::config::Settings;
 use crate::hub::Hub;
+use crate::limits::Shares;
 use crate::logging;
 use crate::metrics::Metrics;
-use crate::places::{Addresses, Places};
-use crate::status::{CONNECTIONS, Live};
+use crate::places::{Addresses, Places, Room};
+use crate::status::Live;
 use crate::succession::state::Refused;
 use crate::succession::{self, Succession};
 use crate::tls::Certificate;
+use crate::zmtp::handshakes::Handshakes;
 use crate::zmtp::roll::Roll;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +39,10 @@ pub struct Shared {
     pub brokers: Arc<Places>,
     /// Who they are.
     pub roll: Arc<Roll>,
+    /// ZeroMQ links that are shaking hands.
+    pub handshakes: Handshakes,
+    /// How many sockets listen.
+    pub(crate) listeners: usize,
     /// What happened lately.
     pub live: Live,
     /// Whether the last reload succeeded.
@@ -55,17 +61,26 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: Settings, certificate: Option<Certificate>) -> Arc<Self> {
+    /// `settings` are within `shares`.
+    pub(crate) fn new(
+        settings: Settings,
+        certificate: Option<Certificate>,
+        listeners: usize,
+        shares: &Shares,
+    ) -> Arc<Self> {
         let metrics = Arc::new(Metrics::default());
         let changed = Arc::new(Notify::new());
+        let room = Room::new(shares.both);
         Arc::new(Self {
             hub: Hub::new(settings.history.clone(), Arc::clone(&metrics)),
             metrics,
-            viewers: Places::new(settings.clients.max, Arc::clone(&changed)),
+            viewers: Places::new(settings.clients.max, Arc::clone(&room), Arc::clone(&changed)),
             addresses: Arc::default(),
-            brokers: Places::new(settings.zeromq.max_connections, Arc::clone(&changed)),
-            askers: Places::new(CONNECTIONS, Arc::default()),
+            brokers: Places::new(settings.zeromq.max_connections, room, Arc::clone(&changed)),
+            askers: Places::new(shares.status, Room::new(shares.status), Arc::default()),
             roll: Arc::default(),
+            handshakes: Handshakes::new(shares.handshakes),
+            listeners,
             live: Live::default(),
             reloaded: AtomicBool::new(true),
             changed,

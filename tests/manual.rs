@@ -308,7 +308,7 @@ fn shown(key: &str, default: &Value) -> String {
     match (key, default) {
         ("clients.max", Value::Number(max)) => {
             assert_eq!(max.as_u64(), Some(limits::default_max_clients() as u64));
-            "the limit of open files less 128".into()
+            "the limit of open files less 144".into()
         }
         ("zeromq.allow" | "allowed_origins", Value::Sequence(_)) => "everybody".into(),
         ("trusted_proxies", Value::Sequence(_)) => "nobody".into(),
@@ -402,7 +402,7 @@ fn need_a_restart() -> BTreeSet<String> {
         let changed = serde_yaml::to_string(&changed).expect("it was YAML");
         let changed = Settings::parse(Path::new("c.yml"), changed.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
         assert_ne!(changed, here, "{key}");
-        let named = Prepared::new(changed, &here).unwrap_or_else(|e| panic!("{key}: {e}")).fixed;
+        let named = Prepared::new(changed, &here, 2).unwrap_or_else(|e| panic!("{key}: {e}")).fixed;
         assert!(named.is_empty() || named == [key], "{key}: {named:?}");
         (!named.is_empty()).then(|| key.clone())
     };

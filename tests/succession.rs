@@ -372,7 +372,7 @@ fn more_connections_than_may_be_open_are_closed_and_the_limit_is_named() {
     wrapper.extend(["prlimit", "--nofile=120:120"].map(str::to_owned));
     let monitor = Monitor::start_with(&service.manager.descriptors(), &wrapper, host, "");
     service.manager.forgets();
-    monitor.wait_logged(&["WARNING", "100 connections", "LimitNOFILE=", "allows 56"]);
+    monitor.wait_logged(&["WARNING", "100 connections", "LimitNOFILE=", "allows 82"]);
     assert!(viewers.iter_mut().all(|viewer| viewer.is_gone_within(DEADLINE)));
 }
 

@@ -3,6 +3,7 @@
 use super::ports::is_local;
 use super::report::Finding;
 use crate::config::{Address, Endpoint, Origin, Settings};
+use crate::failure::Exit;
 use crate::limits;
 use crate::peer::Peer;
 use std::net::IpAddr;
@@ -59,19 +60,15 @@ pub(super) fn status(address: &Address) -> Option<Finding> {
     })
 }
 
-/// Warns if too few files may be open for so many viewers. `files` is the service's limit, if it has one.
+/// Warns if too few files may be open for so many viewers and brokers. `files` is the service's limit, if it has one.
 pub(super) fn descriptors(settings: &Settings, files: Option<u64>) -> Finding {
     let files = files.and_then(|files| files.try_into().ok()).unwrap_or_else(limits::open_files);
-    let max = settings.clients.max;
-    let enough = max.saturating_add(limits::RESERVE);
-    if enough <= files || max <= limits::default_max_clients() {
-        return Finding::Good(format!("max is {max}, and {files} files may be open"));
+    let mut fitting = settings.clone();
+    match fitting.fit(files, 0) {
+        Err(e) => Finding::Failed(Exit::Config, e.to_string()),
+        Ok((_, Some(warning))) => Finding::Warning(warning),
+        Ok((_, None)) => Finding::Good(format!("max is {}, and {files} files may be open", fitting.clients.max)),
     }
-    Finding::Warning(format!(
-        "max is {max}, but only {files} files may be open, of which {} are for others than viewers; raise the limit (for the service \
-         LimitNOFILE= in a drop-in, where 131072 is packaged; else ulimit -n) to {enough}, or lower clients.max",
-        limits::RESERVE
-    ))
 }
 
 /// Warns if anybody may say what a viewer's address is, or if all viewers have the address of one proxy.

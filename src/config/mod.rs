@@ -4,6 +4,7 @@
 
 mod access;
 mod address;
+mod descriptors;
 mod explain;
 mod value;
 mod yaml;
@@ -266,7 +267,11 @@ impl Zeromq {
 
 impl Default for Zeromq {
     fn default() -> Self {
-        Self { allow: Network::all(), max_connections: 64, handshake_timeout: Seconds::from_secs(5) }
+        Self {
+            allow: Network::all(),
+            max_connections: limits::DEFAULT_BROKERS,
+            handshake_timeout: Seconds::from_secs(5),
+        }
     }
 }
 

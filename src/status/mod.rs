@@ -6,11 +6,11 @@ pub mod report;
 
 pub use live::{Live, sample};
 
-use crate::listen;
 use crate::logging::Throttle;
 use crate::message::MAX_CHANNEL_ID;
 use crate::relay::UNSENT;
 use crate::shared::Shared;
+use crate::{limits, listen};
 use data_encoding::BASE64;
 use http_body_util::channel::Channel;
 use http_body_util::{Either, Full};
@@ -31,8 +31,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
-/// The most connections at once.
-pub const CONNECTIONS: usize = 32;
+/// The most connections at once; fewer where few files may be open.
+pub const CONNECTIONS: usize = limits::STATUS;
 /// The longest request head, in bytes.
 pub const MAX_HEAD: usize = 8 * 1024;
 /// How long a request may take to come.
@@ -68,7 +68,7 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let serve = |stream: TcpStream, peer: SocketAddr| {
         let Some(place) = shared.askers.take() else {
             if let Some(more) = CROWDED.pass() {
-                log::warn!(RECODEX_PEER:% = peer; "refused a status request from {peer}: {CONNECTIONS} are open{more}");
+                log::warn!(RECODEX_PEER:% = peer; "refused a status request from {peer}: {} are open{more}", shared.askers.limit());
             }
             return;
         };

@@ -30,8 +30,6 @@ const RESERVE: usize = 8 * 1024;
 
 /// How long a service manager may take to close what it does not keep: systemd after 252 does it in a thread of its own.
 const CLOSED_BY: Duration = Duration::from_millis(20);
-/// What the process that takes it needs besides the sockets, in descriptors.
-const NEEDED: usize = 64;
 
 /// Nobody changes the state any more, or makes it shorter.
 const SEALS: SealFlag = SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK);
@@ -142,7 +140,8 @@ fn map(state: &OwnedFd) -> io::Result<Mmap> {
 }
 
 fn has_room(sockets: u64) -> io::Result<()> {
-    let limit = limits::open_files().saturating_sub(NEEDED);
+    let files = limits::open_files();
+    let limit = files.saturating_sub(limits::besides_connections(files, 2));
     if usize::try_from(sockets).is_ok_and(|sockets| sockets <= limit) {
         return Ok(());
     }

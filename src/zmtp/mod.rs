@@ -1,6 +1,7 @@
 //! One broker's link: a ZMTP ROUTER that only receives, under the routing id that brokers address.
 
 mod allowed;
+pub mod handshakes;
 pub mod parser;
 pub mod roll;
 
@@ -32,6 +33,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Brokers come seldom; more than this many at once are somebody's play.
 static COMERS: Throttle = Throttle::bursts(64, Duration::from_secs(60));
+static CROWDED: Throttle = Throttle::new(Duration::from_secs(60));
 static FULL: Throttle = Throttle::new(Duration::from_secs(60));
 static VIOLATIONS: Throttle = Throttle::new(Duration::from_secs(10));
 static MALFORMED: Throttle = Throttle::new(Duration::from_secs(10));
@@ -83,7 +85,22 @@ pub fn resume(stream: TcpStream, left: &state::Link<'_>, shared: Arc<Shared>) {
         let place = link.shared.brokers.take_over();
         tokio::spawn(link.receive(place, true));
     } else {
-        tokio::spawn(link.begin());
+        let shared = Arc::clone(&link.shared);
+        shake_hands(peer, link.begin(), &shared);
+    }
+}
+
+/// Begins a handshake; the oldest one is dropped where there are too many.
+pub fn shake_hands(peer: SocketAddr, handshake: impl Future<Output = ()> + Send + 'static, shared: &Shared) {
+    if let Some(oldest) = shared.handshakes.begin(peer, handshake) {
+        shared.metrics.links_refused.add(LinkRefusal::Crowded);
+        if let Some(more) = CROWDED.pass() {
+            let limit = shared.handshakes.limit();
+            log::warn!(
+                RECODEX_PEER:% = oldest;
+                "closed the ZeroMQ link from {oldest}: {limit} others began a handshake after it{more}"
+            );
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use nix::unistd::geteuid;
+use nix::unistd::{User, geteuid};
 
 use super::{DEADLINE, PROGRAM, kill, temporary, until};
 
@@ -254,8 +254,17 @@ impl Monitor {
 
     /// Resident memory, in KiB.
     pub(crate) fn rss_kib(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it has been, in KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
         let status = self.proc("status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS is there");
+        let line = status.lines().find(|line| line.starts_with(what)).expect("Linux says it");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of kB")
     }
 
@@ -270,6 +279,19 @@ impl Monitor {
     /// Descriptors open now.
     pub(crate) fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process is there").count()
+    }
+
+    /// Lowers its limit of open files while it runs, as its own user, who may.
+    pub(crate) fn limit_open_files(&self, files: usize) {
+        let mut words = Vec::new();
+        if geteuid().is_root() {
+            let nobody = User::from_name("nobody").expect("users can be read").expect("it is there");
+            words.extend(["setpriv".into(), "--clear-groups".into()]);
+            words.extend([format!("--reuid={}", nobody.uid), format!("--regid={}", nobody.gid)]);
+        }
+        words.extend(["prlimit".into(), format!("--pid={}", self.pid()), format!("--nofile={files}:{files}")]);
+        let status = Command::new(&words[0]).args(&words[1..]).status().expect("util-linux is there");
+        assert!(status.success(), "{words:?}");
     }
 
     fn proc(&self, file: &str) -> String {

@@ -1,0 +1,31 @@
+//! Settings and the limit of open files: what is asked for is brought down to what the limit allows.
+
+use super::Settings;
+use crate::limits::{self, Demand, Shares, TooFew};
+
+impl Settings {
+    /// Lowers `clients.max` and `zeromq.max_connections` to what the limit of `files` that may be open allows. `listeners` is how many sockets
+    /// listen, or 0 as long as none is bound. Returns the share of each kind of connection, and what is to be said if something
+    /// that was asked for does not fit.
+    ///
+    /// # Errors
+    /// If the limit is too low for a monitor.
+    pub fn fit(&mut self, files: usize, listeners: usize) -> Result<(Shares, Option<String>), TooFew> {
+        let status = self.status_uri.is_some();
+        let (viewers, brokers) = (self.clients.max, self.zeromq.max_connections);
+        let listeners = listeners.max(2 + usize::from(status));
+        let shares = limits::share(files, Demand { listeners, status, viewers, brokers })?;
+        (self.clients.max, self.zeromq.max_connections) = (shares.viewers, shares.brokers);
+        // The default is whatever fits.
+        let fits = brokers == shares.brokers && (viewers == shares.viewers || viewers == limits::default_max_clients());
+        let what = || {
+            format!(
+                "only {files} files may be open at once, which is enough for {} viewers (clients.max is {viewers}) and {} brokers \
+                 (zeromq.max_connections is {brokers}); raise the limit of open files (LimitNOFILE= of the service, or \
+                 ulimit -n), or lower these settings",
+                shares.viewers, shares.brokers
+            )
+        };
+        Ok((shares, (!fits).then(what)))
+    }
+}

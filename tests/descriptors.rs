@@ -1,0 +1,197 @@
+//! The limit of open files: what one process accepts, the next one takes over with the same limit.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use common::http::{connect, status};
+use common::viewer::upgrade_request;
+use common::zmtp::{self, RawPeer};
+use common::{Broker, Host, Manager, Monitor, Viewer, raise_open_files, task};
+use std::fs;
+use std::io::Write;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One test at a time: a child of another, on its way from fork to exec, would hold sockets that have to be closed.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    raise_open_files();
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process that may have `files` open, where `before` listened.
+fn start(manager: &Manager, before: Option<&Monitor>, files: usize, config: &str) -> Monitor {
+    let mut wrapper = manager.wrapper(&[]);
+    wrapper.extend(["prlimit".into(), format!("--nofile={files}:{files}")]);
+    let host = before.map_or_else(Host::default, |before| Host {
+        viewers: before.viewers.port(),
+        brokers: before.brokers.port(),
+        ..Host::default()
+    });
+    Monitor::start_with(&manager.descriptors(), &wrapper, host, config)
+}
+
+fn end(monitor: &mut Monitor) {
+    monitor.signal("USR2");
+    assert_eq!(monitor.wait_exit().code(), Some(0));
+}
+
+/// Viewers of `job` until one is refused, at most `most`.
+fn crowd(monitor: &Monitor, most: usize) -> Vec<Viewer> {
+    let mut crowd = Vec::new();
+    while crowd.len() < most {
+        let mut viewer = Viewer::connected(monitor.viewers);
+        viewer.send_raw(upgrade_request("/").as_bytes());
+        if !viewer.upgrade_or_refusal() {
+            break;
+        }
+        viewer.send_text("job");
+        crowd.push(viewer);
+    }
+    crowd
+}
+
+fn ids(from: usize, to: usize) -> Vec<String> {
+    (from..to).map(|i| task(&i.to_string(), "COMPLETED")).collect()
+}
+
+#[test]
+fn near_the_limit_of_open_files_restarts_lose_nobody() {
+    const CONFIG: &str = "clients: {max: 230}";
+    let _alone = alone();
+    let manager = Manager::new();
+    let mut monitor = start(&manager, None, 256, CONFIG);
+    monitor.wait_logged(&["WARNING", "only 256 files", "clients.max is 230", "LimitNOFILE="]);
+    let broker = Broker::connect(monitor.brokers);
+    let mut viewers = crowd(&monitor, 210);
+    assert!((100..210).contains(&viewers.len()), "{}", viewers.len());
+    monitor.signal("USR1");
+    monitor.wait_log(&format!("viewers: {0} of {0}", viewers.len()));
+    for round in 0..12 {
+        broker.task("job", &round.to_string());
+        end(&mut monitor);
+        monitor = start(&manager, Some(&monitor), 256, CONFIG);
+        monitor.wait_log(&format!("took over {} viewers, 1 brokers and 1 channels", viewers.len()));
+    }
+    for viewer in &mut viewers {
+        viewer.texts(&ids(0, 12));
+    }
+    assert_eq!(monitor.logged(&["cannot accept"]), [""; 0]);
+}
+
+#[test]
+fn with_everything_taken_that_there_is_a_restart_loses_nobody() {
+    const CONFIG: &str = "status_uri: [127.0.0.1, 0]\nzeromq: {handshake_timeout: 600}";
+    let _alone = alone();
+    let manager = Manager::new();
+    let mut monitor = start(&manager, None, 256, CONFIG);
+    let mut viewers = crowd(&monitor, 128);
+    let mut brokers = Vec::new();
+    while brokers.len() < 64 {
+        brokers.push(RawPeer::ready(monitor.brokers));
+    }
+    let silent: Vec<_> = (0..32).map(|_| RawPeer::connect(monitor.brokers)).collect();
+    let at = status(&monitor);
+    let mut events: Vec<_> = (0..32).map(|_| connect(at)).collect();
+    for stream in &mut events {
+        // Some are over the share of the status listener.
+        let _ = stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    }
+    monitor.wait_log("others began a handshake after it");
+    monitor.wait_log("refused a status request");
+    brokers[0].send(&zmtp::message(&["job", "TASK", "0", "COMPLETED"]));
+    for viewer in &mut viewers {
+        viewer.texts(&ids(0, 1));
+    }
+    assert!(viewers.len() > 64, "{}", viewers.len());
+    let open = monitor.descriptors();
+    assert!((190..256).contains(&open), "{open}");
+    // Each leaves its listening sockets for a minute.
+    for _ in 0..10 {
+        end(&mut monitor);
+        monitor = start(&manager, Some(&monitor), 256, CONFIG);
+        let line = monitor.wait_log("took over");
+        let (links, viewers) = (brokers.len() + silent.len() - 8, viewers.len());
+        assert!(line.contains(&format!("took over {viewers} viewers, {links} brokers")), "{line}");
+    }
+    for (number, broker) in brokers.iter_mut().enumerate() {
+        let number = (number + 1).to_string();
+        broker.send(&zmtp::message(&["job", "TASK", &number, "COMPLETED"]));
+        viewers[0].texts(&[task(&number, "COMPLETED")]);
+    }
+    for viewer in &mut viewers[1..] {
+        viewer.texts(&ids(1, brokers.len() + 1));
+    }
+    assert_eq!(monitor.logged(&["cannot accept"]), [""; 0]);
+    assert!(monitor.descriptors() < 256);
+}
+
+#[test]
+fn a_small_limit_is_shared_and_a_tiny_one_refused() {
+    let _alone = alone();
+    for files in [64, 128] {
+        let manager = Manager::new();
+        let mut monitor = start(&manager, None, files, "status_uri: [127.0.0.1, 0]");
+        monitor.wait_logged(&["WARNING", &format!("only {files} files")]);
+        let broker = Broker::connect(monitor.brokers);
+        let mut viewers = crowd(&monitor, files);
+        assert!(viewers.len() >= 5, "{}", viewers.len());
+        end(&mut monitor);
+        let monitor = start(&manager, Some(&monitor), files, "status_uri: [127.0.0.1, 0]");
+        monitor.wait_log(&format!("took over {} viewers, 1 brokers", viewers.len()));
+        broker.task("job", "0");
+        for viewer in &mut viewers {
+            viewer.texts(&ids(0, 1));
+        }
+    }
+    let (_directory, path) =
+        common::temporary("c.yml", "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\n");
+    let path = path.to_str().expect("UTF-8");
+    for words in [&["-c", path][..], &["check", "-c", path]] {
+        let output = common::run_words(&[&["prlimit", "--nofile=32:32", common::PROGRAM], words].concat());
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains("only 32 files") && said.contains("LimitNOFILE="), "{said}");
+    }
+}
+
+#[test]
+fn a_reload_is_held_to_the_limit_as_the_start_is() {
+    let _alone = alone();
+    let text = |more: &str| {
+        format!(
+            "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\nlogger: {{output: stderr}}\n{more}\n"
+        )
+    };
+    let directory = common::open_directory();
+    let path = directory.path().join("c.yml");
+    fs::write(&path, text("clients: {max: 10}")).expect("it is ours");
+    let monitor = Monitor::start_from(&path);
+    monitor.limit_open_files(256);
+    fs::write(&path, text("clients: {max: 1000}\nzeromq: {max_connections: 100}")).expect("it is ours");
+    monitor.signal("HUP");
+    monitor.wait_logged(&["WARNING", "only 256 files", "clients.max is 1000", "zeromq.max_connections is 100"]);
+    monitor.wait_log("the configuration is taken up");
+    monitor.signal("USR1");
+    monitor.wait_log("viewers: 0 of 91");
+    monitor.wait_log("brokers: 0 of 91");
+}
+
+#[test]
+fn what_the_process_inherits_is_counted_and_the_settings_in_force_say_it() {
+    let max = |inherited: usize| -> usize {
+        let null = fs::File::open("/dev/null").expect("it is always there");
+        let inherited: Vec<_> =
+            (0..inherited).map(|_| null.try_clone().expect("descriptors are left").into()).collect();
+        let output = common::with_descriptors(&mut Command::new("prlimit"), &inherited)
+            .args(["--nofile=1024:1024", common::PROGRAM, "--check"])
+            .output()
+            .expect("util-linux has it");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let max = text.lines().find_map(|line| line.trim().strip_prefix("max: "));
+        max.and_then(|max| max.parse().ok()).unwrap_or_else(|| panic!("no number: {text}"))
+    };
+    let (few, many) = (max(0), max(50));
+    assert!((few - many).abs_diff(50) < 10, "{few}, {many}");
+}
