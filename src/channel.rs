@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// What a channel without history is counted as, in bytes: its own memory and its places in the hub's maps, measured
 /// over a million channels and rounded up.
-const OVERHEAD: usize = 512;
+pub(crate) const OVERHEAD: usize = 512;
 
 /// The smallest allocation of a log, in bytes.
 const FIRST_CAPACITY: usize = 128;

@@ -5,14 +5,14 @@ use crate::failure::{Exit, Failure};
 use crate::message::Message;
 use crate::relay::{Relay, Stop};
 use crate::shared::Shared;
-use crate::succession::{self, file};
+use crate::succession::{self, Estate, file};
 use crate::terminal::{Screen, print};
 use crate::{ask, check, demo, limits, logging, privileges, publish, reload, store, watch};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
@@ -193,37 +193,75 @@ async fn execute(command: Command, screen: &Screen) -> Result<(), Failure> {
 
 fn monitor(run: &Run) -> Result<(), Failure> {
     let config = run.config.as_deref();
-    let settings = config.map(Settings::load).transpose();
-    if settings.is_err() && !run.check {
-        // Viewers that were handed over are told.
-        drop(store::take().estate());
-    }
-    let mut settings = settings?.unwrap_or_default();
+    let settings = config.map(Settings::load).transpose().map(Option::unwrap_or_default);
     if run.check {
+        let mut settings = settings?;
         // What does not fit is told to whoever starts it, and by `check`.
         let _ = settings.fit(limits::open_files(), 0);
         return print(&settings.to_yaml());
     }
-    let log = logging::begin(settings.logger.level)?;
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(e) => {
+            let log = logging::begin(Level::Info).ok();
+            abandon(store::take().estate(), None, log);
+            return Err(e.into());
+        }
+    };
+    let (mut log, mut estate) = (None, None);
+    let ended = relay(&settings, config, &mut log, &mut estate);
+    abandon(estate, Some(&settings), log);
+    ended
+}
+
+/// What the process before left to one that cannot start: its history is saved, its viewers are told. Gives up root.
+fn abandon(estate: Option<Estate>, settings: Option<&Settings>, log: Option<logging::Waiting>) {
+    let Some(estate) = estate else { return };
+    let file = settings.map(|settings| settings.history.state.as_deref());
+    let settings = settings.cloned().unwrap_or_default();
+    let harmless = privileges::identity(&settings).and_then(|identity| privileges::drop_all(identity.as_ref()));
+    if let Some(log) = log {
+        // What is said is lost if this fails, and no more.
+        let _ = log.open(&settings.logger).and_then(logging::Opened::start);
+    }
+    match harmless {
+        // Dropping it tells the viewers.
+        Ok(()) if file == Some(None) => drop(estate),
+        Ok(()) => estate.abandon(file.flatten()),
+        Err(e) => log::error!("the history that the process before handed over is lost: {e}"),
+    }
+}
+
+/// Relays until it is stopped. `waiting` is the log until it is open, `estate` what the process before left until it is taken over.
+fn relay(
+    settings: &Settings,
+    config: Option<&Path>,
+    waiting: &mut Option<logging::Waiting>,
+    estate: &mut Option<Estate>,
+) -> Result<(), Failure> {
+    *waiting = Some(logging::begin(settings.logger.level)?);
     let mut kept = store::take();
     let runtime = runtime()?;
     // Signals first: once the ports are bound somebody may take the monitor for started, and stop it; and what another process
     // left is not to be lost to one.
-    let (stop, hangup, asked, estate, relay) = {
+    let (stop, hangup, asked, relay) = {
         let _inside = runtime.enter();
         let (hangup, asked) = (signal_of(SignalKind::hangup())?, signal_of(SignalKind::user_defined1())?);
-        let (stop, estate) = (stop_signal()?, kept.estate());
-        (stop, hangup, asked, estate, Relay::bind(settings.clone(), kept)?)
+        let stop = stop_signal()?;
+        *estate = kept.estate();
+        (stop, hangup, asked, Relay::bind(settings.clone(), kept)?)
     };
-    let identity = privileges::identity(&settings)?;
+    let identity = privileges::identity(settings)?;
     if let Some(identity) = &identity {
-        privileges::hand_over_log(&settings, identity)?;
-        privileges::hand_over_socket(&settings, identity)?;
+        privileges::hand_over_log(settings, identity)?;
+        privileges::hand_over_socket(settings, identity)?;
     }
-    let log = log.open(&settings.logger)?;
+    let log = waiting.take().map(|log| log.open(&settings.logger)).transpose()?;
     privileges::drop_all(identity.as_ref())?;
-    log.start()?;
+    log.map_or(Ok(()), logging::Opened::start)?;
+    settings.history.state.as_deref().map_or(Ok(()), file::check)?;
     let shared = relay.shared();
+    let estate = estate.take();
     let parcel = runtime.block_on(async {
         tokio::spawn(reload::on_hangup(hangup, config.map(Into::into), relay.shared()));
         tokio::spawn(on_user_signal(asked, relay.shared()));

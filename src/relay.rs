@@ -172,11 +172,9 @@ impl Relay {
         tasks.spawn(async move { hub.keep_time().await });
         tasks.spawn(service::attend(Arc::clone(&shared)));
         let history = shared.settings().history.clone();
+        let adopted = estate.is_some_and(|estate| estate.adopt(&shared));
         if let Some(path) = &history.state {
-            file::take_up(path, &history, estate.is_none().then_some(&*shared.hub));
-        }
-        if let Some(estate) = estate {
-            estate.adopt(&shared);
+            file::take_up(path, &history, (!adopted).then_some(&*shared.hub));
         }
         service::ready();
 

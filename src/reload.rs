@@ -6,6 +6,7 @@
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
 use crate::shared::Shared;
+use crate::succession::file;
 use crate::tls::Certificate;
 use crate::{limits, service};
 use std::path::{Path, PathBuf};
@@ -103,11 +104,15 @@ impl Prepared {
     /// `listeners` is the number of sockets that listen.
     ///
     /// # Errors
-    /// If the certificate cannot be used, or too few files may be open.
+    /// If the certificate or the file of `history.state` cannot be used, or too few files may be open.
     pub fn new(new: Settings, old: &Settings, listeners: usize) -> Result<Self, Failure> {
         let (mut settings, fixed) = new.without_restart(old);
         let fit = settings.fit(limits::open_files(), listeners);
         let (_, too_many) = fit.map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
+        if let Some(path) = settings.history.state.as_deref().filter(|path| Some(*path) != old.history.state.as_deref())
+        {
+            file::check(path)?;
+        }
         let certificate = settings.tls.as_ref().map(Certificate::load_again).transpose()?;
         Ok(Self { settings, certificate, fixed, too_many })
     }

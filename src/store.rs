@@ -131,7 +131,12 @@ impl Kept {
     /// What the process before handed over, if it did.
     #[must_use]
     pub fn estate(&mut self) -> Option<Estate> {
-        self.parcel.take().and_then(|queue| Estate::receive(&queue))
+        let newest = self.generation.saturating_sub(1);
+        // Unix sockets do not tell.
+        let listeners =
+            self.listeners.iter().filter(|listener| listener.generation == newest).count() + self.unix.len().min(1);
+        let kept = self.listeners.len() + self.unix.len();
+        self.parcel.take().and_then(|queue| Estate::receive(&queue, kept, listeners.max(2)))
     }
 
     /// Has the service manager keep this process's listening sockets. Silent without one.

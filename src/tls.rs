@@ -61,16 +61,15 @@ impl Certificate {
     /// # Errors
     /// As [`Certificate::load`]; and if they keep changing.
     pub fn load_again(settings: &config::Tls) -> Result<Self, Failure> {
-        let stamped = |path| fs::read_stamped(&place(path), MAX_FILE);
-        let files = fs::settled(|_| QUIET, || (stamped(&settings.certificate), stamped(&settings.key)));
-        let failed =
-            |what| Failure::new(Exit::Config, format!("tls: {}: {what}", place(&settings.certificate).display()));
+        let stamped = |path: PathBuf| fs::read_stamped(&path, MAX_FILE);
+        let files = fs::settled(|_| QUIET, || (stamped(settings.certificate()), stamped(settings.key())));
+        let failed = |what| Failure::new(Exit::Config, format!("tls: {}: {what}", settings.certificate().display()));
         let (certificate, key) = files.map_err(failed)?;
         Self::of(settings, (certificate.map(|read| read.bytes), key.map(|read| read.bytes)))
     }
 
     fn of(settings: &config::Tls, (chain, private): Files) -> Result<Self, Failure> {
-        let (certificate, key) = (place(&settings.certificate), place(&settings.key));
+        let (certificate, key) = (settings.certificate(), settings.key());
         let failed = |key: &str, path: &Path, what: &str| {
             Failure::new(Exit::Config, format!("tls.{key}: {}: {what}", path.display()))
         };
@@ -168,20 +167,12 @@ async fn hello(tcp: &TcpStream) -> io::Result<Accepted> {
     }
 }
 
-/// Where a file of the configuration is.
-fn place(path: &Path) -> PathBuf {
-    match std::env::var_os("CREDENTIALS_DIRECTORY") {
-        Some(directory) if path.is_relative() => Path::new(&directory).join(path),
-        _ => path.into(),
-    }
-}
-
 /// What is in the files of the certificate and its key.
 type Files = (Result<Vec<u8>, String>, Result<Vec<u8>, String>);
 
 fn read(settings: &config::Tls) -> Files {
-    let read = |path| fs::read_bounded(&place(path), MAX_FILE);
-    (read(&settings.certificate), read(&settings.key))
+    let read = |path: PathBuf| fs::read_bounded(&path, MAX_FILE);
+    (read(settings.certificate()), read(settings.key()))
 }
 
 fn not_pem(error: &pem::Error, expected: &str) -> String {

@@ -7,11 +7,12 @@ mod common;
 use common::http::{connect, status};
 use common::viewer::upgrade_request;
 use common::zmtp::{self, RawPeer};
-use common::{Broker, Host, Manager, Monitor, Viewer, raise_open_files, task};
+use common::{Broker, Event, Host, Manager, Monitor, Viewer, command, fence, raise_open_files, task, until};
 use std::fs;
 use std::io::Write;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// One test at a time: a child of another, on its way from fork to exec, would hold sockets that have to be closed.
 fn alone() -> MutexGuard<'static, ()> {
@@ -125,6 +126,65 @@ fn with_everything_taken_that_there_is_a_restart_loses_nobody() {
     }
     assert_eq!(monitor.logged(&["cannot accept"]), [""; 0]);
     assert!(monitor.descriptors() < 256);
+}
+
+/// The administrator lowered `LimitNOFILE=`.
+#[test]
+fn under_a_lower_limit_as_many_go_on_as_fit_and_the_history_is_kept() {
+    let _alone = alone();
+    for (files, go_on) in [(120, 81), (80, 43)] {
+        let manager = Manager::new();
+        let mut monitor = start(&manager, None, 1024, "");
+        let broker = Broker::connect(monitor.brokers);
+        broker.task("other", "0");
+        broker.task("job", "0");
+        let mut viewers = crowd(&monitor, 100);
+        for viewer in &mut viewers {
+            viewer.texts(&ids(0, 1));
+        }
+        end(&mut monitor);
+        let monitor = start(&manager, Some(&monitor), files, "");
+        // So that nobody but the monitor has them.
+        manager.forgets();
+        let numbers = format!("101 connections, and the limit of open files ({files}) has room for {}", go_on + 1);
+        monitor.wait_logged(&["WARNING", &numbers, "LimitNOFILE="]);
+        monitor.wait_log(&format!("took over {go_on} viewers, 1 brokers and 2 channels"));
+        broker.task("job", "1");
+        let text = task("1", "COMPLETED");
+        let stays = |viewer: &mut Viewer| match viewer.next() {
+            Event::Text(found) => found == text,
+            Event::Gone => false,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(viewers.iter_mut().filter_map(|viewer| stays(viewer).then_some(())).count(), go_on);
+        drop(viewers);
+        until("there is room", || (monitor.descriptors() < files / 2).then_some(()));
+        let mut late = Viewer::watch(monitor.viewers, "job");
+        late.texts(&ids(0, 2));
+        Viewer::watch(monitor.viewers, "other").texts(&ids(0, 1));
+        fence(&monitor, &broker);
+    }
+}
+
+#[test]
+fn those_for_whom_there_is_no_room_are_told() {
+    let _alone = alone();
+    let manager = Manager::new();
+    let mut monitor = start(&manager, None, 1024, "");
+    let mut viewers = crowd(&monitor, 60);
+    drop(Viewer::subscribed(monitor.viewers, "fence"));
+    end(&mut monitor);
+    let _monitor = start(&manager, Some(&monitor), 90, "");
+    until("six are told", || {
+        viewers.retain_mut(|viewer| {
+            viewer.next_within(Duration::from_millis(1)).is_none_or(|event| {
+                assert_eq!(event, Event::Text(command("FINISHED")));
+                viewer.closes(1001);
+                false
+            })
+        });
+        (viewers.len() == 54).then_some(())
+    });
 }
 
 #[test]

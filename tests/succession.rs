@@ -10,8 +10,9 @@ use common::{Broker, DEADLINE, Event, Host, Manager, Monitor, RawPeer, Viewer, c
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use recodex_monitor::channel::Place;
 use recodex_monitor::peer::Peer;
-use recodex_monitor::succession::state::{Stage, State, Viewer as Left};
+use recodex_monitor::succession::state::{Run, Stage, State, Viewer as Left};
 use socket2::SockRef;
 use std::borrow::Cow;
 use std::fs::File;
@@ -361,22 +362,6 @@ fn what_a_broker_sent_before_it_was_reset_is_not_lost() {
 }
 
 #[test]
-fn more_connections_than_may_be_open_are_closed_and_the_limit_is_named() {
-    let _alone = alone();
-    let mut service = Service::start("");
-    let mut viewers: Vec<_> = (0..100).map(|_| Viewer::subscribed(service.monitor.viewers, "job")).collect();
-    service.ends();
-    let host =
-        Host { viewers: service.monitor.viewers.port(), brokers: service.monitor.brokers.port(), ..Host::default() };
-    let mut wrapper = service.manager.wrapper(&[]);
-    wrapper.extend(["prlimit", "--nofile=120:120"].map(str::to_owned));
-    let monitor = Monitor::start_with(&service.manager.descriptors(), &wrapper, host, "");
-    service.manager.forgets();
-    monitor.wait_logged(&["WARNING", "100 connections", "LimitNOFILE=", "allows 82"]);
-    assert!(viewers.iter_mut().all(|viewer| viewer.is_gone_within(DEADLINE)));
-}
-
-#[test]
 fn settings_that_are_new_hold_for_what_is_taken_over() {
     let _alone = alone();
     let mut service = Service::start("");
@@ -549,7 +534,7 @@ fn a_state_that_cannot_be_used_is_refused_in_one_line_and_its_connections_closed
         (good[..10].to_vec(), "it is no state of a monitor"),
         (Vec::new(), "it is no state of a monitor"),
         (state(vec![naming(cookie + 1)]), "its sockets are others"),
-        (state(vec![naming(cookie), naming(cookie)]), "its sockets are others"),
+        (state(vec![naming(cookie), naming(cookie)]), "more connections than came with it"),
         (state(Vec::new()), "its sockets are others"),
     ] {
         let (line, monitor) = takes_over(&[&server], &bytes);
@@ -562,6 +547,43 @@ fn a_state_that_cannot_be_used_is_refused_in_one_line_and_its_connections_closed
     client.send_text("job");
     client.send_frame(0x89, b"read?");
     assert_eq!(client.next(), Event::Pong(b"read?".to_vec()));
+}
+
+/// What is claimed is looked at before memory is taken for it.
+#[test]
+fn a_hostile_state_takes_little_memory() {
+    let _alone = alone();
+    let draining = |_| Run {
+        id: "x".into(),
+        frames: b"".into(),
+        start: 0,
+        trimmed: false,
+        place: Place::Draining,
+        since: 0,
+        touched: 0,
+        failed: None,
+        aborted: None,
+    };
+    let runs = (0..1_600_000).map(draining).collect();
+    let nobody = Left { cookie: 1, peer: Peer::Unix, stage: Stage::Naming, received: b"".into(), unsent: b"".into() };
+    let of = |runs, viewers: Vec<Left<'_>>| {
+        let (links, viewers) = (Cow::default(), viewers.into());
+        let state = State { version: "0".into(), written: 0, uptime: 0, history_file: None, runs, links, viewers };
+        state.encode().expect("there is memory")
+    };
+    let (server, _client) = pair();
+    let cookie = SockRef::from(&server).cookie().expect("Linux has them");
+    let long = Left { cookie, received: vec![0; 2 << 20].into(), ..nobody.clone() };
+    for (sockets, bytes, said) in [
+        (&[][..], of(runs, Vec::new()), "took over 0 viewers, 0 brokers and 0 channels"),
+        (&[&server], of(Vec::new(), vec![nobody; 1_600_000]), "more connections than came with it"),
+        (&[&server], of(Vec::new(), vec![long]), "more of a viewer than can wait"),
+    ] {
+        let (line, monitor) = takes_over(sockets, &bytes);
+        assert!(line.contains(said), "{line}");
+        let peak = monitor.peak_kib();
+        assert!(peak < 64 * 1024, "{said}: {peak} KiB");
+    }
 }
 
 #[test]
@@ -620,34 +642,21 @@ fn a_file_is_not_taken_up_beside_what_was_handed_over() {
     std::fs::write(&path, state(Vec::new())).expect("it is ours");
     common::open_up(&path);
     service.restart();
-    assert!(!path.exists());
+    until("it is removed", || (!path.exists()).then_some(()));
     tasks(&broker, "job", 2, 3);
     viewer.texts(&ids(2, 3));
 }
 
 #[test]
-fn a_history_that_cannot_be_used_is_said_and_removed() {
+fn a_history_that_is_too_old_is_said_and_removed() {
     let _alone = alone();
     let directory = common::open_directory();
     let path = directory.path().join("history");
-    let config = format!("history: {{state: '{}'}}", path.display());
-    for (bytes, why) in [
-        (b"garbage, long enough for a head".to_vec(), "it is no state of a monitor"),
-        (state(Vec::new()), "s ago, more than history.finished"),
-        (vec![0; 300 << 20], "it is larger than history.total_bytes allows"),
-    ] {
-        std::fs::write(&path, bytes).expect("it is ours");
-        common::open_up(&path);
-        let monitor = Monitor::start(&config);
-        monitor.wait_logged(&["WARNING", &path.display().to_string(), why]);
-        assert!(!path.exists());
-    }
-    let other = directory.path().join("other");
-    std::fs::write(&other, state(Vec::new())).expect("it is ours");
-    std::os::unix::fs::symlink(&other, &path).expect("it is ours");
-    let monitor = Monitor::start(&config);
-    monitor.wait_logged(&["WARNING", "history.state: cannot read"]);
-    assert!(other.exists(), "links are not followed");
+    std::fs::write(&path, state(Vec::new())).expect("it is ours");
+    common::open_up(&path);
+    let monitor = Monitor::start(&format!("history: {{state: '{}'}}", path.display()));
+    monitor.wait_logged(&["WARNING", &path.display().to_string(), "s ago, more than history.finished"]);
+    assert!(!path.exists());
     let mut monitor = Monitor::start("history: {state: /proc/history}");
     monitor.wait_logged(&["ERROR", "history.state: cannot write /proc/history.new"]);
     monitor.stop();

@@ -12,6 +12,7 @@ use recodex_monitor::cursor::{Cursor, Turn};
 use recodex_monitor::hub::{Hub, Usage};
 use recodex_monitor::message::{Kind, Message, RELEASE_FRAME};
 use recodex_monitor::metrics::Metrics;
+use recodex_monitor::succession::Limits;
 use recodex_monitor::succession::state::State;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -168,7 +169,7 @@ fuzz_target!(|input: &[u8]| {
                     (slots, state.encode().unwrap())
                 });
                 hub = Hub::new(limits.clone(), Arc::clone(&metrics));
-                let restored = hub.restore(now, Duration::ZERO, &State::decode(&bytes).unwrap().runs);
+                let restored = hub.restore(now, Duration::ZERO, &State::decode(&bytes, Limits::NONE).unwrap().runs);
                 for viewer in &mut viewers {
                     let (slot, offset, rest) = viewer.cursor.place();
                     let place = slots.iter().position(|other| *other == slot);

@@ -9,6 +9,7 @@ use recodex_monitor::config::History;
 use recodex_monitor::cursor::Turn;
 use recodex_monitor::hub::Hub;
 use recodex_monitor::metrics::Metrics;
+use recodex_monitor::succession::Limits;
 use recodex_monitor::succession::state::State;
 use recodex_monitor::zmtp::parser::Parser;
 use std::sync::Arc;
@@ -16,11 +17,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 fuzz_target!(|input: &[u8]| {
-    assert!(State::decode(input).is_err() || State::decode_body(&input[24..]).is_ok());
-    let Ok(state) = State::decode_body(input) else { return };
+    let none = Limits::NONE;
+    assert!(State::decode(input, none).is_err() || input[8] == 2 || State::decode_body(&input[24..], none).is_ok());
+    let Ok(mut state) = State::decode_body(input, none) else { return };
     let written = state.encode().unwrap();
-    assert_eq!(State::decode(&written).unwrap(), state);
-    assert!(State::decode(&written[..written.len() - 1]).is_err());
+    assert_eq!(State::decode(&written, none).unwrap(), state);
+    assert!(State::decode(&written[..written.len() - 1], none).is_err());
 
     for link in state.links.iter() {
         let mut parser = Parser::resume(link.stage, &link.received);
@@ -33,6 +35,8 @@ fuzz_target!(|input: &[u8]| {
         assert!(done.is_err() || !parser.space().is_empty());
     }
     let limits = History { channel_messages: 8, channel_bytes: 1024, total_bytes: 16 * 1024, ..History::default() };
+    state.fit(limits.total_bytes, true);
+    assert!(State::decode(&state.encode().unwrap(), none).is_ok_and(|again| again.runs.len() <= state.runs.len()));
     let hub = Hub::new(limits, Arc::new(Metrics::default()));
     let now = Instant::now();
     let slots = hub.restore(now, Duration::from_secs(1), &state.runs);

@@ -9,6 +9,7 @@ use super::sandbox::Sandbox;
 use crate::config::{Output, Settings};
 use crate::failure::Exit;
 use crate::logging::Target;
+use crate::succession::file;
 use std::fs::{metadata, symlink_metadata};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -84,12 +85,13 @@ pub(super) fn log(settings: &Settings, sandbox: Option<&Sandbox>) -> Finding {
     }
 }
 
-/// Checks that the history can be saved. The monitor starts without it, but would lose all history at a stop.
+/// Checks that nothing else is in the place of the saved history, and that it can be saved. If it cannot, the monitor starts, but
+/// would lose all history at a stop.
 pub(super) fn history(path: &Path, sandbox: Option<&Sandbox>) -> Finding {
-    let shown = path.display();
-    if symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Finding::Failed(Exit::Config, format!("{shown} is there already, and no file; name another path"));
+    if let Err(failure) = file::check(path) {
+        return Finding::Failed(failure.exit(), failure.to_string());
     }
+    let shown = path.display();
     match unwritable(directory_of(path), sandbox) {
         Some(obstacle) => obstacle.finding(Exit::Config),
         None => Finding::Good(format!("{shown} can be written")),

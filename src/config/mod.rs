@@ -6,11 +6,13 @@ mod access;
 mod address;
 mod descriptors;
 mod explain;
+mod paths;
 mod value;
 mod yaml;
 
 pub use access::{Network, Origin, Proxy, ProxyHeader};
 pub use address::{Address, Endpoint, Mode};
+pub use paths::{DEFAULT_LOG, with_suffix};
 pub use value::{Level, Output, Seconds};
 pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
@@ -178,6 +180,27 @@ pub struct Zeromq {
     pub handshake_timeout: Seconds,
 }
 
+impl Tls {
+    /// Where the certificate is.
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        credential(&self.certificate)
+    }
+
+    /// Where its key is.
+    #[must_use]
+    pub fn key(&self) -> PathBuf {
+        credential(&self.key)
+    }
+}
+
+fn credential(path: &Path) -> PathBuf {
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(directory) if path.is_relative() => Path::new(&directory).join(path),
+        _ => path.into(),
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -308,7 +331,7 @@ impl Settings {
     /// If it cannot be read, or is not what [`Settings`] describes.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let bytes = fs::read_bounded_or_pipe(path, MAX_FILE).map_err(|message| ConfigError::of_file(path, message))?;
-        Self::parse(path, &bytes)
+        Self::parse(path, &bytes)?.apart(path)
     }
 
     /// Reads a configuration file anew for a monitor that runs. Waits, for seconds at most, until it is no longer being saved.
@@ -327,7 +350,15 @@ impl Settings {
             (_, 0) => Err(error(
                 "it sets nothing, and at a reload that would give every setting its default; restart the monitor if you mean that".into(),
             )),
-            (settings, _) => Ok(settings),
+            (settings, _) => settings.apart(path),
+        }
+    }
+
+    /// The settings, unless they name one file for two purposes; `path` is their own file.
+    fn apart(self, path: &Path) -> Result<Self, ConfigError> {
+        match self.history_collides(path) {
+            Some(message) => Err(ConfigError::of_file(path, message)),
+            None => Ok(self),
         }
     }
 

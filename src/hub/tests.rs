@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Seconds;
+use crate::succession::Limits;
 use crate::succession::state::State;
 use proptest::prelude::*;
 use std::borrow::Cow;
@@ -75,7 +76,7 @@ impl Bench {
         next.state().begun = begun;
         let numbers: Vec<_> = slots.iter().map(|slot| self.hub.read(*slot, Run::number)).zip(begun + 1..).collect();
         self.now += time;
-        let restored = next.restore(self.now, time, &State::decode(&bytes).unwrap().runs);
+        let restored = next.restore(self.now, time, &State::decode(&bytes, Limits::NONE).unwrap().runs);
         for cursor in cursors {
             let (slot, offset, rest) = cursor.place();
             let place = slots.iter().position(|other| *other == slot);

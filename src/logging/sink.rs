@@ -1,7 +1,7 @@
 //! Where log lines go: the journal, a rotating file, or stderr; and what is said about lines that could not be written.
 
 use super::{Dropped, Line};
-use crate::config::{Logger, Output};
+use crate::config::{DEFAULT_LOG, Logger, Output};
 use crate::failure::{Exit, Failure};
 use chrono::{DateTime, Local};
 use rolling_file::{RollingConditionBasic, RollingFileAppender};
@@ -14,8 +14,6 @@ use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 /// The name under which the journal files the lines.
 const IDENTIFIER: &str = "recodex-monitor";
-/// Where lines go if they are to go to a file and none is named.
-const DEFAULT_FILE: &str = "/var/log/recodex/monitor.log";
 
 /// Where the settings send log lines.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,7 +35,7 @@ impl Target {
             (Output::Auto, None) if connected_to_journal() => Self::Journal,
             (Output::Auto, None) | (Output::Stderr, _) => Self::Stderr,
             (Output::Auto | Output::File, Some(file)) => Self::File(file.clone()),
-            (Output::File, None) => Self::File(DEFAULT_FILE.into()),
+            (Output::File, None) => Self::File(DEFAULT_LOG.into()),
         }
     }
 }

@@ -1,28 +1,104 @@
 //! History in a file, from a process that stops to one that starts later (`history.state`).
+//!
+//! A file that is not a saved history is never removed and never replaced.
 
-use super::state::{self, Refused, State};
-use crate::config::History;
+use super::Limits;
+use super::state::{self, Refused, State, is_ours};
+use crate::config::{History, with_suffix};
+use crate::failure::{Exit, Failure};
 use crate::hub::Hub;
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use nix::libc::{ELOOP, ENXIO, O_NOFOLLOW, O_NONBLOCK};
+use nix::unistd::geteuid;
+use std::fs::{self, File, OpenOptions, symlink_metadata};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// What a file may be longer than the history in it is counted for, in bytes.
-const SLACK: u64 = 1024 * 1024;
+const SLACK: usize = 1024 * 1024;
 
-/// Where the file is written, until it is whole.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
+/// What a path leads to.
+enum Found {
+    Nothing,
+    /// An empty file of ours.
+    Empty,
+    /// A saved history, whole or not, of whatever version.
+    Saved(File),
+    /// Something else, and what.
+    Foreign(String),
 }
 
+/// Where the file is written, until it is whole.
+fn new(path: &Path) -> PathBuf {
+    with_suffix(path, "new")
+}
+
+/// Where a history goes that cannot be used.
+fn bad(path: &Path) -> PathBuf {
+    with_suffix(path, "bad")
+}
+
+/// Looks at what is there; links are not followed.
+fn find(path: &Path) -> io::Result<Found> {
+    let foreign = |what: &str| Ok(Found::Foreign(what.into()));
+    let mut file = match OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(e) if e.raw_os_error() == Some(ELOOP) => return foreign("it is a link"),
+        Err(e) if e.raw_os_error() == Some(ENXIO) => return foreign("it is not a regular file"),
+        opened => opened?,
+    };
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return foreign("it is not a regular file");
+    }
+    if ![geteuid().as_raw(), 0].contains(&found.uid()) {
+        return foreign(&format!("it belongs to another user (uid {})", found.uid()));
+    }
+    if found.len() == 0 {
+        return Ok(Found::Empty);
+    }
+    let mut head = Vec::new();
+    (&file).take(8).read_to_end(&mut head)?;
+    if !is_ours(&head) {
+        return foreign("it is not a saved history");
+    }
+    file.rewind()?;
+    Ok(Found::Saved(file))
+}
+
+/// Whether the history may be saved to the file: nothing else is there, or in the place of the files beside it.
+///
+/// # Errors
+/// [`Exit::Config`] if something else is there.
+pub fn check(path: &Path) -> Result<(), Failure> {
+    for path in [path.to_path_buf(), new(path), bad(path)] {
+        if let Ok(Found::Foreign(what)) = find(&path) {
+            let hint = "expected a history that a monitor has saved, or nothing; move it away, or name another file";
+            return Err(Failure::new(Exit::Config, format!("history.state: {}: {what}; {hint}", path.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is nothing that would be lost if the path led to something else.
+fn is_free(path: &Path) -> io::Result<()> {
+    match find(path)? {
+        Found::Foreign(what) => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is there, and {what}", path.display())))
+        }
+        Found::Nothing | Found::Empty | Found::Saved(_) => Ok(()),
+    }
+}
+
+/// Makes the file; one that is left from before is removed.
 fn create(path: &Path) -> io::Result<File> {
-    let _ = fs::remove_file(path);
+    is_free(path)?;
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
@@ -36,12 +112,10 @@ pub fn save(path: &Path, history: Result<Vec<u8>, Refused>) {
 
 /// Writes the file, or leaves the one that is there as it is.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = beside(path);
-    let written = create(&new).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    });
+    is_free(path)?;
+    let new = new(path);
+    let mut file = create(&new)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
     if written.is_err() {
         let _ = fs::remove_file(&new);
     }
@@ -49,48 +123,81 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Has `hub` take up what is in the file, if it is not older than `limits.finished` and within `limits.total_bytes`; without a hub
-/// it is not wanted. The file is gone then. Logs what came of it.
+/// it is not wanted. The file is gone then; one that cannot be used is renamed. Logs what came of it.
 pub fn take_up(path: &Path, limits: &History, hub: Option<&Hub>) {
-    match (take(path, limits.total_bytes), hub) {
-        (Ok(Some(bytes)), Some(hub)) => match restore(&bytes, hub, limits.finished.duration()) {
-            Ok(what) => log::info!("took up {what} from {}", path.display()),
-            Err(why) => log::warn!("{} is not taken up: {why}", path.display()),
+    let shown = path.display();
+    match find(path) {
+        Ok(Found::Nothing | Found::Empty) => {}
+        Ok(Found::Foreign(what)) => log::warn!("history.state: {shown} is left alone: {what}"),
+        Err(e) => log::warn!("history.state: cannot read {shown}: {e}"),
+        Ok(Found::Saved(file)) => match hub.map(|hub| restore(&file, hub, limits)) {
+            None => remove(path, &file),
+            Some(Ok(what)) => {
+                remove(path, &file);
+                log::info!("took up {what} from {shown}");
+            }
+            Some(Err(Unusable::Old(age))) => {
+                remove(path, &file);
+                log::warn!("{shown} is not taken up: it was saved {age} s ago, more than history.finished");
+            }
+            Some(Err(Unusable::Refused(why))) => {
+                let bad = bad(path);
+                match is_free(&bad).and_then(|()| fs::rename(path, &bad)) {
+                    Ok(()) => log::warn!("{shown} is not taken up: {why}; it is kept as {}", bad.display()),
+                    Err(e) => log::warn!("{shown} is not taken up: {why}; it stays, and cannot be renamed: {e}"),
+                }
+            }
         },
-        (Ok(_), _) => {}
-        (Err(e), _) => log::warn!("history.state: cannot read {}: {e}", path.display()),
     }
     // Said now and not only when it is too late.
-    let new = beside(path);
+    let new = new(path);
     match create(&new) {
         Ok(_) => drop(fs::remove_file(&new)),
         Err(e) => log::error!("history.state: cannot write {}: {e}; history will not outlive a stop", new.display()),
     }
 }
 
-/// Reads the file and removes it, so that it is never taken up twice.
-fn take(path: &Path, total_bytes: usize) -> io::Result<Option<Vec<u8>>> {
-    let file = match OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "expected a regular file"));
+/// Removes the file, so that it is never taken up twice; not if the path leads to another by now.
+fn remove(path: &Path, file: &File) {
+    let id = |found: &fs::Metadata| (found.dev(), found.ino());
+    let same = symlink_metadata(path).and_then(|now| Ok(id(&now) == id(&file.metadata()?)));
+    if let Err(e) = same.and_then(|same| if same { fs::remove_file(path) } else { Ok(()) }) {
+        log::warn!("history.state: cannot remove {}: {e}", path.display());
     }
-    let limit = total_bytes as u64 + SLACK;
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes)?;
-    fs::remove_file(path)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than history.total_bytes allows"));
-    }
-    Ok(Some(bytes))
 }
 
-fn restore(bytes: &[u8], hub: &Hub, young: Duration) -> Result<String, String> {
-    let state = State::decode(bytes).map_err(|e| e.to_string())?;
+/// Why a saved history is not taken up.
+enum Unusable {
+    /// It was saved so many seconds ago.
+    Old(u64),
+    Refused(String),
+}
+
+impl From<Refused> for Unusable {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused.to_string())
+    }
+}
+
+impl From<io::Error> for Unusable {
+    fn from(error: io::Error) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable> {
+    let limit = limits.total_bytes.saturating_add(SLACK);
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    if length > limit {
+        return Err(Refused::TooLarge.into());
+    }
+    let mut bytes = Vec::with_capacity(length);
+    file.take(length as u64).read_to_end(&mut bytes)?;
+    // Connections come only with a process.
+    let state = State::decode(&bytes, Limits { cost: limit, connections: 0, unread: false })?;
     let age = Duration::from_millis(state::now().saturating_sub(state.written));
-    if age > young {
-        return Err(format!("it was saved {} s ago, more than history.finished", age.as_secs()));
+    if age > limits.finished.duration() {
+        return Err(Unusable::Old(age.as_secs()));
     }
     let now = Instant::now();
     let slots = hub.restore(now, age, &state.runs);

@@ -2,29 +2,15 @@
 //!
 //! postcard's wire format has no field names: these types must never change.
 
-use super::state::{self, Link};
+use super::state;
 use crate::channel::Place;
 use crate::peer::Peer;
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// [`state::State`] in format 2.
+/// [`state::Run`] in format 2. The state around it and the links are as in format 3, but for `history_file`.
 #[derive(Debug, Deserialize)]
-pub(super) struct State<'a> {
-    #[serde(borrow)]
-    version: Cow<'a, str>,
-    written: u64,
-    uptime: u64,
-    #[serde(borrow)]
-    runs: Vec<Run<'a>>,
-    #[serde(borrow)]
-    links: Vec<Link<'a>>,
-    #[serde(borrow)]
-    viewers: Vec<Viewer<'a>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Run<'a> {
+pub(super) struct Run<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow, with = "serde_bytes")]
@@ -37,8 +23,9 @@ struct Run<'a> {
     failed: Option<u64>,
 }
 
+/// [`state::Viewer`] in format 2.
 #[derive(Debug, Deserialize)]
-struct Viewer<'a> {
+pub(super) struct Viewer<'a> {
     cookie: u64,
     peer: Peer,
     #[serde(borrow)]
@@ -69,22 +56,6 @@ enum Stage<'a> {
     },
 }
 
-impl<'a> From<State<'a>> for state::State<'a> {
-    fn from(old: State<'a>) -> Self {
-        let State { version, written, uptime, runs, links, viewers } = old;
-        let viewers: Vec<state::Viewer<'a>> = viewers.into_iter().map(Into::into).collect();
-        Self {
-            version,
-            written,
-            uptime,
-            history_file: None,
-            runs: runs.into_iter().map(Into::into).collect(),
-            links: links.into(),
-            viewers: viewers.into(),
-        }
-    }
-}
-
 impl<'a> From<Run<'a>> for state::Run<'a> {
     fn from(old: Run<'a>) -> Self {
         let Run { id, frames, start, trimmed, place, since, touched, failed } = old;
@@ -111,6 +82,7 @@ impl<'a> From<Viewer<'a>> for state::Viewer<'a> {
 #[cfg(test)]
 mod tests {
     use crate::channel::Place;
+    use crate::succession::Limits;
     use crate::succession::state::{FORMAT, Stage, State};
     use crate::zmtp::parser;
 
@@ -119,7 +91,7 @@ mod tests {
 
     #[test]
     fn what_2_0_0_handed_over_is_read_whole() {
-        let state = State::decode(SAMPLE).unwrap();
+        let state = State::decode(SAMPLE, Limits::NONE).unwrap();
         assert_eq!((&*state.version, &state.history_file), ("2.0.0", &None));
         let runs: Vec<_> = state.runs.iter().map(|run| (&*run.id, run.place, run.failed.is_some())).collect();
         let open = |id, failed| (id, Place::Open, failed);
@@ -151,9 +123,9 @@ mod tests {
 
     #[test]
     fn what_was_read_is_written_in_the_new_format() {
-        let state = State::decode(SAMPLE).unwrap();
+        let state = State::decode(SAMPLE, Limits::NONE).unwrap();
         let written = state.encode().unwrap();
         assert_eq!(written[8..12], FORMAT.to_le_bytes());
-        assert_eq!(State::decode(&written).unwrap(), state);
+        assert_eq!(State::decode(&written, Limits::NONE).unwrap(), state);
     }
 }

@@ -6,6 +6,7 @@
 pub mod file;
 mod format2;
 pub mod parcel;
+mod reading;
 pub mod state;
 
 use crate::channel::End;
@@ -14,15 +15,17 @@ use crate::hub::Hub;
 use crate::shared::Shared;
 use crate::websocket::stream::{Stream, end_socket};
 use crate::websocket::viewer::Viewer;
-use crate::{store, zmtp};
+use crate::{limits, store, zmtp};
 use memmap2::Mmap;
-use parcel::Parcel;
+use parcel::{Parcel, Received};
+pub use reading::Limits;
 use socket2::SockRef;
 use state::State;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -94,8 +97,10 @@ pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
         link_states.len(),
         shared.hub.usage().channels
     );
+    let path = shared.settings().history.state.clone();
     let save = |file: &mut File| {
-        let written = with_state(&shared.hub, &link_states, &mut states, finish, |state| state.write(file));
+        let written =
+            with_state(&shared.hub, &link_states, &mut states, finish, path.as_deref(), |state| state.write(file));
         written.map_err(io::Error::other)
     };
     match parcel.close(save) {
@@ -115,15 +120,16 @@ pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
 /// # Errors
 /// As [`State::encode`].
 pub fn history(hub: &Hub) -> Result<Vec<u8>, state::Refused> {
-    with_state(hub, &[], &mut [], false, |state| state.encode())
+    with_state(hub, &[], &mut [], false, None, |state| state.without_connections().encode())
 }
 
-/// Shows the history and these connections; `finish` is for [`state::Viewer::look_up`].
+/// Shows the history and these connections; `finish` is for [`state::Viewer::look_up`], `history_file` is that of `history.state`.
 fn with_state<T>(
     hub: &Hub,
     links: &[state::Link<'_>],
     viewers: &mut [state::Viewer<'_>],
     finish: bool,
+    history_file: Option<&Path>,
     show: impl FnOnce(State<'_>) -> T,
 ) -> T {
     hub.save(Instant::now(), |runs| {
@@ -138,7 +144,7 @@ fn with_state<T>(
             version,
             written,
             uptime,
-            history_file: None,
+            history_file: history_file.map(|path| path.to_string_lossy()),
             runs,
             links: links.into(),
             viewers: (&*viewers).into(),
@@ -178,18 +184,31 @@ fn refuse_unknown(sockets: &[OwnedFd], settings: &Settings) {
 pub struct Estate {
     /// The brokers' links, then the viewers.
     sockets: Vec<OwnedFd>,
+    /// How many there were.
+    sent: usize,
+    /// Whether all of them are here.
+    complete: bool,
     state: Option<Mmap>,
 }
 
 impl Estate {
-    /// Takes it from the queue that the service manager kept. What cannot be read is closed.
+    /// Takes it from the queue that the service manager kept. What cannot be read is closed, and so are viewers for which too few
+    /// files may be open. `kept` are the listening sockets that came with it, `listeners` those of the process before.
     #[must_use]
-    pub fn receive(queue: &OwnedFd) -> Option<Self> {
-        let received = parcel::open(queue);
+    pub fn receive(queue: &OwnedFd, kept: usize, listeners: usize) -> Option<Self> {
+        let files = limits::open_files();
+        let received = parcel::open(queue, files.saturating_sub(limits::while_taking_over(kept)));
         // Whatever happens next does not happen again to the process after this one.
         store::forget(parcel::NAME);
         match received {
-            Ok((sockets, state)) => Some(Self { sockets, state: Some(state) }),
+            Ok(Received { sockets, sent, complete, state }) => {
+                let mut estate = Self { sockets, sent, complete, state: Some(state) };
+                let room = files.saturating_sub(limits::besides_connections(files, listeners));
+                if !complete || estate.sockets.len() > room {
+                    estate.leave_out(room, files);
+                }
+                Some(estate)
+            }
             Err(e) => {
                 log::warn!("nothing is taken over from the process before: {e}");
                 None
@@ -197,22 +216,52 @@ impl Estate {
         }
     }
 
-    /// Goes on with everything. Must be called in a tokio runtime.
-    pub fn adopt(mut self, shared: &Arc<Shared>) {
-        let Some(bytes) = self.state.take() else { return };
+    /// Closes the connections for which there is no room, the last viewers first.
+    fn leave_out(&mut self, room: usize, files: usize) {
+        let kept = room.min(self.sockets.len());
+        log::warn!(
+            "the process before hands over {} connections, and the limit of open files ({files}) has room for {kept}: {} are closed; \
+             raise it (LimitNOFILE=)",
+            self.sent,
+            self.sent - kept
+        );
+        if let Some(bytes) = &self.state
+            && let Ok(state) = decode(bytes, &self.sockets, self.sent, self.complete)
+        {
+            let links = state.links.len();
+            let gone = self.sockets.drain(kept..).skip(links.saturating_sub(kept));
+            let viewers = state.viewers.into_owned().into_iter().skip(kept.saturating_sub(links));
+            // The settings are not known here: the default of `clients.finish_on_close` holds.
+            turn_away(gone.zip(viewers), true);
+        }
+        self.sockets.truncate(kept);
+        self.complete = false;
+    }
+
+    /// Goes on with everything; returns whether it could. Must be called in a tokio runtime.
+    pub fn adopt(mut self, shared: &Arc<Shared>) -> bool {
+        let Some(bytes) = self.state.take() else { return false };
         let sockets = std::mem::take(&mut self.sockets);
-        let state = match State::decode(&bytes) {
-            Ok(state) if state.matches(&sockets) => state,
-            refused => {
-                let why = refused.map_or_else(|e| e.to_string(), |_| "its sockets are others".into());
+        let mut state = match decode(&bytes, &sockets, self.sent, self.complete) {
+            Ok(state) => state,
+            Err(why) => {
                 log::warn!(
                     "nothing is taken over from the process before: {why}; {} connections are closed",
                     sockets.len()
                 );
                 refuse_unknown(&sockets, &shared.settings());
-                return;
+                return false;
             }
         };
+        let settings = shared.settings();
+        let total_bytes = settings.history.total_bytes;
+        let evicted = state.fit(total_bytes, settings.clients.finish_on_close);
+        if evicted > 0 {
+            shared.metrics.evicted.add(evicted);
+            log::warn!(
+                "history.total_bytes ({total_bytes} bytes) is less than the process before had: {evicted} channels are dropped"
+            );
+        }
         let State { version, uptime, runs, links, viewers, .. } = state;
         let (now, elapsed) = (Instant::now(), state::uptime().saturating_sub(uptime));
         let slots = shared.hub.restore(now, Duration::from_millis(elapsed), &runs);
@@ -236,14 +285,37 @@ impl Estate {
         }
         shared.hub.settle(now, &slots);
         log::info!("took over {what} from the process before (version {version}), after {elapsed} ms");
+        true
     }
+
+    /// For a process that cannot start: saves the history to `history_file`, or to the file that the process before names, so that
+    /// the next start takes it up as after a stop. Then viewers are told that the monitor stops. Root must have been given up.
+    pub fn abandon(self, history_file: Option<&Path>) {
+        if let Some(bytes) = &self.state
+            && let Ok(state) = decode(bytes, &self.sockets, self.sent, self.complete)
+            && !state.runs.is_empty()
+        {
+            let path = history_file.map(Path::to_path_buf).or_else(|| Some(state.history_file.as_deref()?.into()));
+            if let Some(path) = path {
+                file::save(&path, state.without_connections().encode());
+            }
+        }
+    }
+}
+
+/// The state of these sockets, of which there were `sent`; if not all are here, without the links and viewers that are missing.
+fn decode<'a>(bytes: &'a [u8], sockets: &[OwnedFd], sent: usize, complete: bool) -> Result<State<'a>, String> {
+    // What the runs may cost is up to the process that takes them: it lets go what does not fit.
+    let limits = Limits { cost: usize::MAX, connections: sent, unread: false };
+    let mut state = State::decode(bytes, limits).map_err(|e| e.to_string())?;
+    let matches = if complete { state.matches(sockets) } else { state.keep_those_of(sockets) };
+    if matches { Ok(state) } else { Err("its sockets are others".into()) }
 }
 
 impl Drop for Estate {
     fn drop(&mut self) {
         if let Some(bytes) = &self.state
-            && let Ok(state) = State::decode(bytes)
-            && state.matches(&self.sockets)
+            && let Ok(state) = decode(bytes, &self.sockets, self.sent, self.complete)
         {
             let streams = self.sockets.drain(..).skip(state.links.len());
             // The settings may be what is wrong with this process: the default of `clients.finish_on_close` holds.

@@ -4,19 +4,20 @@
 //! Kept one by one, every connection would be compared with all others kept (systemd does, with one system call each), and be
 //! named in one variable of the environment, which has a limit of 128 KiB.
 
-use crate::{limits, store};
+use crate::store;
 use memmap2::Mmap;
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, getsockopt, recvmsg, sendmsg,
-    setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, setsockopt, socketpair, sockopt,
 };
+use rustix::cmsg_space;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// The name under which the service manager keeps it.
@@ -106,24 +107,44 @@ impl Parcel {
     }
 }
 
-/// Takes everything out of a queue: the sockets in their order, and the state.
+/// What was taken out of a queue.
+#[derive(Debug)]
+pub struct Received {
+    /// The sockets, in their order.
+    pub sockets: Vec<OwnedFd>,
+    /// How many there were.
+    pub sent: usize,
+    /// Whether all of them were taken.
+    pub complete: bool,
+    /// The state.
+    pub state: Mmap,
+}
+
+/// Takes everything out of a queue: of the sockets the first `room`, and the state. The others are closed.
 ///
 /// # Errors
-/// If it is not complete, cannot be read, or has more sockets than this process may open.
-pub fn open(queue: &OwnedFd) -> io::Result<(Vec<OwnedFd>, Mmap)> {
+/// If it is not complete, or cannot be read.
+pub fn open(queue: &OwnedFd, room: usize) -> io::Result<Received> {
     let incomplete = || io::Error::new(io::ErrorKind::UnexpectedEof, "it is not complete");
-    let (mut sockets, mut state) = (Vec::new(), None);
+    let (mut sockets, mut sent, mut complete, mut state) = (Vec::new(), 0, true, None);
     while state.is_none() {
-        let (what, mut descriptors) = receive(queue)?;
-        match what[..] {
-            // Those that find no place would be lost, and their peers not be told.
-            [COUNT, ref count @ ..] => has_room(u64::from_le_bytes(count.try_into().map_err(|_| incomplete())?))?,
-            [SOCKETS] => sockets.append(&mut descriptors),
+        let Message { bytes, mut descriptors, whole } = receive(queue, room.saturating_sub(sockets.len()))?;
+        match bytes[..] {
+            [COUNT, ref count @ ..] => {
+                let count = u64::from_le_bytes(count.try_into().map_err(|_| incomplete())?);
+                sent = usize::try_from(count).map_err(|_| incomplete())?;
+            }
+            [SOCKETS] => {
+                complete &= whole && sockets.len() + descriptors.len() <= room;
+                sockets.append(&mut descriptors);
+                sockets.truncate(room);
+            }
             [STATE] => state = descriptors.pop(),
             _ => return Err(incomplete()),
         }
     }
-    Ok((sockets, map(&state.ok_or_else(incomplete)?)?))
+    let state = map(&state.ok_or_else(incomplete)?)?;
+    Ok(Received { sent: if complete { sockets.len() } else { sent.max(sockets.len()) }, sockets, complete, state })
 }
 
 /// The state where it is: most of it is history, which will be copied once anyway.
@@ -139,33 +160,29 @@ fn map(state: &OwnedFd) -> io::Result<Mmap> {
     }
 }
 
-fn has_room(sockets: u64) -> io::Result<()> {
-    let files = limits::open_files();
-    let limit = files.saturating_sub(limits::besides_connections(files, 2));
-    if usize::try_from(sockets).is_ok_and(|sockets| sockets <= limit) {
-        return Ok(());
-    }
-    let what = format!("it has {sockets} connections, and the limit of open files (LimitNOFILE=) allows {limit}");
-    Err(io::Error::other(what))
+/// One message of a queue.
+struct Message {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    /// Whether all its descriptors were taken.
+    whole: bool,
 }
 
-/// What one message says, and what it carries.
-fn receive(queue: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+/// Takes one message and, of its descriptors, as many as there is room for; one has always room, which may be the state.
+fn receive(queue: &OwnedFd, room: usize) -> io::Result<Message> {
     let mut bytes = vec![0; 1 + size_of::<u64>()];
-    let mut space = cmsg_space!([RawFd; PER_MESSAGE]);
-    let mut into = [IoSliceMut::new(&mut bytes)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<()>(queue.as_raw_fd(), &mut into, Some(&mut space), flags)?;
-    let (length, mut descriptors) = (message.bytes, Vec::new());
-    for part in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(numbers) = part {
-            #[expect(unsafe_code, reason = "a descriptor that comes by its number is owned by saying so")]
-            // SAFETY: the kernel has just opened them for this process, and nothing else here takes them up.
-            descriptors.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    bytes.truncate(length);
-    Ok((bytes, descriptors))
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(PER_MESSAGE))];
+    let length = cmsg_space!(ScmRights(room.clamp(1, PER_MESSAGE)));
+    let mut control = RecvAncillaryBuffer::new(&mut space[..length]);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let message = recvmsg(queue, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
+    let rights = control.drain().filter_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    });
+    let descriptors = rights.flatten().collect();
+    bytes.truncate(message.bytes);
+    Ok(Message { bytes, descriptors, whole: !message.flags.contains(ReturnFlags::CTRUNC) })
 }
 
 #[cfg(test)]
@@ -188,29 +205,45 @@ mod tests {
         assert_eq!(parcel.put(&sockets.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>()), 300);
         drop(sockets);
         parcel.close(|file| file.write_all(b"state")).unwrap();
-        let (sockets, state) = open(&theirs).unwrap();
+        let Received { sockets, state, sent, complete } = open(&theirs, usize::MAX).unwrap();
+        assert_eq!((sent, complete), (300, true));
         let found: Vec<_> = sockets.into_iter().map(|fd| UdpSocket::from(fd).local_addr().unwrap()).collect();
         assert_eq!((found, &state[..]), (addresses, &b"state"[..]));
-        assert!(open(&theirs).is_err(), "it is empty");
+        assert!(open(&theirs, usize::MAX).is_err(), "it is empty");
         let (parcel, theirs) = pair(QUEUE);
         parcel.put(&[theirs.as_raw_fd()]);
         drop(parcel);
-        assert!(open(&theirs).is_err(), "it has no state");
+        assert!(open(&theirs, usize::MAX).is_err(), "it has no state");
         let (parcel, theirs) = pair(QUEUE);
         parcel.put(&[]);
         let file = std::fs::File::open("/dev/null").unwrap();
         parcel.send(STATE, &[], &[file.as_raw_fd()]).unwrap();
-        assert_eq!(open(&theirs).unwrap_err().to_string(), "its state is not sealed");
+        assert_eq!(open(&theirs, usize::MAX).unwrap_err().to_string(), "its state is not sealed");
+    }
+
+    #[test]
+    fn of_the_sockets_as_many_are_taken_as_there_is_room_for_and_the_state_always() {
+        let sockets: Vec<_> = (0..300).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        for room in [0, 1, 2, 7, 252, 253, 254, 299] {
+            let (parcel, theirs) = pair(QUEUE);
+            assert_eq!(parcel.put(&fds), 300);
+            parcel.close(|file| file.write_all(b"state")).unwrap();
+            let received = open(&theirs, room).unwrap();
+            assert_eq!((received.sent, received.complete, &received.state[..]), (300, false, &b"state"[..]));
+            let found = received.sockets.into_iter().map(|fd| UdpSocket::from(fd).local_addr().unwrap());
+            assert!(found.eq(sockets[..room].iter().map(|socket| socket.local_addr().unwrap())), "{room}");
+        }
     }
 
     #[test]
     fn what_does_not_fit_is_left_out_and_the_state_always_fits() {
-        limits::raise_open_files();
+        crate::limits::raise_open_files();
         let (parcel, theirs) = pair(RESERVE + 512);
         let fds = vec![theirs.as_raw_fd(); 20 * PER_MESSAGE];
         let put = parcel.put(&fds);
         assert!(put > 0 && put < fds.len() && put % PER_MESSAGE == 0, "{put}");
         parcel.close(|_| Ok(())).unwrap();
-        assert_eq!(open(&theirs).unwrap().0.len(), put);
+        assert_eq!(open(&theirs, usize::MAX).unwrap().sockets.len(), put);
     }
 }

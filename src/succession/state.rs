@@ -4,8 +4,7 @@
 //! A head of [`HEAD`] bytes (magic, format, length and CRC-32 of the rest), then the state in postcard's wire format. A state
 //! that was decoded is consistent; what is in it may still be against the limits that are in force by now.
 
-use super::format2;
-use crate::channel::{End, Place};
+use crate::channel::{self, End, Place};
 use crate::cursor;
 use crate::hub::Hub;
 use crate::message::{MAX_CHANNEL_ID, checked_frame_length};
@@ -27,10 +26,13 @@ use thiserror::Error;
 /// The version of the format. It must be raised with every change of the types below.
 pub const FORMAT: u32 = 3;
 /// The format of version 2.0.0, which is read too.
-const FORMAT_2: u32 = 2;
+pub(super) const FORMAT_2: u32 = 2;
 /// The length of the head, in bytes.
 pub const HEAD: usize = 24;
 const MAGIC: [u8; 8] = *b"ReCodExM";
+
+/// The most bytes that wait on either way of a viewer's connection: the longest frame, all of it escaped, and control frames.
+const MAX_PENDING: usize = 1024 * 1024;
 
 /// Why a state is not taken up.
 #[derive(Debug, Error)]
@@ -58,32 +60,30 @@ pub enum Refused {
     /// It cannot be written.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// Its runs would take more memory than they may.
+    #[error("it is larger than history.total_bytes allows")]
+    TooLarge,
     /// It contradicts itself.
     #[error("it is not consistent: {0}")]
     Inconsistent(&'static str),
 }
 
 /// What one process leaves to the next.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct State<'a> {
     /// The version of the program.
-    #[serde(borrow)]
     pub version: Cow<'a, str>,
     /// When it was written, in milliseconds since the Unix epoch.
     pub written: u64,
     /// The same in milliseconds since the machine started, which nobody sets.
     pub uptime: u64,
     /// The file of `history.state`, for a next process that cannot start: its own settings may be unknown.
-    #[serde(borrow)]
     pub history_file: Option<Cow<'a, str>>,
     /// The runs, in the order in which they began.
-    #[serde(borrow)]
     pub runs: Vec<Run<'a>>,
     /// The brokers' links.
-    #[serde(borrow)]
     pub links: Cow<'a, [Link<'a>]>,
     /// The viewers.
-    #[serde(borrow)]
     pub viewers: Cow<'a, [Viewer<'a>]>,
 }
 
@@ -186,7 +186,18 @@ pub enum Stage<'a> {
     },
 }
 
+/// Whether these bytes begin a state, of whatever format.
+#[must_use]
+pub fn is_ours(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC)
+}
+
 impl Viewer<'_> {
+    /// Which of the state's runs it reads, if any.
+    pub(super) fn run(&self) -> Option<u32> {
+        if let Stage::Relaying { run, .. } = self.stage { Some(run) } else { None }
+    }
+
     /// Turns the slot of its run in the hub into the run's place in the state; `places` knows it. A viewer whose run is gone
     /// is told so, with FINISHED if `finish` asks for it.
     pub fn look_up(&mut self, places: &HashMap<usize, usize>, finish: bool) {
@@ -264,7 +275,7 @@ impl<W: Write> Write for Summed<W> {
     }
 }
 
-impl<'a> State<'a> {
+impl State<'_> {
     /// The state as bytes, head included.
     ///
     /// # Errors
@@ -294,61 +305,17 @@ impl<'a> State<'a> {
         Ok(to.write_all(&sum.to_le_bytes())?)
     }
 
-    /// Reads a state.
-    ///
-    /// # Errors
-    /// See [`Refused`].
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, Refused> {
-        let (head, body) = bytes.split_at_checked(HEAD).ok_or(Refused::NoState)?;
-        if head[..8] != MAGIC {
-            return Err(Refused::NoState);
-        }
-        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let format = word(8);
-        if format != FORMAT && format != FORMAT_2 {
-            return Err(Refused::Format(format));
-        }
-        let expected = u64::from(word(12)) | u64::from(word(16)) << 32;
-        if expected != body.len() as u64 {
-            return Err(Refused::Length { expected, found: body.len() as u64 });
-        }
-        if word(20) != crc32fast::hash(body) {
-            return Err(Refused::Checksum);
-        }
-        if format == FORMAT_2 {
-            let (state, rest) = postcard::take_from_bytes::<format2::State<'a>>(body)?;
-            return Self::from(state).checked(rest);
-        }
-        Self::decode_body(body)
-    }
-
-    /// Reads what follows the head, in the newest format.
-    ///
-    /// # Errors
-    /// See [`Refused`].
-    pub fn decode_body(body: &'a [u8]) -> Result<Self, Refused> {
-        let (state, rest) = postcard::take_from_bytes::<Self>(body)?;
-        state.checked(rest)
-    }
-
-    /// The state if it is consistent; `rest` is what follows it, which must be nothing.
-    fn checked(self, rest: &[u8]) -> Result<Self, Refused> {
-        if !rest.is_empty() {
-            return Err(Refused::Inconsistent("something follows its end"));
-        }
-        self.check().map_err(Refused::Inconsistent)?;
-        Ok(self)
-    }
-
     /// Whether these are the sockets of its links and its viewers.
     #[must_use]
     pub fn matches(&self, sockets: &[OwnedFd]) -> bool {
-        let links = self.links.iter().map(|link| link.cookie);
-        let cookies = links.chain(self.viewers.iter().map(|viewer| viewer.cookie)).map(Some);
-        cookies.eq(sockets.iter().map(|socket| SockRef::from(socket).cookie().ok()))
+        self.cookies().map(Some).eq(sockets.iter().map(|socket| SockRef::from(socket).cookie().ok()))
     }
 
-    fn check(&self) -> Result<(), &'static str> {
+    pub(super) fn cookies(&self) -> impl Iterator<Item = u64> {
+        self.links.iter().map(|link| link.cookie).chain(self.viewers.iter().map(|viewer| viewer.cookie))
+    }
+
+    pub(super) fn check(&self) -> Result<(), &'static str> {
         let mut offsets: HashMap<u32, Vec<u64>> = HashMap::new();
         for viewer in self.viewers.iter() {
             if let Stage::Relaying { run, offset, .. } = viewer.stage {
@@ -368,11 +335,24 @@ impl<'a> State<'a> {
         if self.links.iter().any(|link| link.received.len() > parser::BUFFER) {
             return Err("more of a broker than it can have sent");
         }
+        let too_long = |viewer: &Viewer<'_>| {
+            let rest = if let Stage::Relaying { rest, .. } = &viewer.stage { rest.len() } else { 0 };
+            [viewer.received.len(), viewer.unsent.len(), rest].into_iter().any(|length| length > MAX_PENDING)
+        };
+        if self.viewers.iter().any(too_long) {
+            return Err("more of a viewer than can wait");
+        }
         Ok(())
     }
 }
 
 impl Run<'_> {
+    /// What it costs in memory once it is restored, in bytes.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        channel::OVERHEAD + self.id.len() + self.frames.len()
+    }
+
     /// `offsets` are those of its viewers.
     fn check(&self, mut offsets: Vec<u64>) -> Result<(), &'static str> {
         if !(1..=MAX_CHANNEL_ID).contains(&self.id.len()) {
