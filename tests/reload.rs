@@ -144,7 +144,8 @@ fn a_stop_during_a_reload_is_prompt_and_nothing_follows_stopping() {
     reloadable.write("clients: {max: 1}\n");
     // The file has come to rest while the monitor still stops.
     reloadable.monitor.wait_log("the monitor stops, so the configuration is not taken up");
-    assert!(matches!(viewer.next(), Event::Close(Some(1001))));
+    viewer.texts(&[command("FINISHED")]);
+    assert_eq!(viewer.next(), Event::Close(Some(1001)));
     viewer.send_close(1001);
     assert_eq!(reloadable.monitor.wait_exit().code(), Some(0));
     while let Some(message) = manager.within(Duration::from_millis(1)) {
@@ -165,6 +166,7 @@ fn a_reload_that_is_asked_for_during_a_stop_does_not_begin() {
     // Sent later, so told of later.
     reloadable.monitor.signal("USR1");
     reloadable.monitor.wait_log("up for");
+    viewer.texts(&[command("FINISHED")]);
     assert_eq!(viewer.next(), Event::Close(Some(1001)));
     viewer.send_close(1001);
     assert_eq!(reloadable.monitor.wait_exit().code(), Some(0));
