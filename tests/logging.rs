@@ -221,7 +221,7 @@ struct Line {
 
 /// Takes a line of the file apart; `None` if it is not whole or has characters that it may not have.
 fn line(text: &str) -> Option<Line> {
-    if text.contains(|c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')) {
+    if text.contains(|c: char| c.is_control() || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{e0000}'..='\u{e007f}')) {
         return None;
     }
     let (time, rest) = text.strip_prefix('[')?.split_once("] [recodex-monitor] [")?;
@@ -360,7 +360,8 @@ fn a_file_that_is_there_is_continued() {
 #[test]
 fn control_characters_from_outside_never_come_raw_into_the_file() {
     let mut daemon = Daemon::logging_to_file("output: file, file: LOG, level: debug");
-    let forged = "\n\u{1b}\u{202e}[\r\u{7f}\u{85}\u{2028}[2024-02-29 00:00:00,000] [ERROR] forged";
+    let forged =
+        "\n\u{1b}\u{202e}\u{61c}\u{2060}\u{e0041}[\r\u{7f}\u{85}\u{2028}[2024-02-29 00:00:00,000] [ERROR] forged";
     let mut viewer = Viewer::subscribed(daemon.viewers, forged);
     let broker = Broker::connect(daemon.brokers);
     broker.send(&[forged, forged, forged, forged]);
@@ -368,7 +369,7 @@ fn control_characters_from_outside_never_come_raw_into_the_file() {
     broker.send(&[forged, "FINISHED"]);
     broker.send(&[forged, "FINISHED"]);
     let line = daemon.wait_log(&["DEBUG", "subscribed"]);
-    assert!(line.contains(r"\n\u{1b}\u{202e}"), "{line}");
+    assert!(line.contains(r"\n\u{1b}\u{202e}\u{61c}\u{2060}\u{e0041}["), "{line}");
     // A close with a reason, a request that is none, and a malformed message.
     let mut other = Viewer::subscribed(daemon.viewers, "job");
     other.send_frame(0x88, b"\x0f\xa0 \x1b[31m\n[x]");

@@ -280,16 +280,29 @@ pub fn close() {
     }
 }
 
+/// True for a character that is written as an escape, since it could forge or garble a line, hide in it, or change the order of its text.
+///
+/// That is, by the general categories of Unicode 16.0, Cc (controls), Cf (format characters, with the marks of direction and the tags),
+/// Zl and Zp (separators of lines and paragraphs); and by `DerivedCoreProperties.txt` what is `Default_Ignorable_Code_Point`, which
+/// is not drawn: fillers, variation selectors, and code points reserved for such characters. Characters for private use and
+/// those not assigned yet are drawn in their place, as a box at worst, and stay as they are.
+fn is_escaped(c: char) -> bool {
+    matches!(c,
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}'
+        | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{110bd}'
+        | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{e0000}'..='\u{e0fff}')
+}
+
 /// Text with every character that could forge or garble a line written as an escape.
 struct Escaped<'a>(&'a mut String);
 
 impl fmt::Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
-            // Besides controls: what moves or hides text on a terminal (line separators, direction marks).
-            let hides =
-                matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-            if c.is_control() || hides {
+            if is_escaped(c) {
                 write!(self.0, "{}", c.escape_default())?;
             } else {
                 self.0.push(c);
@@ -329,6 +342,32 @@ mod tests {
     fn control_characters_cannot_forge_a_line() {
         let escaped = "a\\n[x]\\r\\u{1b}[31m\\u{7f}\\u{85}\\u{202e}é";
         assert_eq!(escape("a\n[x]\r\u{1b}[31m\u{7f}\u{85}\u{202e}é"), escaped);
+    }
+
+    /// The tables of the crate `regex-syntax`, for Unicode 16.0, decide.
+    #[test]
+    fn exactly_what_controls_formats_separates_or_is_not_drawn_is_escaped() {
+        let class = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]";
+        let hir = regex_syntax::parse(class).expect("a class of characters");
+        let regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class)) = hir.kind() else {
+            panic!("not a class: {hir:?}")
+        };
+        let known = |c: char| class.ranges().iter().any(|range| (range.start()..=range.end()).contains(&c));
+        let differ: Vec<char> = ('\0'..=char::MAX).filter(|c| is_escaped(*c) != known(*c)).collect();
+        assert_eq!(differ, []);
+    }
+
+    #[test]
+    fn what_hides_or_turns_text_is_escaped() {
+        for (text, escaped) in [
+            ("a\u{61c}b", r"a\u{61c}b"),
+            ("a\u{2060}b\u{ad}", r"a\u{2060}b\u{ad}"),
+            ("\u{e0001}\u{e0041}\u{e007f}\u{fe0f}", r"\u{e0001}\u{e0041}\u{e007f}\u{fe0f}"),
+            ("\u{180e}\u{fff9}\u{fffb}\u{110bd}\u{1d173}", r"\u{180e}\u{fff9}\u{fffb}\u{110bd}\u{1d173}"),
+            ("Příliš žluťoučký 学生 🎓 e\u{301}", "Příliš žluťoučký 学生 🎓 e\u{301}"),
+        ] {
+            assert_eq!(escape(text), escaped);
+        }
     }
 
     #[test]
