@@ -133,6 +133,7 @@ pub fn main() -> ExitCode {
     };
     limits::count_inherited();
     limits::raise_open_files();
+    limits::survive_full_files();
     let outcome = run(cli);
     logging::close();
     ended(outcome)

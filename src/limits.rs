@@ -1,9 +1,11 @@
-//! The limit of open files, and what shares it: every descriptor that the process may hold is counted here.
+//! The limit of open files, and what shares it: every descriptor that the process may hold is counted here. And the limit of the size
+//! of a file.
 //!
 //! What one process accepts, the next one must be able to take with the same limit. So each kind of connection has a share, and
 //! what is open besides connections is counted at its most.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use std::fs::read_dir;
 use std::sync::OnceLock;
 use thiserror::Error;
@@ -79,6 +81,14 @@ pub fn raise_open_files() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
+}
+
+/// Has a write past the limit of a file's size (`RLIMIT_FSIZE`) fail with EFBIG, as a write to a full disk fails; the signal that
+/// comes with it would end the process. For all threads that are started after this, and for good.
+pub fn survive_full_files() {
+    // Blocked and not ignored: for this there is a safe call. The signal then just stays pending.
+    let signals = SigSet::from(Signal::SIGXFSZ);
+    let _ = signals.thread_block();
 }
 
 /// How many files may be open at once.

@@ -640,6 +640,25 @@ fn a_log_that_others_own_is_refused_78() {
 
 // A file that is lost while it runs
 
+/// As a full disk: the signal that comes with such a write must not end the daemon.
+#[test]
+fn a_log_at_the_limit_of_a_files_size_does_not_disturb_the_relay_and_lost_lines_are_counted() {
+    let limit = ["prlimit", "--fsize=8192"];
+    let mut daemon = Daemon::prepare(|_| {}).on_ports(&limit, "output: file, file: LOG, level: debug", Stdio::null());
+    let text = || String::from_utf8_lossy(&fs::read(daemon.log()).expect("it is there")).into_owned();
+    let full = || daemon.has_viewers(100);
+    let empty = || OpenOptions::new().write(true).open(daemon.log()).and_then(|f| f.set_len(0)).expect("it is ours");
+    let count = daemon.loses(full, empty, text);
+    assert!(count >= 50, "{count} lines");
+    assert!(text().contains("File too large"), "{}", text());
+    empty();
+    daemon.relays();
+    daemon.stop();
+    let text = read_to_string(daemon.log()).expect("UTF-8");
+    lines(&text);
+    assert!(text.contains("] stopped: "), "{text}");
+}
+
 /// A file system of 64 KiB.
 struct Tiny(PathBuf);
 

@@ -663,6 +663,37 @@ fn a_history_that_is_too_old_is_said_and_removed() {
     monitor.wait_logged(&["ERROR", "history.state: cannot save the history to /proc/history"]);
 }
 
+/// As a full disk: the signal that comes with such a write must not end the process before it has told everybody.
+#[test]
+fn what_is_larger_than_a_file_may_be_is_neither_saved_nor_handed_over_and_said() {
+    let _alone = alone();
+    let directory = common::open_directory();
+    let path = directory.path().join("history");
+    let config = format!("history: {{state: '{}'}}", path.display());
+    let limit = ["prlimit", "--fsize=1000"];
+
+    let mut monitor = Monitor::start_through(&limit, common::Host::default(), &config);
+    tasks(&Broker::connect(monitor.brokers), "job", 0, 100);
+    let mut viewer = Viewer::watch(monitor.viewers, "job");
+    viewer.texts(&ids(0, 100));
+    monitor.signal("TERM");
+    viewer.is_ended_with(1001);
+    assert_eq!(monitor.wait_exit().code(), Some(0));
+    monitor.wait_logged(&["ERROR", "history.state: cannot save the history", "File too large"]);
+    assert_eq!(std::fs::read_dir(directory.path()).expect("it is ours").count(), 0);
+
+    let manager = Manager::new();
+    let mut monitor = manager.starts(&limit, &config);
+    tasks(&Broker::connect(monitor.brokers), "job", 0, 100);
+    let mut viewer = Viewer::watch(monitor.viewers, "job");
+    viewer.texts(&ids(0, 100));
+    monitor.signal("USR2");
+    assert_eq!(monitor.wait_exit().code(), Some(0));
+    viewer.is_ended_with(1001);
+    monitor.wait_logged(&["ERROR", "cannot hand over", "File too large"]);
+    assert!(!manager.names().contains(&"succession".into()));
+}
+
 /// Two listening sockets of a process that is gone, and where they listen.
 fn left_listening(manager: &Manager) -> [SocketAddr; 2] {
     ["listener-0-0", "listener-0-1"].map(|name| {

@@ -260,18 +260,32 @@ struct Summed<W> {
     to: W,
     length: u64,
     sum: Hasher,
+    /// Why a write failed.
+    failed: Option<io::Error>,
+}
+
+impl<W> Summed<W> {
+    fn note<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|e| {
+            let kind = e.kind();
+            self.failed = Some(e);
+            kind.into()
+        })
+    }
 }
 
 impl<W: Write> Write for Summed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.to.write(bytes)?;
+        let written = self.to.write(bytes);
+        let written = self.note(written)?;
         self.length += written as u64;
         self.sum.update(&bytes[..written]);
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+        let flushed = self.to.flush();
+        self.note(flushed)
     }
 }
 
@@ -293,8 +307,10 @@ impl State<'_> {
     pub fn write(&self, to: &mut (impl Write + Seek)) -> Result<(), Refused> {
         to.write_all(&[0; HEAD])?;
         let (length, sum) = {
-            let summed = Summed { to: BufWriter::new(&mut *to), length: 0, sum: Hasher::new() };
-            let mut summed = postcard::to_io(self, summed)?;
+            let mut summed = Summed { to: BufWriter::new(&mut *to), length: 0, sum: Hasher::new(), failed: None };
+            // Of a write that fails, it says only that there is no more room.
+            let written = postcard::to_io(self, &mut summed).map(drop);
+            written.map_err(|e| summed.failed.take().map_or(Refused::Malformed(e), Refused::Io))?;
             summed.flush()?;
             (summed.length, summed.sum.clone().finalize())
         };
