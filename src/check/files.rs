@@ -55,12 +55,13 @@ pub(super) fn log(settings: &Settings, sandbox: Option<&Sandbox>) -> Finding {
     let path = match Target::of(logger) {
         Target::Journal => return Finding::Good("the journal".into()),
         Target::Stderr => return Finding::Good("the journal if systemd starts the monitor, else stderr".into()),
+        Target::Standard(_) => {
+            let name = logger.file.as_deref().unwrap_or(Path::new("")).display();
+            return Finding::Good(format!("{name}, which is what the monitor is started with"));
+        }
         Target::File(path) => path,
     };
     let shown = path.display();
-    if matches!(path.to_str(), Some("/dev/stdout" | "/dev/stderr")) {
-        return Finding::Good(format!("{shown}, which is what the monitor is started with"));
-    }
     let directory = directory_of(&path);
     let found = metadata(&path).ok();
     let obstacle = match &found {

@@ -1,9 +1,11 @@
 //! The log: lines are queued without waiting and written by one thread, so that no disk and no reader holds up the relay.
 
 mod sink;
+mod standard;
 mod throttle;
 
 pub use sink::Target;
+pub use standard::Standard;
 pub use throttle::Throttle;
 
 use crate::config::{Level, Logger};

@@ -1,11 +1,13 @@
 //! Where log lines go: the journal, a rotating file, or stderr; and what is said about lines that could not be written.
 
+use super::standard::Standard;
 use super::{Dropped, Line};
 use crate::config::{DEFAULT_LOG, Logger, Output};
 use crate::failure::{Exit, Failure};
 use chrono::{DateTime, Local};
+use nix::libc::O_NONBLOCK;
 use rolling_file::{RollingConditionBasic, RollingFileAppender};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ pub enum Target {
     Journal,
     /// This file.
     File(PathBuf),
+    /// The descriptor that the monitor was started with, in the form of a file.
+    Standard(Standard),
     /// Standard error.
     Stderr,
 }
@@ -34,7 +38,9 @@ impl Target {
             (Output::Journald, _) => Self::Journal,
             (Output::Auto, None) if connected_to_journal() => Self::Journal,
             (Output::Auto, None) | (Output::Stderr, _) => Self::Stderr,
-            (Output::Auto | Output::File, Some(file)) => Self::File(file.clone()),
+            (Output::Auto | Output::File, Some(file)) => {
+                Standard::named(file).map_or_else(|| Self::File(file.clone()), Self::Standard)
+            }
             (Output::File, None) => Self::File(DEFAULT_LOG.into()),
         }
     }
@@ -51,6 +57,7 @@ pub(super) struct Sink {
 enum Writer {
     Journal(JournalLog),
     File(LogFile),
+    Standard(File),
     Stderr,
     /// A function prints each line.
     Function(Box<Print>),
@@ -79,6 +86,10 @@ impl Sink {
                 })?;
                 Writer::File(LogFile::new(path, settings))
             }
+            Target::Standard(standard) => Writer::Standard(standard.open().map_err(|what| {
+                let name = settings.file.as_deref().unwrap_or(Path::new("")).display();
+                Failure::new(Exit::Config, format!("logger.file: cannot write to {name}: {what}"))
+            })?),
             Target::Stderr => Writer::Stderr,
         };
         Ok(Self { writer, lost: 0, since: None })
@@ -141,6 +152,7 @@ impl Writer {
                 )
             }
             Self::File(file) => file.write(&format(line)),
+            Self::Standard(file) => file.write_all(format(line).as_bytes()),
             // Its reader knows the time, or does not care.
             Self::Stderr => io::stderr().write_all(brief(line).as_bytes()),
             Self::Function(print) => print(&brief(line)),
@@ -184,7 +196,7 @@ fn level_name(level: log::Level) -> &'static str {
 /// Whether a log file can be opened, without waiting for the reader of a FIFO.
 fn check(path: &Path) -> io::Result<()> {
     let waits = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
-    let opened = OpenOptions::new().append(true).create(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let opened = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(O_NONBLOCK).open(path);
     match opened {
         Err(e) if waits && e.raw_os_error() == Some(nix::libc::ENXIO) => Ok(()),
         other => other.map(drop),
@@ -208,13 +220,14 @@ struct Open {
     /// Rotates only when it is told to: by itself it would report a failure on stderr, which may be closed or full.
     file: Appender,
     /// What the name led to when it was opened.
-    inode: Option<u64>,
+    id: Option<(u64, u64)>,
 }
 
 /// What a log file's name leads to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Found {
-    inode: u64,
+    /// The numbers of the device and of the file on it.
+    id: (u64, u64),
     size: u64,
     regular: bool,
 }
@@ -228,8 +241,8 @@ impl LogFile {
     /// Writes a whole line or, if that fails, none of it.
     fn write(&mut self, text: &str) -> io::Result<()> {
         let mut found = self.find();
-        let inode = |found: Option<Found>| found.map(|found| found.inode);
-        let mut file = match self.open.take().filter(|open| open.inode == inode(found)) {
+        let id = |found: Option<Found>| found.map(|found| found.id);
+        let mut file = match self.open.take().filter(|open| open.id == id(found)) {
             Some(open) => open.file,
             None => self.appender(&mut found)?,
         };
@@ -241,15 +254,16 @@ impl LogFile {
             self.take_back(found);
             return Err(e);
         }
-        self.open = Some(Open { file, inode: inode(found) });
+        self.open = Some(Open { file, id: id(found) });
         Ok(())
     }
 
     /// Takes back what was written of a line.
     fn take_back(&self, before: Option<Found>) {
-        let Some(Found { inode, size, regular: true }) = before else { return };
-        if let Ok(file) = OpenOptions::new().write(true).open(&self.path)
-            && file.metadata().is_ok_and(|now| now.ino() == inode)
+        let Some(Found { id, size, regular: true }) = before else { return };
+        // The name may lead elsewhere by now, and a FIFO there must not be waited for.
+        if let Ok(file) = OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(&self.path)
+            && file.metadata().is_ok_and(|now| (now.dev(), now.ino()) == id)
         {
             let _ = file.set_len(size);
         }
@@ -286,6 +300,6 @@ impl LogFile {
 
     fn find(&self) -> Option<Found> {
         let file = std::fs::metadata(&self.path).ok()?;
-        Some(Found { inode: file.ino(), size: file.len(), regular: file.is_file() })
+        Some(Found { id: (file.dev(), file.ino()), size: file.len(), regular: file.is_file() })
     }
 }
