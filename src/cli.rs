@@ -1,10 +1,12 @@
 //! The command line: what is asked for, and the exit status it comes to.
 
-use crate::config::{Level, Settings};
+use crate::config::{Level, Logger, Settings};
 use crate::failure::{Exit, Failure};
+use crate::logging::{Opened, Waiting};
 use crate::message::Message;
-use crate::relay::{Relay, Stop};
+use crate::relay::{Ports, Relay, Stop};
 use crate::shared::Shared;
+use crate::store::Kept;
 use crate::succession::{self, Estate, file};
 use crate::terminal::{Screen, print};
 use crate::{ask, check, demo, limits, logging, privileges, publish, reload, store, watch};
@@ -12,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
@@ -201,68 +203,34 @@ fn monitor(run: &Run) -> Result<(), Failure> {
         let _ = settings.fit(limits::open_files(), 0);
         return print(&settings.to_yaml());
     }
-    let settings = match settings {
-        Ok(settings) => settings,
-        Err(e) => {
-            let log = logging::begin(Level::Info).ok();
-            abandon(store::take().estate(), None, log);
-            return Err(e.into());
-        }
-    };
-    let (mut log, mut estate) = (None, None);
-    let ended = relay(&settings, config, &mut log, &mut estate);
-    abandon(estate, Some(&settings), log);
-    ended
-}
-
-/// What the process before left to one that cannot start: its history is saved, its viewers are told. Gives up root.
-fn abandon(estate: Option<Estate>, settings: Option<&Settings>, log: Option<logging::Waiting>) {
-    let Some(estate) = estate else { return };
-    let file = settings.map(|settings| settings.history.state.as_deref());
-    let settings = settings.cloned().unwrap_or_default();
-    let harmless = privileges::identity(&settings).and_then(|identity| privileges::drop_all(identity.as_ref()));
-    if let Some(log) = log {
-        // What is said is lost if this fails, and no more.
-        let _ = log.open(&settings.logger).and_then(logging::Opened::start);
-    }
-    match harmless {
-        // Dropping it tells the viewers.
-        Ok(()) if file == Some(None) => drop(estate),
-        Ok(()) => estate.abandon(file.flatten()),
-        Err(e) => log::error!("the history that the process before handed over is lost: {e}"),
-    }
-}
-
-/// Relays until it is stopped. `waiting` is the log until it is open, `estate` what the process before left until it is taken over.
-fn relay(
-    settings: &Settings,
-    config: Option<&Path>,
-    waiting: &mut Option<logging::Waiting>,
-    estate: &mut Option<Estate>,
-) -> Result<(), Failure> {
-    *waiting = Some(logging::begin(settings.logger.level)?);
+    let log = logging::begin(settings.as_ref().map_or(Level::Info, |settings| settings.logger.level))?;
     let mut kept = store::take();
     let runtime = runtime()?;
+    let inside = runtime.enter();
     // Signals first: once the ports are bound somebody may take the monitor for started, and stop it; and what another process
     // left is not to be lost to one.
-    let (stop, hangup, asked, relay) = {
-        let _inside = runtime.enter();
-        let (hangup, asked) = (signal_of(SignalKind::hangup())?, signal_of(SignalKind::user_defined1())?);
-        let stop = stop_signal()?;
-        *estate = kept.estate();
-        (stop, hangup, asked, Relay::bind(settings.clone(), kept)?)
+    let (hangup, asked) = (signal_of(SignalKind::hangup())?, signal_of(SignalKind::user_defined1())?);
+    let stop = stop_signal()?;
+    let known = settings.as_ref().ok().cloned();
+    let (bound, given_up) = bind_and_give_up_root(settings.map_err(Failure::from), &mut kept);
+    // What the process before left is not looked at as root: it stays unread, and is closed, if root cannot be given up.
+    let estate = given_up.is_ok().then(|| kept.estate()).flatten();
+    let (mut waiting, mut opened) = (Some(log), None);
+    let begun = bound.and_then(|bound| given_up.map(|()| bound)).and_then(|(settings, ports)| {
+        opened = waiting.take().map(|log| log.open(&settings.logger)).transpose()?;
+        settings.history.state.as_deref().map_or(Ok(()), file::check)?;
+        Relay::new(settings, ports, kept)
+    });
+    drop(inside);
+    let relay = match begun {
+        Ok(relay) => relay,
+        Err(failure) => {
+            abandon(estate, known.as_ref(), waiting, opened);
+            return Err(failure);
+        }
     };
-    let identity = privileges::identity(settings)?;
-    if let Some(identity) = &identity {
-        privileges::hand_over_log(settings, identity)?;
-        privileges::hand_over_socket(settings, identity)?;
-    }
-    let log = waiting.take().map(|log| log.open(&settings.logger)).transpose()?;
-    privileges::drop_all(identity.as_ref())?;
-    log.map_or(Ok(()), logging::Opened::start)?;
-    settings.history.state.as_deref().map_or(Ok(()), file::check)?;
+    opened.map_or(Ok(()), Opened::start)?;
     let shared = relay.shared();
-    let estate = estate.take();
     let parcel = runtime.block_on(async {
         tokio::spawn(reload::on_hangup(hangup, config.map(Into::into), relay.shared()));
         tokio::spawn(on_user_signal(asked, relay.shared()));
@@ -276,6 +244,39 @@ fn relay(
         file::save(&path, history);
     }
     Ok(())
+}
+
+/// Binds the TCP ports and then, whatever came of it, gives up root: nothing after this is done as root. Without settings that can
+/// be used the monitor becomes `recodex`, as by default.
+///
+/// Returns what came of the first, and of the second.
+fn bind_and_give_up_root(
+    settings: Result<Settings, Failure>,
+    kept: &mut Kept,
+) -> (Result<(Settings, Ports), Failure>, Result<(), Failure>) {
+    let identity = match &settings {
+        Ok(settings) => privileges::identity(settings),
+        Err(_) => privileges::identity(&Settings::default()),
+    };
+    let bound = settings.and_then(|settings| Ports::bind(&settings, kept).map(|ports| (settings, ports)));
+    let (bound, identity) = match (bound, identity) {
+        (Ok(_), Err(failure)) => (Err(failure), privileges::identity(&Settings::default())),
+        other => other,
+    };
+    (bound, identity.and_then(|identity| privileges::drop_all(identity.as_ref())))
+}
+
+/// Ends a start that failed, once root is given up: the history that the process before left is saved, its viewers are told.
+fn abandon(estate: Option<Estate>, settings: Option<&Settings>, waiting: Option<Waiting>, opened: Option<Opened>) {
+    let Some(estate) = estate else { return };
+    let logger = settings.map_or_else(Logger::default, |settings| settings.logger.clone());
+    // What is said is lost if this fails, and no more.
+    let _ = opened.or_else(|| waiting?.open(&logger).ok()).map(Opened::start);
+    match settings.map(|settings| settings.history.state.as_deref()) {
+        // Dropping it tells the viewers.
+        Some(None) => drop(estate),
+        file => estate.abandon(file.flatten()),
+    }
 }
 
 fn signal_of(kind: SignalKind) -> Result<Signal, Failure> {

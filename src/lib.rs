@@ -8,6 +8,7 @@
 //! A channel's messages stand back to back, as ready WebSocket frames, in one log that all of its viewers share; a viewer
 //! is a socket and an offset into it. Replay and live delivery are the same: write what follows the offset, in one write.
 
+mod advice;
 pub mod ask;
 pub mod broker;
 pub mod channel;

@@ -126,10 +126,10 @@ pub fn besides_connections(files: usize, listeners: usize) -> usize {
 }
 
 /// The descriptors that are open, at the most, while a process takes what the one before left; `kept` are the listening sockets
-/// that come with it.
+/// that come with it, `listeners` the process's own, which are bound before.
 #[must_use]
-pub fn while_taking_over(kept: usize) -> usize {
-    inherited() + RUNTIME + MOMENTARY + kept
+pub fn while_taking_over(kept: usize, listeners: usize) -> usize {
+    inherited() + RUNTIME + MOMENTARY + kept + listeners * PER_LISTENER
 }
 
 /// Shares `files` out: to viewers and brokers as many as are asked for, or half of what there is.

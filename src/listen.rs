@@ -1,5 +1,6 @@
 //! Listening sockets: bound to every address of a host or to a path, accepted from without spinning when descriptors run out.
 
+use crate::advice;
 use crate::config::{Address, Mode};
 use crate::failure::{Exit, Failure};
 use crate::limits;
@@ -120,7 +121,14 @@ pub fn bind_unix(
     mode: Mode,
     kept: &mut Vec<Kept>,
 ) -> Result<(UnixListener, Vec<UnixListener>), Failure> {
-    let failed = |e: &io::Error| cannot_bind(key, &format!("unix:{}", path.display()), e);
+    let failed = |e: &io::Error| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+            let exit = if e.kind() == io::ErrorKind::NotFound { Exit::Unavailable } else { Exit::NoPermission };
+            let what = advice::to_make(path, e, advice::SOCKET);
+            Failure::new(exit, format!("{key}: cannot listen on unix:{}: {e}; {what}", path.display()))
+        }
+        _ => cannot_bind(key, &format!("unix:{}", path.display()), e),
+    };
     let before: Vec<_> = kept.extract_if(.., |kept| kept.is_at(path)).collect();
     match symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -152,7 +160,8 @@ pub fn bind_unix(
     Ok((listener, before))
 }
 
-/// Whether a connect to a Unix socket is taken, or would be once there is room.
+/// Whether a connect to a Unix socket is taken, or would be once there is room. One that this user may not connect to belongs to
+/// somebody else, and counts as taken.
 #[must_use]
 pub fn is_listened_at(path: &Path) -> bool {
     let connect = || {
@@ -160,7 +169,8 @@ pub fn is_listened_at(path: &Path) -> bool {
         socket.set_nonblocking(true)?;
         socket.connect(&SockAddr::unix(path)?)
     };
-    connect().map_or_else(|e| e.kind() == io::ErrorKind::WouldBlock, |()| true)
+    connect()
+        .map_or_else(|e| matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied), |()| true)
 }
 
 /// Takes who waits at a socket that nobody can reach any more.
@@ -261,14 +271,6 @@ fn is_bound(listener: &net::TcpListener, at: SocketAddr, both_families: bool) ->
         && (at.is_ipv4() || SockRef::from(listener).only_v6().is_ok_and(|only| only != both_families))
 }
 
-fn cannot_bind_hint(at: &str) -> &'static str {
-    if at.starts_with("unix:") {
-        "; the directory must belong to the user that the monitor runs as"
-    } else {
-        "; a port below 1024 needs root or CAP_NET_BIND_SERVICE, see recodex-monitor(8)"
-    }
-}
-
 fn is_missing(error: &io::Error) -> bool {
     use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
     matches!(error.raw_os_error(), Some(EADDRNOTAVAIL | EAFNOSUPPORT))
@@ -277,7 +279,9 @@ fn is_missing(error: &io::Error) -> bool {
 fn cannot_bind(key: &str, at: &str, error: &io::Error) -> Failure {
     let (exit, hint) = match error.kind() {
         io::ErrorKind::AddrInUse => (Exit::Unavailable, "; another program, perhaps another monitor, listens there"),
-        io::ErrorKind::PermissionDenied => (Exit::NoPermission, cannot_bind_hint(at)),
+        io::ErrorKind::PermissionDenied => {
+            (Exit::NoPermission, "; a port below 1024 needs root or CAP_NET_BIND_SERVICE, see recodex-monitor(8)")
+        }
         io::ErrorKind::AddrNotAvailable => (Exit::Unavailable, "; expected an address of this machine"),
         _ => (Exit::Unavailable, ""),
     };

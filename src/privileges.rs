@@ -1,18 +1,11 @@
-//! Giving up root: the monitor starts with it to bind ports and open its log, and relays without it.
+//! Giving up root: the monitor reads its configuration and binds its TCP ports with it, and does everything else without.
 
-use crate::config::{Endpoint, Settings};
+use crate::config::Settings;
 use crate::failure::{Exit, Failure};
-use crate::logging::Target;
 use caps::CapSet;
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::prctl;
-use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{Gid, Group, Uid, User, fchown, fchownat, geteuid, getresgid, getresuid, initgroups, setgid, setuid};
+use nix::unistd::{Gid, Group, Uid, User, geteuid, getresgid, getresuid, initgroups, setgid, setuid};
 use std::ffi::CString;
-use std::fs::{DirBuilder, read_dir};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 
 /// Whom the monitor becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,75 +46,6 @@ pub fn identity(settings: &Settings) -> Result<Option<Identity>, Failure> {
     Ok(Some(Identity { name: name.clone(), uid: user.uid, gid }))
 }
 
-/// Hands the log file to `identity`, and its directory too if the directory is the log's alone.
-///
-/// Whoever owned the directory before may have put anything there; links are not followed, and what has other names is
-/// left alone.
-///
-/// # Errors
-/// [`Exit::Config`] if the file cannot be had.
-pub fn hand_over_log(settings: &Settings, identity: &Identity) -> Result<(), Failure> {
-    let Target::File(path) = Target::of(&settings.logger) else { return Ok(()) };
-    let failed = |what: &str, at: &Path, e: &dyn std::fmt::Display| {
-        Failure::new(Exit::Config, format!("logger.file: cannot {what} {}: {e}", at.display()))
-    };
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !directory.exists() {
-        DirBuilder::new().mode(0o750).create(directory).map_err(|e| failed("create", directory, &e))?;
-    }
-    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-    let is_logs = |entry: std::io::Result<std::fs::DirEntry>| {
-        entry.is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(name))
-    };
-    let alone = read_dir(directory).map_err(|e| failed("read", directory, &e))?.all(is_logs);
-    if alone {
-        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let opened = open(directory, flags, Mode::empty()).map_err(|e| failed("open", directory, &e))?;
-        fchown(&opened, Some(identity.uid), Some(identity.gid)).map_err(|e| failed("hand over", directory, &e))?;
-    } else {
-        log::warn!(
-            "logger.file: {} holds other files, so it is not given to {}; without permission to write there the log \
-             cannot be rotated",
-            directory.display(),
-            identity.name
-        );
-    }
-    let flags =
-        OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let opened = match open(&path, flags, Mode::from_bits_truncate(0o640)) {
-        // A FIFO that nobody reads; whoever made it says who may write to it.
-        Err(nix::errno::Errno::ENXIO) => return Ok(()),
-        opened => opened.map_err(|e| failed("open", &path, &e))?,
-    };
-    let stat = fstat(&opened).map_err(|e| failed("look at", &path, &e))?;
-    let regular = stat.st_mode & nix::libc::S_IFMT == nix::libc::S_IFREG;
-    if regular && stat.st_nlink == 1 {
-        fchown(&opened, Some(identity.uid), Some(identity.gid)).map_err(|e| failed("hand over", &path, &e))?;
-    }
-    Ok(())
-}
-
-/// Hands the Unix socket of `websocket_uri` to `identity`, if there is one.
-///
-/// # Errors
-/// [`Exit::NoPermission`] if the system does not let it.
-pub fn hand_over_socket(settings: &Settings, identity: &Identity) -> Result<(), Failure> {
-    let Endpoint::Unix(path) = &settings.websocket_uri else { return Ok(()) };
-    // Whoever owns the directory may have put anything in its place.
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let handed = open(path, flags, Mode::empty()).and_then(|socket| {
-        let found = fstat(&socket)?;
-        if found.st_mode & nix::libc::S_IFMT != nix::libc::S_IFSOCK || found.st_nlink != 1 {
-            return Err(Errno::ENOTSOCK);
-        }
-        fchownat(&socket, "", Some(identity.uid), Some(identity.gid), AtFlags::AT_EMPTY_PATH)
-    });
-    handed.map_err(|e| {
-        let what = format!("websocket_uri: cannot hand {} over to {:?}: {e}", path.display(), identity.name);
-        Failure::new(Exit::NoPermission, what)
-    })
-}
-
 /// Gives up everything that is not needed once the ports are bound. Must be called before there are threads.
 ///
 /// # Errors
@@ -143,6 +67,10 @@ pub fn drop_all(identity: Option<&Identity>) -> Result<(), Failure> {
         if !gone {
             return Err(refused("give up root", &"it came back"));
         }
+    }
+    // Also where the monitor was started as another user, but with a way back to root.
+    if !getresuid().is_ok_and(|ids| [ids.real, ids.effective, ids.saved].iter().all(|uid| !uid.is_root())) {
+        return Err(refused("give up root", &"some user id of the process is still root's"));
     }
     prctl::set_no_new_privs().map_err(|e| refused("set no_new_privs", &e))?;
     // What a service manager gave for a port below 1024 is not needed either, now that the ports are bound.

@@ -55,7 +55,33 @@ pub enum Stop {
     ForRestart,
 }
 
-/// A monitor whose ports are bound.
+/// The TCP ports of a monitor, bound.
+#[derive(Debug)]
+pub struct Ports {
+    zeromq: Port,
+    /// Without any socket if viewers come in through a Unix socket.
+    websocket: Port,
+    status: Option<Port>,
+}
+
+impl Ports {
+    /// Binds the ports, beside the sockets that the process before this one left. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// If a host does not resolve or a port cannot be bound.
+    pub fn bind(settings: &Settings, kept: &mut Kept) -> Result<Self, Failure> {
+        let mut bind = |key, address| listen::bind(key, address, &mut kept.listeners);
+        let zeromq = bind("zeromq_uri", &settings.zeromq_uri)?;
+        let websocket = match &settings.websocket_uri {
+            Endpoint::Tcp(address) => bind("websocket_uri", address)?,
+            Endpoint::Unix(_) => Port::default(),
+        };
+        let status = settings.status_uri.as_ref().map(|address| bind("status_uri", address)).transpose()?;
+        Ok(Self { zeromq, websocket, status })
+    }
+}
+
+/// A monitor that can begin to relay.
 #[derive(Debug)]
 pub struct Relay {
     shared: Arc<Shared>,
@@ -74,24 +100,30 @@ enum Entrance {
 }
 
 impl Relay {
-    /// Reads the certificate and binds the ports, beside the sockets that the process before this one left. Must be called in a
-    /// tokio runtime.
+    /// Binds the ports, then does what [`Relay::new`] does. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// If the certificate cannot be used, a host does not resolve, a port cannot be bound or too few files may be open.
-    pub fn bind(mut settings: Settings, mut kept: Kept) -> Result<Self, Failure> {
+    /// As [`Ports::bind`] and [`Relay::new`].
+    pub fn bind(settings: Settings, mut kept: Kept) -> Result<Self, Failure> {
+        let ports = Ports::bind(&settings, &mut kept)?;
+        Self::new(settings, ports, kept)
+    }
+
+    /// Reads the certificate and binds the Unix socket, as the user that relays. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// If the certificate cannot be used, the socket cannot be bound, or too few files may be open.
+    pub fn new(mut settings: Settings, ports: Ports, mut kept: Kept) -> Result<Self, Failure> {
         let certificate = settings.tls.as_ref().map(Certificate::load).transpose()?;
-        let zeromq = listen::bind("zeromq_uri", &settings.zeromq_uri, &mut kept.listeners)?;
+        let Ports { zeromq, websocket, status } = ports;
         let websocket = match &settings.websocket_uri {
-            Endpoint::Tcp(address) => Entrance::Tcp(listen::bind("websocket_uri", address, &mut kept.listeners)?),
+            Endpoint::Tcp(_) => Entrance::Tcp(websocket),
             Endpoint::Unix(path) => {
                 let mode = settings.websocket_mode;
                 let (listener, before) = listen::bind_unix("websocket_uri", path, mode, &mut kept.unix)?;
                 Entrance::Unix(path.clone(), listener, before)
             }
         };
-        let status = settings.status_uri.as_ref();
-        let status = status.map(|at| listen::bind("status_uri", at, &mut kept.listeners)).transpose()?;
         // What is no longer configured.
         kept.listeners.drain(..).for_each(Listener::close);
         kept.unix.drain(..).for_each(|kept| drop(kept.into_listener()));

@@ -83,6 +83,8 @@ pub struct Kept {
     parcel: Option<OwnedFd>,
     /// How many processes before this one left listening sockets.
     generation: u64,
+    /// How many listening sockets there were at first, and how many of them are those of the process before.
+    counts: (usize, usize),
 }
 
 /// Takes the descriptors that this process was started with; those that it cannot use are closed. To be called once, before
@@ -117,6 +119,10 @@ pub fn take() -> Kept {
             forget(&name);
         }
     }
+    let newest = kept.generation.saturating_sub(1);
+    let of_before = kept.listeners.iter().filter(|listener| listener.generation == newest).count();
+    // Unix sockets do not tell.
+    kept.counts = (kept.listeners.len() + kept.unix.len(), of_before + kept.unix.len().min(1));
     kept
 }
 
@@ -131,11 +137,7 @@ impl Kept {
     /// What the process before handed over, if it did.
     #[must_use]
     pub fn estate(&mut self) -> Option<Estate> {
-        let newest = self.generation.saturating_sub(1);
-        // Unix sockets do not tell.
-        let listeners =
-            self.listeners.iter().filter(|listener| listener.generation == newest).count() + self.unix.len().min(1);
-        let kept = self.listeners.len() + self.unix.len();
+        let (kept, listeners) = self.counts;
         self.parcel.take().and_then(|queue| Estate::receive(&queue, kept, listeners.max(2)))
     }
 

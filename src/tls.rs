@@ -4,7 +4,7 @@ use crate::failure::{Exit, Failure};
 use crate::shared::Shared;
 use crate::websocket::stream::{Raw, Session};
 use crate::websocket::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};
-use crate::{config, fs};
+use crate::{advice, config, fs};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -73,7 +73,7 @@ impl Certificate {
         let failed = |key: &str, path: &Path, what: &str| {
             Failure::new(Exit::Config, format!("tls.{key}: {}: {what}", path.display()))
         };
-        let chain = chain.and_then(|pem| {
+        let chain = chain.map_err(|what| advice::to_read(&certificate, what)).and_then(|pem| {
             let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
             chain.map_err(|e| not_pem(&e, "a certificate"))
         });
@@ -84,6 +84,7 @@ impl Certificate {
         let (expires, names) = look_at(first)
             .map_err(|e| failed("certificate", &certificate, &format!("the first certificate cannot be read: {e}")))?;
         let private = private
+            .map_err(|what| advice::to_read(&key, what))
             .and_then(|pem| {
                 PrivateKeyDer::from_pem_slice(&pem).map_err(|e| not_pem(&e, "a private key without a password"))
             })

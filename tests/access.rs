@@ -395,6 +395,7 @@ fn what_is_in_the_way_of_a_unix_socket_is_left_alone_and_said() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("is there already, and no socket"));
     std::fs::remove_file(&path).expect("it is ours");
     let listener = UnixListener::bind(&path).expect("nobody is there");
+    common::open_up(&path);
     let output = start();
     assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&output.stderr).contains("another program"), "{output:?}");
@@ -403,8 +404,10 @@ fn what_is_in_the_way_of_a_unix_socket_is_left_alone_and_said() {
     drop(listener);
     std::fs::remove_file(&path).expect("it is ours");
     let nowhere = path.join("below");
-    let (_other, config) =
-        temporary("config.yml", format!("websocket_uri: \"unix:{}\"\nzeromq_uri: [127.0.0.1, 0]\n", nowhere.display()));
+    let (_other, config) = temporary(
+        "config.yml",
+        format!("websocket_uri: \"unix:{}\"\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\n", nowhere.display()),
+    );
     let output = run(&["-c", config.to_str().expect("UTF-8")]);
     assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&output.stderr).contains("websocket_uri: cannot listen on unix:"));

@@ -5,13 +5,12 @@
 mod common;
 
 use common::{
-    Broker, DEADLINE, Host, Manager, Monitor, PROGRAM, Reloadable, Viewer, is_root, kill, open_directory, task, until,
+    Broker, DEADLINE, Host, Manager, Monitor, PROGRAM, Reloadable, Viewer, is_root, open_directory, task, until,
 };
 use nix::unistd::geteuid;
 use std::fs::{Permissions, read_to_string, set_permissions, write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -317,70 +316,6 @@ fn a_user_that_is_missing_or_root_is_refused_77() {
     refused(&run_with(&[], &format!("{ports}user: nobody\ngroup: no-such-group\n")), 77, &["there is no group"]);
     refused(&run_with(&[], &format!("{ports}user: root\n")), 77, &["never relays as root"]);
     refused(&run_with(&[], &format!("{ports}user: nobody\ngroup: root\n")), 77, &["never relays as root"]);
-}
-
-/// Starts with a log file as root and stops again.
-fn logs_to(file: &Path) {
-    let config = format!(
-        "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\nlogger: {{file: '{}'}}\n",
-        file.display()
-    );
-    let directory = open_directory();
-    let path = directory.path().join("config.yml");
-    write(&path, config).expect("it is ours");
-    let mut child = Command::new(PROGRAM).arg("-c").arg(&path).stdin(Stdio::null()).spawn().expect("it starts");
-    until("the log begins", || read_to_string(file).ok().filter(|log| log.contains("listening for viewers")));
-    kill(child.id(), "TERM");
-    assert_eq!(until("it ends", || child.try_wait().expect("our child")).code(), Some(0));
-}
-
-#[test]
-fn the_log_and_its_own_directory_are_handed_over_and_a_shared_one_is_not() {
-    if !is_root() {
-        return;
-    }
-    let nobody =
-        nix::unistd::User::from_name("nobody").expect("a user database").expect("nobody is there").uid.as_raw();
-    let owner = |path: &Path| path.symlink_metadata().expect("it is there").uid();
-    let directory = open_directory();
-
-    let own = directory.path().join("own");
-    logs_to(&own.join("monitor.log"));
-    assert_eq!((owner(&own), owner(&own.join("monitor.log"))), (nobody, nobody));
-    assert_eq!(own.metadata().expect("it is there").mode() & 0o7777, 0o750);
-
-    let shared = directory.path().join("shared");
-    std::fs::create_dir(&shared).expect("a directory");
-    set_permissions(&shared, Permissions::from_mode(0o755)).expect("it is ours");
-    write(shared.join("other.log"), "").expect("a file");
-    logs_to(&shared.join("monitor.log"));
-    assert_eq!((owner(&shared), owner(&shared.join("other.log"))), (0, 0));
-    assert_eq!(owner(&shared.join("monitor.log")), nobody);
-}
-
-#[test]
-fn a_link_put_in_the_place_of_the_log_gains_nothing() {
-    if !is_root() {
-        return;
-    }
-    let directory = open_directory();
-    let secret = directory.path().join("secret");
-    write(&secret, "for root only\n").expect("a file");
-    set_permissions(&secret, Permissions::from_mode(0o600)).expect("it is ours");
-    let logs = directory.path().join("logs");
-    std::fs::create_dir(&logs).expect("a directory");
-    let config = |name: &str| {
-        let file = logs.join(name);
-        format!(
-            "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\nlogger: {{file: '{}'}}\n",
-            file.display()
-        )
-    };
-    std::os::unix::fs::symlink(&secret, logs.join("soft.log")).expect("a link");
-    refused(&run_with(&[], &config("soft.log")), 78, &["soft.log"]);
-    let metadata = secret.metadata().expect("it is there");
-    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (0, 0o600));
-    assert_eq!(read_to_string(&secret).expect("it can be read"), "for root only\n");
 }
 
 #[test]

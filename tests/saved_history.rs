@@ -205,6 +205,7 @@ fn put(path: &PathBuf, bytes: &[u8]) {
 fn a_history_that_cannot_be_used_is_set_aside_one_at_a_time() {
     let _alone = alone();
     let directory = common::open_directory();
+    common::open_up(directory.path());
     let (path, bad) = (directory.path().join("history"), directory.path().join("history.bad"));
     let config = format!("history: {{state: '{}', total_bytes: 65536}}", path.display());
     let good = saved(vec![run("job", 3, Place::Open)]);

@@ -2,6 +2,7 @@
 
 use super::standard::Standard;
 use super::{Dropped, Line};
+use crate::advice;
 use crate::config::{DEFAULT_LOG, Logger, Output};
 use crate::failure::{Exit, Failure};
 use chrono::{DateTime, Local};
@@ -81,8 +82,8 @@ impl Sink {
             })?),
             Target::File(path) => {
                 check(&path).map_err(|e| {
-                    let expected = "expected a file in a directory that the monitor's user may write to";
-                    Failure::new(Exit::Config, format!("logger.file: cannot write {}: {e}; {expected}", path.display()))
+                    let what = advice::to_write(&path, &e, advice::LOG);
+                    Failure::new(Exit::Config, format!("logger.file: cannot write {}: {e}; {what}", path.display()))
                 })?;
                 Writer::File(LogFile::new(path, settings))
             }

@@ -197,7 +197,7 @@ impl Estate {
     #[must_use]
     pub fn receive(queue: &OwnedFd, kept: usize, listeners: usize) -> Option<Self> {
         let files = limits::open_files();
-        let received = parcel::open(queue, files.saturating_sub(limits::while_taking_over(kept)));
+        let received = parcel::open(queue, files.saturating_sub(limits::while_taking_over(kept, listeners)));
         // Whatever happens next does not happen again to the process after this one.
         store::forget(parcel::NAME);
         match received {

@@ -16,6 +16,7 @@ mod python;
 mod reloadable;
 mod scene;
 mod terminal;
+pub(crate) mod users;
 pub(crate) mod viewer;
 mod wire;
 pub(crate) mod zmtp;
@@ -39,6 +40,7 @@ pub(crate) use python::PythonViewer;
 pub(crate) use reloadable::{Changing, Reloadable};
 pub(crate) use scene::{MEMORY_KIB, Scene, relays_at_once};
 pub(crate) use terminal::Terminal;
+pub(crate) use users::Users;
 pub(crate) use viewer::{Event, Viewer};
 pub(crate) use wire::{Random, Weather, Wire};
 pub(crate) use zmtp::RawPeer;
@@ -137,11 +139,17 @@ pub(crate) fn temporary(name: &str, content: impl AsRef<[u8]>) -> (tempfile::Tem
     (dir, path)
 }
 
-/// A directory that everybody may write to.
+/// A directory in which everybody may make files, as in `/tmp`. A configuration in it that root owns is root's alone.
 pub(crate) fn open_directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    open_up(directory.path());
+    set_permissions(directory.path(), Permissions::from_mode(0o1777)).expect("it is ours");
     directory
+}
+
+/// A new directory that everybody may write to, and remove files of others from.
+pub(crate) fn make_open(path: &Path) {
+    std::fs::create_dir(path).expect("a new directory");
+    open_up(path);
 }
 
 /// Lets everybody write to a file or a directory.

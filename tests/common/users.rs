@@ -1,0 +1,64 @@
+//! Users for a start as root: a program runs where there are `recodex` and others, whatever users this machine has.
+
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::Output;
+
+use super::{open_directory, run_words, skipped};
+
+/// User and group `recodex`.
+pub(crate) const RECODEX: u32 = 64_001;
+/// User and group `alice`.
+pub(crate) const ALICE: u32 = 64_002;
+/// Group `secrets`, in which nobody is.
+pub(crate) const SECRETS: u32 = 64_003;
+
+/// A place where these users are, by a mount namespace of its own.
+pub(crate) struct Users {
+    directory: tempfile::TempDir,
+}
+
+impl Users {
+    /// `None`, and said, where that is not possible.
+    pub(crate) fn new() -> Option<Self> {
+        if !super::is_root() {
+            return None;
+        }
+        let directory = open_directory();
+        let others = |path: &str| {
+            let text = std::fs::read_to_string(path).expect("every system has it");
+            text.split_inclusive('\n').filter(|line| !line.starts_with("recodex:")).collect::<String>()
+        };
+        let user = |name, id| format!("{name}:x:{id}:{id}::/nonexistent:/bin/false\n");
+        let passwd = others("/etc/passwd") + &user("recodex", RECODEX) + &user("alice", ALICE);
+        let groups = [("recodex", RECODEX), ("alice", ALICE), ("secrets", SECRETS)];
+        let groups = groups.map(|(name, id)| format!("{name}:x:{id}:\n")).concat();
+        std::fs::write(directory.path().join("passwd"), passwd).expect("it is ours");
+        std::fs::write(directory.path().join("group"), others("/etc/group") + &groups).expect("it is ours");
+        let users = Self { directory };
+        let can = users.run(&["true"]).status.success();
+        if !can {
+            skipped("mount namespaces are not allowed here");
+        }
+        can.then_some(users)
+    }
+
+    /// What a program is started through.
+    pub(crate) fn wrapper(&self) -> Vec<String> {
+        let at = self.directory.path().display();
+        let script =
+            format!("mount --bind '{at}/passwd' /etc/passwd && mount --bind '{at}/group' /etc/group && exec \"$@\"");
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
+        let wrapper = self.wrapper();
+        run_words(&wrapper.iter().map(String::as_str).chain(words.iter().copied()).collect::<Vec<_>>())
+    }
+}
+
+/// Gives a file or a directory to a user and its group.
+pub(crate) fn give(path: &Path, id: u32) {
+    chown(path, Some(id), Some(id)).expect("root may");
+}

@@ -1,0 +1,374 @@
+//! A start as root: what it does with a configuration and with paths that others than root can write.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use common::users::{RECODEX, give};
+use common::{DEADLINE, Manager, PROGRAM, Users, Viewer, kill, open_directory, until, with_descriptors};
+use std::fs::{File, Permissions, create_dir, read_dir, read_to_string, remove_file, rename, set_permissions, write};
+use std::net::TcpListener;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+const PORTS: &str = "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\n";
+
+/// A directory that only root may write to.
+fn make(path: &Path) -> PathBuf {
+    create_dir(path).expect("a new directory");
+    set_permissions(path, Permissions::from_mode(0o755)).expect("it is ours");
+    path.to_owned()
+}
+
+/// Writes a configuration that belongs to `owner`.
+fn configure(path: &Path, owner: u32, config: &str) {
+    write(path, format!("{PORTS}{config}")).expect("it is ours");
+    set_permissions(path, Permissions::from_mode(0o640)).expect("it is ours");
+    give(path, owner);
+}
+
+/// A file for its owner only.
+fn private(path: &Path, owner: u32) {
+    write(path, "private\n").expect("it is ours");
+    set_permissions(path, Permissions::from_mode(0o600)).expect("it is ours");
+    give(path, owner);
+}
+
+/// What must not change of something: its owner, its group, its mode, and the content or the names in it.
+fn state(path: &Path) -> (u32, u32, u32, Vec<String>) {
+    let found = path.symlink_metadata().expect("it is there");
+    let mut content = Vec::new();
+    if found.is_dir() {
+        let names = read_dir(path).expect("root may");
+        content.extend(names.map(|entry| entry.expect("it can be read").file_name().into_string().expect("UTF-8")));
+        content.sort();
+    } else {
+        content.push(read_to_string(path).expect("root may"));
+    }
+    (found.uid(), found.gid(), found.mode(), content)
+}
+
+/// Starts the program as root with the configuration at `path`, until it relays or has ended.
+fn start(users: &Users, directory: &Path, path: &str) -> Result<Child, (Option<i32>, String)> {
+    let stderr = directory.join(format!("stderr-{}", common::unique("of")));
+    let words = users.wrapper();
+    let mut child = Command::new(&words[0])
+        .args(&words[1..])
+        .args([PROGRAM, "-c", path])
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&stderr).expect("it is ours"))
+        .spawn()
+        .expect("it starts");
+    // The ports are told by the log; that all came to its end is seen at the ids.
+    let pid = child.id();
+    until("it relays, or ends", || {
+        if let Some(status) = child.try_wait().expect("our child") {
+            return Some(Err((status.code(), read_to_string(&stderr).expect("UTF-8"))));
+        }
+        let relays = read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok()
+            && read_to_string(format!("/proc/{pid}/status")).is_ok_and(|text| text.contains("NoNewPrivs:\t1"))
+            && listens(pid);
+        relays.then_some(Ok(()))
+    })
+    .map(|()| child)
+}
+
+/// Whether the process has started its log, the last thing before it relays.
+fn listens(pid: u32) -> bool {
+    let Ok(threads) = read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| read_to_string(thread.path().join("comm")).is_ok_and(|name| name == "log\n"))
+}
+
+/// A line of numbers in /proc/PID/status.
+fn ids(child: &Child, name: &str) -> Vec<u32> {
+    let text = read_to_string(format!("/proc/{}/status", child.id())).expect("it runs");
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).expect("a line of that name");
+    line.split_whitespace().map(|id| id.parse().expect("a number")).collect()
+}
+
+fn stop(mut child: Child) {
+    assert!(kill(child.id(), "TERM").success());
+    assert_eq!(until("it ends", || child.try_wait().expect("our child")).code(), Some(0));
+}
+
+/// A place for a test: a directory in which everybody may make files, as in `/tmp`, and the users.
+struct Place {
+    users: Users,
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Option<Self> {
+        Some(Self { users: Users::new()?, directory: open_directory() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts it and asserts who it became.
+    fn becomes(&self, path: &str, [uid, gid]: [u32; 2]) {
+        let child = start(&self.users, self.directory.path(), path);
+        let child = child.unwrap_or_else(|(code, text)| panic!("{path}: {code:?}: {text}"));
+        assert_eq!((ids(&child, "Uid"), ids(&child, "Gid")), (vec![uid; 4], vec![gid; 4]), "{path}");
+        assert_eq!(ids(&child, "Groups"), [gid]);
+        stop(child);
+    }
+
+    /// Starts it and asserts that it ends so; returns what it said.
+    fn refuses(&self, path: &str, code: i32, words: &[&str]) -> String {
+        match start(&self.users, self.directory.path(), path) {
+            Ok(child) => {
+                stop(child);
+                panic!("{path}: it started");
+            }
+            Err((found, text)) => {
+                assert_eq!(found, Some(code), "{path}: {text}");
+                assert_eq!(text.lines().count(), 1, "{text}");
+                for word in words {
+                    assert!(text.contains(word), "{word:?} is not in: {text}");
+                }
+                text
+            }
+        }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+// What a path leads to
+
+#[test]
+fn a_log_that_names_a_file_of_roots_gains_nothing() {
+    let Some(place) = Place::new() else { return };
+    let config = make(&place.path("etc")).join("config.yml");
+    let (alone, shared) = (make(&place.path("alone")), make(&place.path("shared")));
+    for path in [alone.join("shadow"), shared.join("shadow"), shared.join("other")] {
+        private(&path, 0);
+    }
+    let logs = make(&place.path("logs"));
+    give(&logs, RECODEX);
+    symlink(&shared, logs.join("sub")).expect("it is ours");
+    symlink(shared.join("shadow"), logs.join("soft")).expect("it is ours");
+    symlink(shared.join("made"), logs.join("dangling")).expect("it is ours");
+    std::fs::hard_link(shared.join("shadow"), logs.join("hard")).expect("it is ours");
+    let before = [&alone, &alone.join("shadow"), &shared, &shared.join("shadow")].map(|path| state(path));
+    for (log, says) in [
+        ("alone/shadow", "name a path in a directory of that user"),
+        ("alone/new", "name a path in a directory of that user"),
+        ("shared/shadow", "name a path in a directory of that user"),
+        ("logs/sub/shadow", "name a path in a directory of that user"),
+        ("logs/sub/new", "name a path in a directory of that user"),
+        ("logs/soft", "it is a link to what user recodex cannot have"),
+        ("logs/dangling", "it is a link to what user recodex cannot have"),
+        ("logs/hard", "name a path in a directory of that user"),
+    ] {
+        let log = place.path(log);
+        let path = log.display();
+        configure(&config, RECODEX, &format!("logger: {{output: file, file: '{path}'}}\n"));
+        let said = place.refuses(text(&config), 78, &["logger.file: cannot write", text(&log), says]);
+        assert!(!said.contains("chown"), "{said}");
+        let after = [&alone, &alone.join("shadow"), &shared, &shared.join("shadow")].map(|path| state(path));
+        assert_eq!(after, before, "{path}");
+    }
+}
+
+#[test]
+fn other_paths_of_roots_gain_nothing_either() {
+    let Some(place) = Place::new() else { return };
+    let config = make(&place.path("etc")).join("config.yml");
+    let secret = make(&place.path("secret"));
+    private(&secret.join("key"), 0);
+    write(secret.join("taken"), "somebody's\n").expect("it is ours");
+    let before = state(&secret);
+    let secret_path = secret.display();
+    for (settings, code, says) in [
+        (
+            format!(
+                "websocket_uri: [127.0.0.1, 0]\ntls: {{certificate: '{secret_path}/key', key: '{secret_path}/key'}}\n"
+            ),
+            78,
+            "LoadCredential=",
+        ),
+        (format!("websocket_uri: 'unix:{secret_path}/new'\n"), 77, "user recodex cannot make it in"),
+        (format!("websocket_uri: 'unix:{secret_path}/taken'\n"), 69, "is there already, and no socket"),
+        (format!("websocket_uri: 'unix:{secret_path}/none/new'\n"), 69, "install -d -o recodex -g recodex -m 0755"),
+    ] {
+        configure(&config, RECODEX, "");
+        write(&config, format!("zeromq_uri: [127.0.0.1, 0]\n{settings}")).expect("root may");
+        place.refuses(text(&config), code, &[says]);
+        assert_eq!(state(&secret), before, "{settings}");
+    }
+    // The history goes on without its file.
+    configure(&config, RECODEX, &format!("history: {{state: '{secret_path}/key'}}\n"));
+    place.becomes(text(&config), [RECODEX, RECODEX]);
+    assert_eq!((state(&secret), state(&secret.join("key")).3), (before, vec!["private\n".into()]));
+}
+
+#[test]
+fn the_command_that_is_named_makes_the_log_work() {
+    let Some(place) = Place::new() else { return };
+    let config = make(&place.path("etc")).join("config.yml");
+    let run = |said: &str| {
+        let command = said.split('`').nth(1).expect("a command");
+        let output = place.users.run(&["sh", "-c", command]);
+        assert!(output.status.success(), "{command}: {output:?}");
+        command.to_owned()
+    };
+    for name in ["its logs/below", "plain"] {
+        let log = place.path(name).join("monitor.log");
+        configure(&config, RECODEX, &format!("logger: {{file: '{}'}}\n", log.display()));
+        let said = place.refuses(text(&config), 78, &["its directory is missing"]);
+        assert!(!log.parent().expect("it has one").exists(), "nothing is made as root");
+        run(&said);
+        place.becomes(text(&config), [RECODEX, RECODEX]);
+        let (file, directory) = (log.metadata().expect("it is made"), log.parent().expect("it has one").metadata());
+        let directory = directory.expect("it is made");
+        assert_eq!((file.uid(), file.gid(), file.mode() & 0o7777), (RECODEX, RECODEX, 0o640));
+        assert_eq!((directory.uid(), directory.mode() & 0o7777), (RECODEX, 0o750));
+        // One that an earlier run as root left.
+        give(&log, 0);
+        set_permissions(&log, Permissions::from_mode(0o600)).expect("it is ours");
+        let said = place.refuses(text(&config), 78, &["it is not writable for user recodex"]);
+        assert!(run(&said).starts_with("chown -h recodex:recodex "), "{said}");
+        place.becomes(text(&config), [RECODEX, RECODEX]);
+    }
+}
+
+#[test]
+fn a_unix_socket_is_made_as_the_user_and_never_replaces_what_that_user_cannot() {
+    let Some(place) = Place::new() else { return };
+    let config = make(&place.path("etc")).join("config.yml");
+    let run = make(&place.path("run"));
+    give(&run, RECODEX);
+    let socket = run.join("monitor.sock");
+    configure(&config, RECODEX, "");
+    let settings = format!("zeromq_uri: [127.0.0.1, 0]\nwebsocket_uri: 'unix:{}'\n", socket.display());
+    write(&config, settings).expect("root may");
+    // What is in the place of its temporary name: a link, a FIFO, a file of root's.
+    let secret = place.path("secret");
+    private(&secret, 0);
+    let new = run.join("monitor.sock.new");
+    let obstacles: [&dyn Fn(); 3] = [
+        &|| symlink(&secret, &new).expect("it is ours"),
+        &|| {
+            nix::unistd::mkfifo(&new, nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("it is ours");
+        },
+        &|| std::fs::hard_link(&secret, &new).expect("it is ours"),
+    ];
+    for obstacle in obstacles {
+        obstacle();
+        let child = start(&place.users, place.directory.path(), text(&config)).expect("it starts");
+        let found = socket.symlink_metadata().expect("it is made");
+        assert!(found.file_type().is_socket());
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (RECODEX, RECODEX, 0o660));
+        stop(child);
+        assert_eq!(state(&secret), (0, 0, 0o100_600, vec!["private\n".into()]));
+        assert!(!socket.exists() && !new.exists());
+    }
+    // A socket of somebody else's, which this user may not connect to, stays.
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("nobody is there");
+    set_permissions(&socket, Permissions::from_mode(0o600)).expect("it is ours");
+    place.refuses(text(&config), 69, &["another program"]);
+    assert_eq!(socket.symlink_metadata().expect("it stays").uid(), 0);
+    drop(listener);
+    remove_file(&socket).expect("it is ours");
+}
+
+#[test]
+fn a_log_that_is_exchanged_while_it_runs_is_opened_as_the_user() {
+    let Some(place) = Place::new() else { return };
+    let config = make(&place.path("etc")).join("config.yml");
+    let secret = make(&place.path("secret"));
+    private(&secret.join("file"), 0);
+    let logs = make(&place.path("logs"));
+    give(&logs, RECODEX);
+    let log = logs.join("monitor.log");
+    let settings = format!("logger: {{file: '{}', level: debug, max-size: 1024, rotations: 1}}\n", log.display());
+    configure(&config, RECODEX, &settings);
+    let before = [state(&secret), state(&secret.join("file"))];
+    let child = start(&place.users, place.directory.path(), text(&config)).expect("it starts");
+    until("the log begins", || read_to_string(&log).ok().filter(|text| text.contains("listening for viewers")));
+    for target in [secret.join("file"), secret.join("new")] {
+        symlink(&target, logs.join("link")).expect("it is ours");
+        rename(logs.join("link"), &log).expect("it is ours");
+        assert!(kill(child.id(), "HUP").success());
+        for _ in 0..20 {
+            assert!(kill(child.id(), "USR1").success());
+        }
+        // The log cannot be written now; a moment later it is there again.
+        remove_file(&log).expect("it is ours");
+        until("the log goes on", || {
+            assert!(kill(child.id(), "USR1").success());
+            read_to_string(&log).ok().filter(|text| text.contains("up for"))
+        });
+        assert_eq!([state(&secret), state(&secret.join("file"))], before);
+    }
+    stop(child);
+}
+
+// Root that is not given up
+
+/// It is no start as root, but there would be a way back to it.
+#[test]
+fn a_process_that_could_become_root_again_is_refused_77() {
+    let Some(place) = Place::new() else { return };
+    let (program, config) = (place.path("program"), place.path("config.yml"));
+    // The program must be within reach of that user.
+    assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().is_ok_and(|status| status.success()), "a copy");
+    configure(&config, RECODEX, "");
+    let output = place.users.run(&["setpriv", "--euid=recodex", "--clear-groups", text(&program), "-c", text(&config)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{said}");
+    assert!(said.contains("cannot give up root"), "{said}");
+}
+
+// A start that fails
+
+#[test]
+fn a_start_that_fails_tells_viewers_only_after_root_is_given_up() {
+    let Some(place) = Place::new() else { return };
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("it is bound").port();
+    let typo = "clients: {mux: 1}\n".to_owned();
+    let on_taken = format!("status_uri: [127.0.0.1, {port}]\n");
+    let no_log = "logger: {file: /nonexistent/monitor.log}\n".to_owned();
+    for (settings, code, known) in
+        [(typo.clone(), 78, true), (on_taken, 69, true), (no_log, 78, true), (typo, 78, false)]
+    {
+        let manager = Manager::new();
+        let mut monitor = manager.starts(&[], "");
+        let mut viewer = Viewer::subscribed(monitor.viewers, "job");
+        monitor.signal("USR2");
+        assert_eq!(monitor.wait_exit().code(), Some(0));
+        let config = place.path("config.yml");
+        configure(&config, 0, &settings);
+        let mut words = manager.wrapper(&[]);
+        if known {
+            words.extend(place.users.wrapper());
+        } else if nix::unistd::User::from_name("recodex").is_ok_and(|user| user.is_some()) {
+            continue;
+        }
+        let mut command = Command::new(&words[0]);
+        let output = with_descriptors(&mut command, &manager.descriptors())
+            .args(&words[1..])
+            .args([PROGRAM, "-c", text(&config)])
+            .output()
+            .expect("it runs");
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        // It holds copies of the descriptors.
+        drop(command);
+        manager.forgets();
+        if known {
+            viewer.is_ended_with(1001);
+        } else {
+            // There is nobody to become: nothing is read, and everything closed.
+            assert!(viewer.is_gone_within(DEADLINE));
+        }
+    }
+}
