@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
@@ -212,7 +212,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     let (hangup, asked) = (signal_of(SignalKind::hangup())?, signal_of(SignalKind::user_defined1())?);
     let stop = stop_signal()?;
     let known = settings.as_ref().ok().cloned();
-    let (bound, given_up) = bind_and_give_up_root(settings.map_err(Failure::from), &mut kept);
+    let (bound, given_up) = bind_and_give_up_root(settings.map_err(Failure::from), config, &mut kept);
     // What the process before left is not looked at as root: it stays unread, and is closed, if root cannot be given up.
     let estate = given_up.is_ok().then(|| kept.estate()).flatten();
     let (mut waiting, mut opened) = (Some(log), None);
@@ -252,15 +252,16 @@ fn monitor(run: &Run) -> Result<(), Failure> {
 /// Returns what came of the first, and of the second.
 fn bind_and_give_up_root(
     settings: Result<Settings, Failure>,
+    config: Option<&Path>,
     kept: &mut Kept,
 ) -> (Result<(Settings, Ports), Failure>, Result<(), Failure>) {
     let identity = match &settings {
-        Ok(settings) => privileges::identity(settings),
-        Err(_) => privileges::identity(&Settings::default()),
+        Ok(settings) => privileges::identity(settings, config),
+        Err(_) => privileges::identity(&Settings::default(), None),
     };
     let bound = settings.and_then(|settings| Ports::bind(&settings, kept).map(|ports| (settings, ports)));
     let (bound, identity) = match (bound, identity) {
-        (Ok(_), Err(failure)) => (Err(failure), privileges::identity(&Settings::default())),
+        (Ok(_), Err(failure)) => (Err(failure), privileges::identity(&Settings::default(), None)),
         other => other,
     };
     (bound, identity.and_then(|identity| privileges::drop_all(identity.as_ref())))

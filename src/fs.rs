@@ -33,6 +33,14 @@ pub struct Stamped {
     stamp: (u64, u64, i64, i64),
 }
 
+impl Stamped {
+    /// The numbers of the device and of the file on it.
+    #[must_use]
+    pub fn id(&self) -> (u64, u64) {
+        (self.stamp.0, self.stamp.1)
+    }
+}
+
 /// Reads as [`read_bounded`] does, for [`settled`]: two readings are equal only if the file was not changed between them.
 ///
 /// # Errors

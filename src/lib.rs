@@ -43,6 +43,7 @@ pub mod suggest;
 pub mod terminal;
 pub mod tls;
 pub mod tls_client;
+mod trust;
 pub mod watch;
 pub mod websocket;
 pub mod zmtp;

@@ -2,10 +2,12 @@
 
 use crate::config::Settings;
 use crate::failure::{Exit, Failure};
+use crate::trust;
 use caps::CapSet;
 use nix::sys::prctl;
 use nix::unistd::{Gid, Group, Uid, User, geteuid, getresgid, getresuid, initgroups, setgid, setuid};
 use std::ffi::CString;
+use std::path::Path;
 
 /// Whom the monitor becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,13 +17,18 @@ pub struct Identity {
     gid: Gid,
 }
 
-/// Finds out whom to become; `None` if the monitor was not started as root and stays who it is.
+/// Finds out whom to become; `None` if the monitor was not started as root and stays who it is. `config_path` is the file that
+/// the settings come from, if there is one.
 ///
 /// # Errors
-/// [`Exit::NoPermission`] if there is no such user or group, or it is root's: the monitor never relays as root.
-pub fn identity(settings: &Settings) -> Result<Option<Identity>, Failure> {
+/// [`Exit::NoPermission`] if there is no such user or group, or it is root's: the monitor never relays as root. The same if others
+/// than root can change the configuration, and it names another user or group than they may name.
+pub fn identity(settings: &Settings, config_path: Option<&Path>) -> Result<Option<Identity>, Failure> {
     if !geteuid().is_root() {
         return Ok(None);
+    }
+    if let Some(path) = config_path {
+        trust::check(path, settings)?;
     }
     let refused = |what: String| Failure::new(Exit::NoPermission, what);
     let name = &settings.user;

@@ -738,8 +738,8 @@ fn a_warning_reaches_those_who_listen() {
 
 #[test]
 fn settings_that_a_reload_takes_up_are_told_and_one_that_fails_shows_in_the_metrics() {
-    let (directory, path) = temporary("config.yml", "");
-    common::open_up(directory.path());
+    let directory = common::open_directory();
+    let path = directory.path().join("config.yml");
     let write = |more: &str| {
         let user = if nix::unistd::geteuid().is_root() { "user: nobody\n" } else { "" };
         let ports = "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\n";

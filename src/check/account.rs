@@ -9,6 +9,7 @@ use nix::unistd::{
     Gid, Group, Uid, User, getegid, geteuid, getgrouplist, getresgid, getresuid, getuid, setgid, setgroups, setuid,
 };
 use std::ffi::CString;
+use std::path::Path;
 
 /// A user with groups.
 #[derive(Debug)]
@@ -106,8 +107,8 @@ pub(super) struct Judge {
     pub(super) by_unit: bool,
 }
 
-/// Finds the user to judge as: the installed unit's or, without one, the configuration's.
-pub(super) fn judge(unit: Result<&Unit, &str>, settings: &Settings) -> Judge {
+/// Finds the user to judge as: the installed unit's or, without one, the configuration's. `config` is where the settings come from.
+pub(super) fn judge(unit: Result<&Unit, &str>, settings: &Settings, config: Option<&Path>) -> Judge {
     let units_user = unit.ok().and_then(|unit| unit.user().map(|user| (unit, user)));
     let (found, why) = match (units_user, unit) {
         (Some((unit, user)), _) => {
@@ -123,7 +124,7 @@ pub(super) fn judge(unit: Result<&Unit, &str>, settings: &Settings) -> Judge {
             (found, format!("as {UNIT} runs"))
         }
         (None, unit) => {
-            let refused = privileges::identity(settings).err();
+            let refused = privileges::identity(settings, config).err();
             let found = refused.map_or(Ok(()), |failure| Err(Finding::from(&failure))).and_then(|()| {
                 Account::find(&settings.user, settings.group.as_deref(), &[])
                     .map_err(|what| Finding::Failed(Exit::NoPermission, what))

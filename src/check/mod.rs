@@ -57,7 +57,7 @@ pub fn run(config: Option<&Path>) -> Result<(), Failure> {
             return report.end();
         }
     };
-    let judge = account::judge(installed.as_ref().map_err(String::as_str), &settings);
+    let judge = account::judge(installed.as_ref().map_err(String::as_str), &settings, config);
     let Judge { line, finding, account, by_unit } = judge;
     Report::say(&line)?;
     report.add("configuration", named(config, is_named))?;

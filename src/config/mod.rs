@@ -31,6 +31,9 @@ use thiserror::Error;
 const QUIET: Duration = Duration::from_millis(200);
 const QUIET_IF_CUT: Duration = Duration::from_secs(1);
 
+/// The user that ReCodEx's services run as.
+pub const DEFAULT_USER: &str = "recodex";
+
 /// Everything that can be set. Each key has a default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, expecting = "settings as `key: value` lines")]
@@ -214,7 +217,7 @@ impl Default for Settings {
             trusted_proxies: Vec::new(),
             proxy_header: ProxyHeader::XForwardedFor,
             accept_exit: false,
-            user: "recodex".into(),
+            user: DEFAULT_USER.into(),
             group: None,
             logger: Logger::default(),
             history: History::default(),

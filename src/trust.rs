@@ -1,0 +1,200 @@
+//! Who besides root can change a configuration file, and whom such a file may therefore name.
+
+use crate::config::{DEFAULT_USER, MAX_FILE, Settings};
+use crate::failure::{Exit, Failure};
+use crate::fs::read_stamped;
+use nix::libc::{S_IFDIR, S_IFLNK, S_IFMT, S_ISVTX};
+use nix::sys::stat::{FileStat, lstat};
+use nix::unistd::{Gid, Group, Uid, User};
+use std::collections::VecDeque;
+use std::env::current_dir;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::read_link;
+use std::path::{Component, Path, PathBuf};
+
+/// The most symbolic links that are followed on the way to a file, as in Linux.
+const MAX_LINKS: usize = 40;
+/// The permission of the group to write. Those of an access control list show as the group's.
+const GROUP_WRITES: u32 = 0o020;
+/// The permission of everybody to write.
+const ALL_WRITE: u32 = 0o002;
+
+/// Somebody besides root who can change what is found at the path of a configuration.
+#[derive(Debug)]
+struct Writer {
+    /// The file or directory that they can change.
+    path: PathBuf,
+    who: Who,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Who {
+    User(Uid),
+    /// The group of a file, or those whom its access control list names.
+    Group(Gid),
+    Everybody,
+}
+
+/// Refuses a configuration that others than root can change and that names another user than `recodex` or the file's owner, or
+/// another group than `recodex` or the owner's.
+///
+/// The owner counts only if nobody else can change the file. All directories on the way are looked at, and those that symbolic
+/// links on the way lead through.
+///
+/// # Errors
+/// [`Exit::NoPermission`] with who can write what; [`Exit::Config`] if the file cannot be read any more.
+pub(crate) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
+    if settings.user == DEFAULT_USER && settings.group.as_deref().is_none_or(|group| group == DEFAULT_USER) {
+        return Ok(());
+    }
+    let refused = |what: String| Failure::new(Exit::NoPermission, format!("user, group: {what}"));
+    // Read once more: a file that was exchanged in between must not be judged in the place of the one that counts.
+    let unknown = |what: String| refused(format!("cannot tell who can write {}: {what}", path.display()));
+    let read = read_stamped(path, MAX_FILE).map_err(unknown)?;
+    if Settings::parse(path, &read.bytes)? != *settings {
+        return Err(refused(format!("{} changed while it was read; start the monitor again", path.display())));
+    }
+    let (writers, owner) = writers(path, read.id()).map_err(unknown)?;
+    let Some(writer) = writers.first() else { return Ok(()) };
+    let alone = writers.iter().all(|writer| writer.who == Who::User(owner));
+    let owner = User::from_uid(owner).ok().flatten().filter(|_| alone);
+    let may_be = owner.as_ref().is_some_and(|owner| owner.name == settings.user) || settings.user == DEFAULT_USER;
+    let group = settings.group.as_deref();
+    let may_have = group.is_none_or(|name| {
+        let gid = Group::from_name(name).ok().flatten().map(|group| group.gid);
+        name == DEFAULT_USER || owner.as_ref().is_some_and(|owner| gid == Some(owner.gid))
+    });
+    if may_be && may_have {
+        return Ok(());
+    }
+    let named = match group {
+        Some(group) => format!("user {:?} and group {group:?}", settings.user),
+        None => format!("user {:?}", settings.user),
+    };
+    let owner = owner.filter(|owner| owner.name != DEFAULT_USER);
+    let allowed = owner.map_or_else(String::new, |owner| format!(", or {:?} with its own group", owner.name));
+    Err(refused(format!(
+        "{} names {named}, but others than root can change it: {writer}. Such a configuration may name only {DEFAULT_USER:?}{allowed}; \
+         let only root write the file and every directory on the way to it (`chown root`, `chmod go-w`), or leave out user and group",
+        path.display(),
+    )))
+}
+
+/// Who besides root can change what is found at `path`, where the file with these numbers was read; and that file's owner.
+fn writers(path: &Path, read: (u64, u64)) -> Result<(Vec<Writer>, Uid), String> {
+    let from = if path.is_absolute() { PathBuf::new() } else { current_dir().map_err(|e| e.to_string())? };
+    let mut left = names(&from.join(path));
+    let (mut at, mut writers, mut links) = (PathBuf::from("/"), Vec::new(), 0);
+    let look = |path: &Path| lstat(path).map_err(|e| format!("cannot look at {}: {e}", path.display()));
+    while let Some(name) = left.pop_front() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        let entry = at.join(name);
+        let found = look(&entry)?;
+        writers.extend(of_directory(&at, &look(&at)?, &entry, &found));
+        match found.st_mode & S_IFMT {
+            S_IFLNK => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err("there are too many symbolic links on the way".into());
+                }
+                let target = read_link(&entry).map_err(|e| format!("cannot read {}: {e}", entry.display()))?;
+                if target.is_absolute() {
+                    at = PathBuf::from("/");
+                }
+                names(&target).into_iter().rev().for_each(|name| left.push_front(name));
+            }
+            S_IFDIR => at = entry,
+            _ if left.is_empty() && (found.st_dev, found.st_ino) == read => {
+                writers.extend(of_entry(&entry, &found));
+                return Ok((writers, Uid::from_raw(found.st_uid)));
+            }
+            _ => return Err(format!("{} is not the file that was read", entry.display())),
+        }
+    }
+    Err("it is a directory".into())
+}
+
+/// The names in a path, without those that change nothing.
+fn names(path: &Path) -> VecDeque<OsString> {
+    let named = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsStr::new("..").to_owned()),
+        _ => None,
+    };
+    path.components().filter_map(named).collect()
+}
+
+/// Who besides root can put something else in the place of `entry`, of which `found` is known, in a directory.
+fn of_directory(path: &Path, directory: &FileStat, entry: &Path, found: &FileStat) -> Vec<Writer> {
+    let mut writers = of_entry(path, directory);
+    if directory.st_mode & S_ISVTX != 0 {
+        // With the sticky bit, only those who own the directory or the entry can.
+        writers.retain(|writer| matches!(writer.who, Who::User(_)));
+        if directory.st_mode & (GROUP_WRITES | ALL_WRITE) != 0 && found.st_uid != 0 {
+            writers.push(Writer { path: entry.into(), who: Who::User(Uid::from_raw(found.st_uid)) });
+        }
+    }
+    writers
+}
+
+/// Who besides root can write a file or a directory.
+fn of_entry(path: &Path, found: &FileStat) -> Vec<Writer> {
+    let who = [
+        (found.st_uid != 0).then(|| Who::User(Uid::from_raw(found.st_uid))),
+        (found.st_mode & ALL_WRITE != 0).then_some(Who::Everybody),
+        // Also where it is root's: what an access control list lets others do shows there.
+        (found.st_mode & GROUP_WRITES != 0).then(|| Who::Group(Gid::from_raw(found.st_gid))),
+    ];
+    who.into_iter().flatten().map(|who| Writer { path: path.into(), who }).collect()
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} can be changed by ", self.path.display())?;
+        match self.who {
+            Who::User(uid) => match User::from_uid(uid) {
+                Ok(Some(user)) => write!(f, "user {}", user.name),
+                _ => write!(f, "user {uid}"),
+            },
+            Who::Group(gid) => {
+                match Group::from_gid(gid) {
+                    Ok(Some(group)) => write!(f, "group {}", group.name)?,
+                    _ => write!(f, "group {gid}")?,
+                }
+                f.write_str(", or by those whom its access control list names")
+            }
+            Who::Everybody => f.write_str("everybody"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_file_than_the_one_that_was_read_is_not_judged() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.yml");
+        let named = |user: &str| format!("user: {user}\n");
+        std::fs::write(&path, named("alice")).unwrap();
+        let (alice, read) = (Settings::load(&path).unwrap(), read_stamped(&path, MAX_FILE).unwrap());
+        std::fs::rename(&path, directory.path().join("old")).unwrap();
+        std::fs::write(&path, named("bob")).unwrap();
+        assert!(check(&path, &alice).unwrap_err().to_string().contains("changed while it was read"));
+        let error = writers(&path, read.id()).unwrap_err();
+        assert!(error.ends_with("c.yml is not the file that was read"), "{error}");
+    }
+
+    #[test]
+    fn links_in_a_circle_end() {
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("b", directory.path().join("a")).unwrap();
+        std::os::unix::fs::symlink("a", directory.path().join("b")).unwrap();
+        assert!(writers(&directory.path().join("a"), (0, 0)).unwrap_err().contains("too many symbolic links"));
+    }
+}
