@@ -25,7 +25,7 @@ const BAR: usize = 20;
 ///
 /// # Errors
 /// [`Exit::Failed`] if the monitor closes with another code than 1000, [`Exit::Unavailable`] if there is none, or it does not close
-/// within [`CLOSE_TIMEOUT`] after FINISHED, [`Exit::Interrupted`] if Ctrl-C comes first.
+/// within 10 s after FINISHED, [`Exit::Interrupted`] if Ctrl-C comes first.
 pub async fn run(
     screen: &Screen,
     url: &str,
