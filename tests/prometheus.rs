@@ -78,6 +78,7 @@ fn complete() -> (Monitor, TempDir) {
         &certificate,
     ]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    open_up(Path::new(&key));
     (Monitor::start(&format!("{STATUS}tls: {{certificate: {certificate}, key: {key}}}\n")), directory)
 }
 

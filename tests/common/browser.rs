@@ -77,6 +77,11 @@ struct Driver {
 
 impl Driver {
     fn start() -> Self {
+        // It chooses a port that is free for IPv4, and ends if that port is taken for IPv6.
+        (0..10).find_map(|_| Self::try_start()).expect("chromedriver finds a port")
+    }
+
+    fn try_start() -> Option<Self> {
         let mut process = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -85,9 +90,11 @@ impl Driver {
             .expect("chromedriver is installed");
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
         let port = lines
-            .find_map(|line| line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok())
-            .expect("chromedriver names its port");
-        Self { process, port }
+            .find_map(|line| line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok());
+        if port.is_none() {
+            process.wait().expect("it has ended");
+        }
+        Some(Self { process, port: port? })
     }
 }
 
