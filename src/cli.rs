@@ -222,14 +222,14 @@ fn monitor(run: &Run) -> Result<(), Failure> {
         Relay::new(settings, ports, kept)
     });
     drop(inside);
-    let relay = match begun {
+    let started = begun.and_then(|relay| opened.take().map_or(Ok(()), Opened::start).map(|()| relay));
+    let relay = match started {
         Ok(relay) => relay,
         Err(failure) => {
             abandon(estate, known.as_ref(), waiting, opened);
             return Err(failure);
         }
     };
-    opened.map_or(Ok(()), Opened::start)?;
     let shared = relay.shared();
     let parcel = runtime.block_on(async {
         tokio::spawn(reload::on_hangup(hangup, config.map(Into::into), relay.shared()));
@@ -247,7 +247,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
 }
 
 /// Binds the TCP ports and then, whatever came of it, gives up root: nothing after this is done as root. Without settings that can
-/// be used the monitor becomes `recodex`, as by default.
+/// be used nothing is bound, and the monitor becomes the user of the process before or, if there was none, `recodex`.
 ///
 /// Returns what came of the first, and of the second.
 fn bind_and_give_up_root(
@@ -255,14 +255,10 @@ fn bind_and_give_up_root(
     config: Option<&Path>,
     kept: &mut Kept,
 ) -> (Result<(Settings, Ports), Failure>, Result<(), Failure>) {
-    let identity = match &settings {
-        Ok(settings) => privileges::identity(settings, config),
-        Err(_) => privileges::identity(&Settings::default(), None),
-    };
-    let bound = settings.and_then(|settings| Ports::bind(&settings, kept).map(|ports| (settings, ports)));
-    let (bound, identity) = match (bound, identity) {
-        (Ok(_), Err(failure)) => (Err(failure), privileges::identity(&Settings::default(), None)),
-        other => other,
+    let usable = settings.and_then(|settings| Ok((privileges::identity(&settings, config)?, settings)));
+    let (bound, identity) = match usable {
+        Ok((identity, settings)) => (Ports::bind(&settings, kept).map(|ports| (settings, ports)), Ok(identity)),
+        Err(failure) => (Err(failure), privileges::identity_without_settings(kept.predecessor())),
     };
     (bound, identity.and_then(|identity| privileges::drop_all(identity.as_ref())))
 }

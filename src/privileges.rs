@@ -5,16 +5,37 @@ use crate::failure::{Exit, Failure};
 use crate::trust;
 use caps::CapSet;
 use nix::sys::prctl;
-use nix::unistd::{Gid, Group, Uid, User, geteuid, getresgid, getresuid, initgroups, setgid, setuid};
+use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist, getresgid, getresuid, setgid, setgroups, setuid};
 use std::ffi::CString;
 use std::path::Path;
 
 /// Whom the monitor becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    name: String,
     uid: Uid,
     gid: Gid,
+    /// All groups.
+    groups: Vec<Gid>,
+}
+
+impl Identity {
+    /// A user with all its groups, `gid` among them.
+    ///
+    /// # Errors
+    /// [`Exit::NoPermission`] if the groups cannot be looked up, or the user or a group is root's.
+    fn of(user: &User, gid: Gid) -> Result<Self, Failure> {
+        let refused = |what: String| Failure::new(Exit::NoPermission, format!("user, group: {what}"));
+        let unknown = |e: &dyn std::fmt::Display| refused(format!("cannot look up the groups of {:?}: {e}", user.name));
+        let name = CString::new(user.name.as_str()).map_err(|e| unknown(&e))?;
+        let groups = getgrouplist(&name, gid).map_err(|e| unknown(&e))?;
+        if user.uid.is_root() {
+            return Err(refused(format!("{:?} is root; the monitor never relays as root", user.name)));
+        }
+        if groups.iter().any(|group| group.as_raw() == 0) {
+            return Err(refused(format!("{:?} would be in root's group; the monitor never relays as root", user.name)));
+        }
+        Ok(Self { uid: user.uid, gid, groups })
+    }
 }
 
 /// Finds out whom to become; `None` if the monitor was not started as root and stays who it is. `config_path` is the file that
@@ -45,12 +66,23 @@ pub fn identity(settings: &Settings, config_path: Option<&Path>) -> Result<Optio
             group.ok_or_else(missing)?.gid
         }
     };
-    if user.uid.is_root() || gid.as_raw() == 0 {
-        return Err(refused(format!(
-            "user, group: {name:?} is root or in its group; the monitor never relays as root"
-        )));
+    Identity::of(&user, gid).map(Some)
+}
+
+/// Finds out whom to become for the sake of what the process before left, if the configuration cannot say it: the user of that
+/// process, `before`, or else `recodex`; `None` as in [`identity`].
+///
+/// # Errors
+/// As [`identity`].
+pub fn identity_without_settings(before: Option<(Uid, Gid)>) -> Result<Option<Identity>, Failure> {
+    if !geteuid().is_root() {
+        return Ok(None);
     }
-    Ok(Some(Identity { name: name.clone(), uid: user.uid, gid }))
+    let known = before.and_then(|(uid, gid)| Some((User::from_uid(uid).ok()??, gid)));
+    match known.and_then(|(user, gid)| Identity::of(&user, gid).ok()) {
+        Some(identity) => Ok(Some(identity)),
+        None => identity(&Settings::default(), None),
+    }
 }
 
 /// Gives up everything that is not needed once the ports are bound. Must be called before there are threads.
@@ -60,11 +92,10 @@ pub fn identity(settings: &Settings, config_path: Option<&Path>) -> Result<Optio
 pub fn drop_all(identity: Option<&Identity>) -> Result<(), Failure> {
     let refused =
         |what: &str, e: &dyn std::fmt::Display| Failure::new(Exit::NoPermission, format!("cannot {what}: {e}"));
-    if let Some(Identity { name, uid, gid }) = identity {
+    if let Some(Identity { uid, gid, groups }) = identity {
         // Needs CAP_SETPCAP, which goes with the user id. A container may withhold it; then there is less to drop.
         let _ = caps::clear(None, CapSet::Bounding);
-        let c_name = CString::new(name.as_str()).map_err(|e| refused("use the user's name", &e))?;
-        initgroups(&c_name, *gid).map_err(|e| refused("set the supplementary groups", &e))?;
+        setgroups(groups).map_err(|e| refused("set the supplementary groups", &e))?;
         setgid(*gid).map_err(|e| refused("set the group id", &e))?;
         setuid(*uid).map_err(|e| refused("set the user id", &e))?;
         let (users, groups) = (getresuid(), getresgid());

@@ -1,6 +1,8 @@
 //! Descriptors that outlive the process: the service manager keeps them (`sd_notify(3)`, FDSTORE) and hands them to the next one.
 
 use crate::succession::{Estate, parcel};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::{Gid, Uid};
 use sd_notify::NotifyState;
 use socket2::{Domain, SockRef, Type};
 use std::io::{self, pipe};
@@ -139,6 +141,15 @@ impl Kept {
     pub fn estate(&mut self) -> Option<Estate> {
         let (kept, listeners) = self.counts;
         self.parcel.take().and_then(|queue| Estate::receive(&queue, kept, listeners.max(2)))
+    }
+
+    /// The user and the group of the process that handed something over, as the system noted them when the queue was made.
+    ///
+    /// A process could put a socket of somebody else's in the queue's place; what is read from it is then that peer's own.
+    #[must_use]
+    pub fn predecessor(&self) -> Option<(Uid, Gid)> {
+        let made_by = getsockopt(self.parcel.as_ref()?, sockopt::PeerCredentials).ok()?;
+        Some((Uid::from_raw(made_by.uid()), Gid::from_raw(made_by.gid())))
     }
 
     /// Has the service manager keep this process's listening sockets. Silent without one.

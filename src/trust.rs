@@ -59,13 +59,11 @@ pub(crate) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
     let Some(writer) = writers.first() else { return Ok(()) };
     let alone = writers.iter().all(|writer| writer.who == Who::User(owner));
     let owner = User::from_uid(owner).ok().flatten().filter(|_| alone);
-    let may_be = owner.as_ref().is_some_and(|owner| owner.name == settings.user) || settings.user == DEFAULT_USER;
     let group = settings.group.as_deref();
-    let may_have = group.is_none_or(|name| {
-        let gid = Group::from_name(name).ok().flatten().map(|group| group.gid);
-        name == DEFAULT_USER || owner.as_ref().is_some_and(|owner| gid == Some(owner.gid))
-    });
-    if may_be && may_have {
+    let is_group = |name: &str, gid| Group::from_name(name).ok().flatten().is_some_and(|group| group.gid == gid);
+    // Not the one's user with the other's group: neither may have that by itself.
+    let may_be = |owner: &User| owner.name == settings.user && group.is_none_or(|name| is_group(name, owner.gid));
+    if owner.as_ref().is_some_and(may_be) {
         return Ok(());
     }
     let named = match group {

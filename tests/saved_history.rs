@@ -10,7 +10,7 @@ use recodex_monitor::channel::Place;
 use recodex_monitor::succession::state::{Run, State, now};
 use std::borrow::Cow;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,13 +29,17 @@ fn ids(from: usize, to: usize) -> Vec<String> {
 
 /// Starts a process that is expected to end by itself, as the user that the service runs as; `prefix` are words before it.
 fn fails(manager: &Manager, prefix: &[&str], config: &str) -> Output {
+    let user = ["setpriv", "--reuid=nobody", "--clear-groups", "--inh-caps=-all"];
+    let user = if geteuid().is_root() { &user[..] } else { &[] };
+    fails_as_it_is(manager, &[user, prefix].concat(), config)
+}
+
+/// The same, as the user who runs the tests.
+fn fails_as_it_is(manager: &Manager, prefix: &[&str], config: &str) -> Output {
     let directory = common::open_directory();
     let path = directory.path().join("c.yml");
     fs::write(&path, config).expect("it is ours");
     let mut words = manager.wrapper(&[]);
-    if geteuid().is_root() {
-        words.extend(["setpriv", "--reuid=nobody", "--clear-groups", "--inh-caps=-all"].map(str::to_owned));
-    }
     words.extend(prefix.iter().map(|word| (*word).to_owned()));
     with_descriptors(&mut Command::new(&words[0]), &manager.descriptors())
         .args(&words[1..])
@@ -61,6 +65,8 @@ fn a_successor_that_cannot_start_saves_the_history_for_the_next() {
         (&[], format!("{PORTS}{}tls: {{certificate: /nowhere, key: /nowhere}}\n", state(&other)), 78, &other),
         (&[], format!("{PORTS}{}logger: {{output: file, file: /proc/log}}\n", state(&other)), 78, &other),
         (&["prlimit", "--nofile=32:32"], format!("{PORTS}{config}"), 78, &path),
+        // There can be no thread for the log.
+        (&["prlimit", "--nproc=0:0"], format!("{PORTS}{config}"), 70, &path),
     ] {
         let manager = Manager::new();
         let mut monitor = manager.starts(&[], &config);
@@ -77,7 +83,8 @@ fn a_successor_that_cannot_start_saves_the_history_for_the_next() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(status), "{said}");
         assert!(saved.exists(), "{said}");
-        assert!(said.contains("the history is saved to") || wrong.contains("/proc/log"), "{said}");
+        let has_log = !wrong.contains("/proc/log") && status != 70;
+        assert!(said.contains("the history is saved to") || !has_log, "{said}");
         viewer.is_ended_with(1001);
         // The service manager tries again, and has nothing to hand over any more.
         let before = fs::read(saved).expect("it is there");
@@ -91,6 +98,42 @@ fn a_successor_that_cannot_start_saves_the_history_for_the_next() {
         Broker::connect(monitor.brokers).task("open", "10");
         Viewer::watch(monitor.viewers, "open").texts(&ids(0, 11));
         Viewer::watch(monitor.viewers, "failed").texts(&[command("FAILED"), command("FINISHED")]);
+    }
+}
+
+#[test]
+fn a_successor_of_root_that_has_no_settings_saves_the_history_as_the_user_before() {
+    let _alone = alone();
+    if !common::is_root() {
+        return;
+    }
+    let (_port, taken) = common::taken_port();
+    let directory = common::open_directory();
+    let path = directory.path().join("history");
+    let config = format!("history: {{state: '{}'}}\n", path.display());
+    let named = |user: &str| format!("{PORTS}{config}").replace("user: nobody", user);
+    for (wrong, status) in [
+        (format!("{PORTS}clients: {{mux: 1}}\n"), 78),
+        (named("user: nobody-else"), 77),
+        (named("user: nobody\ngroup: nobodies"), 77),
+        (named("user: root").replacen(", 0]", &format!(", {}]", taken.port()), 1), 77),
+    ] {
+        let manager = Manager::new();
+        let mut monitor = manager.starts(&[], &config);
+        let broker = Broker::connect(monitor.brokers);
+        broker.task("open", "1");
+        fence(&monitor, &broker);
+        let mut viewer = Viewer::watch(monitor.viewers, "open");
+        viewer.texts(&ids(1, 2));
+        monitor.signal("USR2");
+        assert_eq!(monitor.wait_exit().code(), Some(0));
+        let output = fails_as_it_is(&manager, &[], &wrong);
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+        viewer.is_ended_with(1001);
+        let nobody = nix::unistd::User::from_name("nobody").expect("it can be looked up").expect("it is there");
+        assert_eq!(fs::metadata(&path).expect("it is saved").uid(), nobody.uid.as_raw());
+        manager.forgets();
+        Monitor::start(&config).wait_log("took up 2 channels");
     }
 }
 

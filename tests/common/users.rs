@@ -10,6 +10,8 @@ use super::{open_directory, run_words, skipped};
 pub(crate) const RECODEX: u32 = 64_001;
 /// User and group `alice`.
 pub(crate) const ALICE: u32 = 64_002;
+/// User and group `admin`, who is also in root's group.
+const ADMIN: u32 = 64_004;
 /// Group `secrets`, in which nobody is.
 pub(crate) const SECRETS: u32 = 64_003;
 
@@ -27,12 +29,14 @@ impl Users {
         let directory = open_directory();
         let others = |path: &str| {
             let text = std::fs::read_to_string(path).expect("every system has it");
-            text.split_inclusive('\n').filter(|line| !line.starts_with("recodex:")).collect::<String>()
+            let is_ours =
+                |line: &str| line.starts_with("recodex:") || path == "/etc/group" && line.starts_with("root:");
+            text.split_inclusive('\n').filter(|line| !is_ours(line)).collect::<String>()
         };
         let user = |name, id| format!("{name}:x:{id}:{id}::/nonexistent:/bin/false\n");
-        let passwd = others("/etc/passwd") + &user("recodex", RECODEX) + &user("alice", ALICE);
-        let groups = [("recodex", RECODEX), ("alice", ALICE), ("secrets", SECRETS)];
-        let groups = groups.map(|(name, id)| format!("{name}:x:{id}:\n")).concat();
+        let passwd = others("/etc/passwd") + &user("recodex", RECODEX) + &user("alice", ALICE) + &user("admin", ADMIN);
+        let groups = [("recodex", RECODEX), ("alice", ALICE), ("secrets", SECRETS), ("admin", ADMIN)];
+        let groups = groups.map(|(name, id)| format!("{name}:x:{id}:\n")).concat() + "root:x:0:admin\n";
         std::fs::write(directory.path().join("passwd"), passwd).expect("it is ours");
         std::fs::write(directory.path().join("group"), others("/etc/group") + &groups).expect("it is ours");
         let users = Self { directory };
