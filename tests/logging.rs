@@ -538,6 +538,28 @@ fn after_sighup_the_size_and_the_number_of_rotations_are_those_of_the_new_config
     assert!(daemon.rotated(1).exists() && !daemon.rotated(2).exists());
 }
 
+#[test]
+fn whatever_the_mask_others_cannot_read_a_log_that_is_begun_anew() {
+    let open_mask = ["sh", "-c", "umask 0; exec \"$@\"", "sh"];
+    let mut daemon = Daemon::prepare(|_| {}).on_ports(
+        &open_mask,
+        "output: file, file: LOG, level: debug, max-size: 1024, rotations: 2",
+        Stdio::null(),
+    );
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o7777;
+    until("it is rotated twice", || {
+        daemon.has_viewers(5);
+        daemon.rotated(2).exists().then_some(())
+    });
+    fs::rename(daemon.log(), daemon.directory.path().join("logs/moved")).expect("it is ours");
+    daemon.signal("HUP");
+    daemon.relays();
+    daemon.stop();
+    for path in [daemon.log(), daemon.rotated(1), daemon.rotated(2), daemon.directory.path().join("logs/moved")] {
+        assert_eq!(mode(&path), 0o640, "{}", path.display());
+    }
+}
+
 // A file that cannot be had
 
 /// Runs the monitor to its end as somebody who is not root, if possible, and asserts that it refuses the log file.
@@ -658,6 +680,7 @@ fn standard_output_and_error_are_written_as_they_were_inherited() {
         ("/dev/stdout", &to_stderr),
         ("/dev/fd/1", &to_stderr),
         ("/proc/self/fd/1", &to_stderr),
+        ("/proc/thread-self/fd/1", &to_stderr),
     ] {
         // A pipe that belongs to the user who starts it, as root.
         let (reader, writer) = std::io::pipe().expect("a pipe");

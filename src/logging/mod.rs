@@ -12,6 +12,7 @@ use crate::config::{Level, Logger};
 use crate::failure::{Exit, Failure};
 use log::kv::{Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
+use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 use sink::Sink;
 use std::collections::VecDeque;
@@ -28,6 +29,8 @@ pub const QUEUE: usize = 1024;
 pub const MAX_LINE: usize = 4096;
 /// How many warnings and errors are remembered.
 pub const NOTICES: usize = 50;
+/// The permissions that no file of the log gets: any for others, and to write for its group.
+const MASK: Mode = Mode::from_bits_truncate(0o027);
 /// How long the end of the program waits for what is queued.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -190,11 +193,14 @@ pub fn begin(level: Level) -> Result<Waiting, Failure> {
 }
 
 impl Waiting {
-    /// Opens what the lines go to.
+    /// Opens what the lines go to. From here on every file that this process makes has the mode 0640 at most; the Unix socket, which
+    /// has a mode of its own, sets the mask for itself. There must be no threads yet.
     ///
     /// # Errors
     /// [`Exit::Config`] if the target cannot be written to.
     pub fn open(self, settings: &Logger) -> Result<Opened, Failure> {
+        // By the mask: the library that rotates opens files without a mode.
+        umask(umask(MASK) | MASK);
         Ok(Opened { waiting: self, sink: Sink::open(settings)? })
     }
 

@@ -1,6 +1,6 @@
 //! Where log lines go: the journal, a rotating file, or stderr; and what is said about lines that could not be written.
 
-use super::standard::Standard;
+use super::standard::{Standard, Stream};
 use super::{Dropped, Line};
 use crate::advice;
 use crate::config::{DEFAULT_LOG, Logger, Output};
@@ -58,8 +58,8 @@ pub(super) struct Sink {
 enum Writer {
     Journal(JournalLog),
     File(LogFile),
-    Standard(File),
-    Stderr,
+    Standard(Stream<File>),
+    Stderr(Stream<io::Stderr>),
     /// A function prints each line.
     Function(Box<Print>),
 }
@@ -82,16 +82,16 @@ impl Sink {
             })?),
             Target::File(path) => {
                 check(&path).map_err(|e| {
-                    let what = advice::to_write(&path, &e, advice::LOG);
+                    let what = what_to_do(&path, &e);
                     Failure::new(Exit::Config, format!("logger.file: cannot write {}: {e}; {what}", path.display()))
                 })?;
                 Writer::File(LogFile::new(path, settings))
             }
-            Target::Standard(standard) => Writer::Standard(standard.open().map_err(|what| {
+            Target::Standard(standard) => Writer::Standard(standard.open().map(Stream::new).map_err(|what| {
                 let name = settings.file.as_deref().unwrap_or(Path::new("")).display();
                 Failure::new(Exit::Config, format!("logger.file: cannot write to {name}: {what}"))
             })?),
-            Target::Stderr => Writer::Stderr,
+            Target::Stderr => Writer::Stderr(Stream::new(io::stderr())),
         };
         Ok(Self { writer, lost: 0, since: None })
     }
@@ -153,9 +153,9 @@ impl Writer {
                 )
             }
             Self::File(file) => file.write(&format(line)),
-            Self::Standard(file) => file.write_all(format(line).as_bytes()),
+            Self::Standard(stream) => stream.write(format(line)),
             // Its reader knows the time, or does not care.
-            Self::Stderr => io::stderr().write_all(brief(line).as_bytes()),
+            Self::Stderr(stream) => stream.write(brief(line)),
             Self::Function(print) => print(&brief(line)),
         }
     }
@@ -201,6 +201,19 @@ fn check(path: &Path) -> io::Result<()> {
     match opened {
         Err(e) if waits && e.raw_os_error() == Some(nix::libc::ENXIO) => Ok(()),
         other => other.map(drop),
+    }
+}
+
+/// What to do so that a log file can be opened, after `error`.
+fn what_to_do(path: &Path, error: &io::Error) -> String {
+    match std::fs::read_link(path).ok().filter(|target| Standard::named(target).is_some()) {
+        Some(target) => {
+            let target = target.display();
+            format!(
+                "it is a link to {target}, which this user may not open anew; write `logger.file: {target}` instead"
+            )
+        }
+        None => advice::to_write(path, error, advice::LOG),
     }
 }
 

@@ -4,7 +4,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{S_IFCHR, S_IFMT};
 use nix::sys::stat::{fstat, makedev};
 use std::fs::File;
-use std::io::{stderr, stdout};
+use std::io::{self, Write, stderr, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -20,10 +20,14 @@ pub enum Standard {
 impl Standard {
     /// The descriptor that a path names.
     pub(super) fn named(path: &Path) -> Option<Self> {
-        let is_one_of = |names: [&str; 3]| names.into_iter().any(|name| path == Path::new(name));
+        let is_one_of = |names: [&str; 4]| names.into_iter().any(|name| path == Path::new(name));
         match path {
-            _ if is_one_of(["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"]) => Some(Self::Output),
-            _ if is_one_of(["/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"]) => Some(Self::Error),
+            _ if is_one_of(["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1"]) => {
+                Some(Self::Output)
+            }
+            _ if is_one_of(["/dev/stderr", "/dev/fd/2", "/proc/self/fd/2", "/proc/thread-self/fd/2"]) => {
+                Some(Self::Error)
+            }
             _ => None,
         }
     }
@@ -49,8 +53,84 @@ impl Standard {
     }
 }
 
+/// A descriptor that lines are written to. What is written of a line stays, even if the rest cannot be written.
+pub(super) struct Stream<W> {
+    to: W,
+    /// Whether the last thing written is a line without its end.
+    torn: bool,
+}
+
+impl<W: Write> Stream<W> {
+    pub(super) fn new(to: W) -> Self {
+        Self { to, torn: false }
+    }
+
+    /// Writes a line; one that was written in part before is ended first.
+    pub(super) fn write(&mut self, mut line: String) -> io::Result<()> {
+        if self.torn {
+            line.insert(0, '\n');
+        }
+        let mut rest = line.as_bytes();
+        let mut outcome = Ok(());
+        while !rest.is_empty() && outcome.is_ok() {
+            match self.to.write(rest) {
+                Ok(0) => outcome = Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => rest = &rest[count..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => outcome = Err(e),
+            }
+        }
+        let written = line.len() - rest.len();
+        if written > 0 {
+            self.torn = !line.as_bytes()[..written].ends_with(b"\n");
+        }
+        outcome
+    }
+}
+
 /// Whether this is the null device. Rust opens it, for reading and writing, at the number of each standard descriptor that is
 /// closed when a program starts. A shell that redirects to it opens it for writing only.
 fn is_null(descriptor: &OwnedFd) -> bool {
     fstat(descriptor).is_ok_and(|found| found.st_mode & S_IFMT == S_IFCHR && found.st_rdev == makedev(1, 3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that may have so many bytes.
+    #[derive(Default)]
+    struct Limited {
+        content: Vec<u8>,
+        limit: usize,
+    }
+
+    impl Write for Limited {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = (self.limit - self.content.len()).min(bytes.len());
+            self.content.extend_from_slice(&bytes[..room]);
+            if room == 0 { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(room) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_torn_is_ended_before_the_next_one() {
+        let mut stream = Stream::new(Limited { limit: 8, ..Limited::default() });
+        let mut write = |limit, is_written| {
+            stream.to.limit = limit;
+            assert_eq!(stream.write("12345\n".into()).is_ok(), is_written);
+            String::from_utf8(stream.to.content.clone()).unwrap()
+        };
+        assert_eq!(write(6, true), "12345\n");
+        assert_eq!(write(8, false), "12345\n12");
+        assert_eq!(write(8, false), "12345\n12");
+        assert_eq!(write(9, false), "12345\n12\n");
+        assert_eq!(write(12, false), "12345\n12\n123");
+        assert_eq!(write(100, true), "12345\n12\n123\n12345\n");
+        assert_eq!(write(100, true), "12345\n12\n123\n12345\n12345\n");
+    }
 }
