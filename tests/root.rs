@@ -325,20 +325,20 @@ fn a_log_that_names_a_file_of_roots_gains_nothing() {
     std::fs::hard_link(shared.join("shadow"), logs.join("hard")).expect("it is ours");
     let before = [&alone, &alone.join("shadow"), &shared, &shared.join("shadow")].map(|path| state(path));
     for (log, says) in [
-        ("alone/shadow", "name a path in a directory of that user"),
-        ("alone/new", "name a path in a directory of that user"),
-        ("shared/shadow", "name a path in a directory of that user"),
-        ("logs/sub/shadow", "name a path in a directory of that user"),
-        ("logs/sub/new", "name a path in a directory of that user"),
+        ("alone/shadow", "expected a file that user recodex can write to"),
+        ("alone/new", "and user recodex must be able to write to it"),
+        ("shared/shadow", "expected a file that user recodex can write to"),
+        ("logs/sub/shadow", "expected a file that user recodex can write to"),
+        ("logs/sub/new", "and user recodex must be able to write to it"),
         ("logs/soft", "it is a link to what user recodex cannot have"),
         ("logs/dangling", "it is a link to what user recodex cannot have"),
-        ("logs/hard", "name a path in a directory of that user"),
+        ("logs/hard", "expected a file that user recodex can write to"),
     ] {
         let log = place.path(log);
         let path = log.display();
         configure(&config, RECODEX, &format!("logger: {{output: file, file: '{path}'}}\n"));
         let said = place.refuses(text(&config), 78, &["logger.file: cannot write", text(&log), says]);
-        assert!(!said.contains("chown"), "{said}");
+        assert!(!said.contains('`') && !said.contains("chown"), "{said}");
         let after = [&alone, &alone.join("shadow"), &shared, &shared.join("shadow")].map(|path| state(path));
         assert_eq!(after, before, "{path}");
     }
@@ -361,9 +361,9 @@ fn other_paths_of_roots_gain_nothing_either() {
             78,
             "LoadCredential=",
         ),
-        (format!("websocket_uri: 'unix:{secret_path}/new'\n"), 77, "user recodex cannot make it in"),
+        (format!("websocket_uri: 'unix:{secret_path}/new'\n"), 77, "and user recodex must be able to write to it"),
         (format!("websocket_uri: 'unix:{secret_path}/taken'\n"), 69, "is there already, and no socket"),
-        (format!("websocket_uri: 'unix:{secret_path}/none/new'\n"), 69, "install -d -o recodex -g recodex -m 0755"),
+        (format!("websocket_uri: 'unix:{secret_path}/none/new'\n"), 69, "and user recodex must be able to write to it"),
     ] {
         configure(&config, RECODEX, "");
         write(&config, format!("zeromq_uri: [127.0.0.1, 0]\n{settings}")).expect("root may");
@@ -376,33 +376,64 @@ fn other_paths_of_roots_gain_nothing_either() {
     assert_eq!((state(&secret), state(&secret.join("key")).3), (before, vec!["private\n".into()]));
 }
 
+/// A command with a path of the configuration in it would be led elsewhere by those who can write on the way to that path.
 #[test]
-fn the_command_that_is_named_makes_the_log_work() {
+fn a_command_is_named_for_the_directories_of_the_packages_alone() {
     let Some(place) = Place::new() else { return };
     let config = make(&place.path("etc")).join("config.yml");
-    let run = |said: &str| {
-        let command = said.split('`').nth(1).expect("a command");
-        let output = place.users.run(&["sh", "-c", command]);
-        assert!(output.status.success(), "{command}: {output:?}");
-        command.to_owned()
-    };
-    for name in ["its logs/below", "plain"] {
-        let log = place.path(name).join("monitor.log");
+    let theirs = make(&place.path("theirs"));
+    give(&theirs, RECODEX);
+    private(&theirs.join("unwritable"), RECODEX);
+    set_permissions(theirs.join("unwritable"), Permissions::from_mode(0o400)).expect("it is ours");
+    for log in ["theirs/below/monitor.log", "theirs/unwritable", "none/monitor.log", "none/below/monitor.log"] {
+        let log = place.path(log);
         configure(&config, RECODEX, &format!("logger: {{file: '{}'}}\n", log.display()));
-        let said = place.refuses(text(&config), 78, &["its directory is missing"]);
-        assert!(!log.parent().expect("it has one").exists(), "nothing is made as root");
-        run(&said);
-        place.becomes(text(&config), [RECODEX, RECODEX]);
-        let (file, directory) = (log.metadata().expect("it is made"), log.parent().expect("it has one").metadata());
-        let directory = directory.expect("it is made");
-        assert_eq!((file.uid(), file.gid(), file.mode() & 0o7777), (RECODEX, RECODEX, 0o640));
-        assert_eq!((directory.uid(), directory.mode() & 0o7777), (RECODEX, 0o750));
-        // One that an earlier run as root left.
-        give(&log, 0);
-        set_permissions(&log, Permissions::from_mode(0o600)).expect("it is ours");
-        let said = place.refuses(text(&config), 78, &["it is not writable for user recodex"]);
-        assert!(run(&said).starts_with("chown -h recodex:recodex "), "{said}");
-        place.becomes(text(&config), [RECODEX, RECODEX]);
+        let said = place.refuses(text(&config), 78, &["logger.file: cannot write", "user recodex"]);
+        assert!(!said.contains('`') && !said.contains("install -d"), "{said}");
+    }
+    assert!(!place.path("none").exists(), "nothing is made as root");
+    let (logs, run) = (make(&place.path("log")), make(&place.path("run")));
+    for (usual, at, key, code, mode) in [
+        ("/var/log", &logs, "logger: {file: /var/log/recodex/monitor.log}\n", 78, 0o750),
+        ("/run", &run, "websocket_uri: 'unix:/run/recodex/monitor.sock'\nzeromq_uri: [127.0.0.1, 0]\n", 69, 0o755),
+    ] {
+        let made = at.join("recodex");
+        for is_missing in [true, false] {
+            let code = if is_missing || code == 78 { code } else { 77 };
+            configure(&config, RECODEX, key);
+            if usual == "/run" {
+                write(&config, key).expect("root may");
+            }
+            let at = text(at);
+            let script = format!("mount --bind '{at}' {usual} && exec '{PROGRAM}' -c '{}'", config.display());
+            let output = place.users.run(&["sh", "-c", &script]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{said}");
+            let command = said.split('`').nth(1).expect("a command");
+            assert_eq!(command, format!("install -d -o recodex -g recodex -m 0{mode:o} {usual}/recodex"));
+            let output = place.users.run(&["sh", "-c", &format!("mount --bind '{at}' {usual} && {command}")]);
+            assert!(output.status.success(), "{output:?}");
+            let found = made.metadata().expect("it is made");
+            assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (RECODEX, RECODEX, mode));
+            // The next time it is there, and root's.
+            give(&made, 0);
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_a_link_to_standard_output_names_the_setting_for_it() {
+    let Some(place) = Place::new() else { return };
+    let config = make(&place.path("etc")).join("config.yml");
+    for target in ["/dev/stdout", "/proc/self/fd/1"] {
+        let log = place.path("monitor.log");
+        symlink(target, &log).expect("it is ours");
+        configure(&config, RECODEX, &format!("logger: {{file: '{}'}}\n", log.display()));
+        let output = place.users.run(&[PROGRAM, "-c", text(&config)]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains(&format!("write `logger.file: {target}` instead")), "{said}");
+        remove_file(&log).expect("it is ours");
     }
 }
 
