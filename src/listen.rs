@@ -1,22 +1,21 @@
 //! Listening sockets: bound to every address of a host or to a path, accepted from without spinning when descriptors run out.
 
-use crate::advice;
-use crate::config::{Address, Mode};
+mod unix;
+
+pub use unix::{UnixFile, bind_unix, drain_unix, is_listened_at};
+
+use crate::config::Address;
 use crate::failure::{Exit, Failure};
 use crate::limits;
 use crate::logging::Throttle;
-use crate::store::{self, Listener, UnixListener as Kept};
+use crate::store::{self, Listener};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::stat::{self, umask};
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::SockRef;
 use std::cmp::Reverse;
-use std::fs::{remove_file, rename, symlink_metadata};
 use std::future::poll_fn;
 use std::io;
 use std::net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -34,9 +33,6 @@ const LET_GO_PAUSE: Duration = Duration::from_millis(10);
 /// How long a connect that has begun may still come: Linux sends the second packet of a connect again for 63 s
 /// (`net.ipv4.tcp_synack_retries`).
 const ON_THE_WAY: Duration = Duration::from_secs(64);
-
-/// How long it may take to find out that nobody waits at a Unix socket.
-const WAITED: Duration = Duration::from_secs(1);
 
 /// How long accepting pauses after it failed, usually for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -105,78 +101,6 @@ pub fn bind(key: &str, address: &Address, kept: &mut Vec<Listener>) -> Result<Po
     match missing {
         Some(e) if port.listeners.is_empty() => Err(cannot_bind(key, &address.to_string(), &e)),
         _ => Ok(port),
-    }
-}
-
-/// Binds a Unix socket at `path`, for whom `mode` lets; `key` is its configuration key, for errors.
-///
-/// A socket of `kept`, or one that nobody listens at, is replaced in one step, so that there is always one. Returns what waited
-/// at the kept one, too. The mask of the process is another for a moment, so that there must be no threads.
-///
-/// # Errors
-/// [`Exit::Unavailable`] if something else is there, or another program listens; [`Exit::NoPermission`] if the system says so.
-pub fn bind_unix(
-    key: &str,
-    path: &Path,
-    mode: Mode,
-    kept: &mut Vec<Kept>,
-) -> Result<(UnixListener, Vec<UnixListener>), Failure> {
-    let failed = |e: &io::Error| match e.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
-            let exit = if e.kind() == io::ErrorKind::NotFound { Exit::Unavailable } else { Exit::NoPermission };
-            let what = advice::to_make(path, e, advice::SOCKET);
-            Failure::new(exit, format!("{key}: cannot listen on unix:{}: {e}; {what}", path.display()))
-        }
-        _ => cannot_bind(key, &format!("unix:{}", path.display()), e),
-    };
-    let before: Vec<_> = kept.extract_if(.., |kept| kept.is_at(path)).collect();
-    match symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            let what =
-                format!("{key}: {} is there already, and no socket; remove it, or name another path", path.display());
-            return Err(Failure::new(Exit::Unavailable, what));
-        }
-        Ok(_) if before.is_empty() && is_listened_at(path) => {
-            return Err(failed(&io::ErrorKind::AddrInUse.into()));
-        }
-        _ => {}
-    }
-    let new = store::unborn(path);
-    let bound = || {
-        match remove_file(&new) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        // By the mask and not afterwards: the directory's owner may have put anything in its place by then.
-        let mask = umask(stat::Mode::from_bits_truncate(!mode.bits() & 0o777));
-        let listener = UnixListener::bind(&new);
-        umask(mask);
-        let listener = listener?;
-        rename(&new, path)?;
-        Ok(listener)
-    };
-    let listener = bound().map_err(|e| failed(&e))?;
-    let before = before.into_iter().filter_map(|kept| kept.into_listener().ok()).collect();
-    Ok((listener, before))
-}
-
-/// Whether a connect to a Unix socket is taken, or would be once there is room. One that this user may not connect to belongs to
-/// somebody else, and counts as taken.
-#[must_use]
-pub fn is_listened_at(path: &Path) -> bool {
-    let connect = || {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.connect(&SockAddr::unix(path)?)
-    };
-    connect()
-        .map_or_else(|e| matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied), |()| true)
-}
-
-/// Takes who waits at a socket that nobody can reach any more.
-pub async fn drain_unix(listener: UnixListener, mut serve: impl FnMut(UnixStream)) {
-    while let Ok(Ok((stream, _))) = timeout(WAITED, listener.accept()).await {
-        serve(stream);
     }
 }
 

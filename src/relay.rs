@@ -2,7 +2,7 @@
 
 use crate::config::{Endpoint, Settings};
 use crate::failure::{Exit, Failure};
-use crate::listen::{self, Port};
+use crate::listen::{self, Port, UnixFile};
 use crate::logging::Throttle;
 use crate::metrics::LinkRefusal;
 use crate::peer::Peer;
@@ -16,11 +16,9 @@ use crate::websocket::viewer;
 use crate::{limits, service, status, tls, zmtp};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
-use std::fs::remove_file;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -95,8 +93,8 @@ pub struct Relay {
 #[derive(Debug)]
 enum Entrance {
     Tcp(Port),
-    /// A socket, and those of the process before.
-    Unix(PathBuf, UnixListener, Vec<UnixListener>),
+    /// A socket, its file, and the sockets of the process before.
+    Unix(UnixListener, UnixFile, Vec<UnixListener>),
 }
 
 impl Relay {
@@ -120,8 +118,8 @@ impl Relay {
             Endpoint::Tcp(_) => Entrance::Tcp(websocket),
             Endpoint::Unix(path) => {
                 let mode = settings.websocket_mode;
-                let (listener, before) = listen::bind_unix("websocket_uri", path, mode, &mut kept.unix)?;
-                Entrance::Unix(path.clone(), listener, before)
+                let (listener, file, before) = listen::bind_unix("websocket_uri", path, mode, &mut kept.unix)?;
+                Entrance::Unix(listener, file, before)
             }
         };
         // What is no longer configured.
@@ -179,20 +177,20 @@ impl Relay {
             zeromq.listeners.iter().chain(status.iter().flat_map(|port| &port.listeners)).map(AsFd::as_fd);
         match &websocket {
             Entrance::Tcp(port) => kept.keep(descriptors.chain(port.listeners.iter().map(AsFd::as_fd))),
-            Entrance::Unix(_, listener, _) => kept.keep(descriptors.chain([listener.as_fd()])),
+            Entrance::Unix(listener, ..) => kept.keep(descriptors.chain([listener.as_fd()])),
         }
         let mut tasks = JoinSet::new();
         let mut socket = None;
         serve(&mut tasks, "brokers", zeromq, &shared, accept_brokers);
         match websocket {
             Entrance::Tcp(port) => serve(&mut tasks, "viewers", port, &shared, accept_viewers),
-            Entrance::Unix(path, listener, before) => {
-                log::info!("listening for viewers on unix:{}", path.display());
+            Entrance::Unix(listener, file, before) => {
+                log::info!("listening for viewers on unix:{}", file.path.display());
                 for before in before {
                     tasks.spawn(listen::drain_unix(before, viewer_of_unix(&shared)));
                 }
                 tasks.spawn(listen::accept_unix(listener, viewer_of_unix(&shared)));
-                socket = Some(path);
+                socket = Some(file);
             }
         }
         if let Some(status) = status {
@@ -230,9 +228,9 @@ impl Relay {
         let deadline = Instant::now() + STOP_LIMIT;
         log::info!("stopping with {} viewers and {} channels", shared.viewers.taken(), shared.hub.usage().channels);
         tasks.shutdown().await;
-        if let Some(path) = socket {
-            // The web server in front is to know at once.
-            remove_file(&path).unwrap_or_else(|e| log::debug!("{} stays: {e}", path.display()));
+        // The web server in front is to know at once.
+        if let Some(file) = socket {
+            file.remove();
         }
         shared.stop.send_replace(true);
         let _ = timeout_at(deadline, shared.brokers.all_free()).await;

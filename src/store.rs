@@ -1,5 +1,6 @@
 //! Descriptors that outlive the process: the service manager keeps them (`sd_notify(3)`, FDSTORE) and hands them to the next one.
 
+use crate::config::temporary_path;
 use crate::succession::{Estate, parcel};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Uid};
@@ -9,7 +10,7 @@ use std::io::{self, pipe};
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// What the names of listening sockets begin with; the number of the process follows, as the store counts them, and that of the
@@ -52,7 +53,7 @@ impl UnixListener {
     #[must_use]
     pub fn is_at(&self, path: &Path) -> bool {
         let bound = self.socket.local_addr();
-        bound.is_ok_and(|at| at.as_pathname() == Some(&unborn(path)))
+        bound.is_ok_and(|at| at.as_pathname() == Some(&temporary_path(path)))
     }
 
     /// The socket, of which the service manager lets go.
@@ -64,14 +65,6 @@ impl UnixListener {
         self.socket.set_nonblocking(true)?;
         tokio::net::UnixListener::from_std(self.socket)
     }
-}
-
-/// The name of a Unix socket until it takes the place of the one before.
-#[must_use]
-pub fn unborn(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
 }
 
 /// What this process was started with.

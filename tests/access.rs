@@ -382,6 +382,58 @@ fn a_socket_that_a_killed_monitor_left_is_replaced() {
 }
 
 #[test]
+fn a_stop_removes_no_other_than_the_socket_of_this_process() {
+    let (_directory, path) = place();
+    let mut monitor = Monitor::start_unix(&path, "");
+    std::fs::remove_file(&path).expect("it is ours");
+    write(&path, "mine").expect("it is ours");
+    monitor.signal("TERM");
+    assert_eq!(monitor.wait_exit().code(), Some(0));
+    assert_eq!(std::fs::read_to_string(&path).expect("it stays"), "mine");
+    std::fs::remove_file(&path).expect("it is ours");
+    let mut monitor = Monitor::start_unix(&path, "");
+    std::fs::remove_file(&path).expect("it is ours");
+    let next = Monitor::start_unix(&path, "");
+    monitor.signal("TERM");
+    assert_eq!(monitor.wait_exit().code(), Some(0));
+    relays(&next, &path);
+}
+
+#[test]
+fn a_unix_socket_may_have_as_long_a_path_as_the_system_allows() {
+    let directory = open_directory();
+    let room = 107 - directory.path().as_os_str().len() - 1;
+    let path = directory.path().join("s".repeat(room));
+    for _ in 0..2 {
+        let mut monitor = Monitor::start_unix(&path, "");
+        relays(&monitor, &path);
+        monitor.signal("KILL");
+        monitor.wait_exit();
+        assert_eq!(std::fs::read_dir(directory.path()).expect("it is ours").count(), 1);
+    }
+    let (_other, config) = temporary("config.yml", format!("websocket_uri: \"unix:{}s\"\n", path.display()));
+    let output = run(&["-c", config.to_str().expect("UTF-8"), "--check"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("expected at most 107 bytes"), "{output:?}");
+}
+
+#[test]
+fn a_configuration_in_the_place_of_the_sockets_temporary_name_is_refused_and_stays() {
+    let (directory, path) = place();
+    let config = directory.path().join("monitor.sock.new");
+    let text = format!("websocket_uri: \"unix:{}\"\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\n", path.display());
+    write(&config, &text).expect("it is ours");
+    let named = config.to_str().expect("UTF-8");
+    for arguments in [&["-c", named][..], &["check", "-c", named]] {
+        let output = run(arguments);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains("the configuration both use"), "{said}");
+        assert_eq!(std::fs::read_to_string(&config).expect("it stays"), text);
+    }
+}
+
+#[test]
 fn what_is_in_the_way_of_a_unix_socket_is_left_alone_and_said() {
     let (_directory, path) = place();
     let (_other, config) = temporary(

@@ -6,9 +6,12 @@ mod common;
 
 use common::users::{ALICE, RECODEX, SECRETS, give};
 use common::{Manager, PROGRAM, Users, Viewer, kill, open_directory, until, with_descriptors};
-use std::fs::{File, Permissions, create_dir, read_dir, read_to_string, remove_file, rename, set_permissions, write};
+use std::fs::{
+    File, Permissions, create_dir, read_dir, read_to_string, remove_dir, remove_file, rename, set_permissions, write,
+};
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -107,6 +110,11 @@ impl Place {
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// A name that nothing else on this machine has.
+    fn name(&self) -> String {
+        text(Path::new(self.directory.path().file_name().expect("it has one"))).to_owned()
     }
 
     /// Starts it and asserts who it became.
@@ -443,14 +451,23 @@ fn a_unix_socket_is_made_as_the_user_and_never_replaces_what_that_user_cannot() 
     let config = make(&place.path("etc")).join("config.yml");
     let run = make(&place.path("run"));
     give(&run, RECODEX);
-    let socket = run.join("monitor.sock");
+    // No other test's: a socket of this name whose directory is gone would count.
+    let name = place.name();
+    let socket = run.join(&name);
     configure(&config, RECODEX, "");
     let settings = format!("zeromq_uri: [127.0.0.1, 0]\nwebsocket_uri: 'unix:{}'\n", socket.display());
     write(&config, settings).expect("root may");
-    // What is in the place of its temporary name: a link, a FIFO, a file of root's.
+    let starts = || {
+        let child = start(&place.users, place.directory.path(), text(&config)).expect("it starts");
+        let found = socket.symlink_metadata().expect("it is made");
+        assert!(found.file_type().is_socket());
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (RECODEX, RECODEX, 0o660));
+        child
+    };
+    // What is in the place of its temporary name: a link, a FIFO, a file of root's, a socket that nobody listens at.
     let secret = place.path("secret");
     private(&secret, 0);
-    let new = run.join("monitor.sock.new");
+    let new = run.join(format!("{name}.new"));
     let obstacles: [&dyn Fn(); 3] = [
         &|| symlink(&secret, &new).expect("it is ours"),
         &|| {
@@ -460,21 +477,56 @@ fn a_unix_socket_is_made_as_the_user_and_never_replaces_what_that_user_cannot() 
     ];
     for obstacle in obstacles {
         obstacle();
-        let child = start(&place.users, place.directory.path(), text(&config)).expect("it starts");
-        let found = socket.symlink_metadata().expect("it is made");
-        assert!(found.file_type().is_socket());
-        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (RECODEX, RECODEX, 0o660));
-        stop(child);
+        let before = new.symlink_metadata().expect("it is there").ino();
+        place.refuses(text(&config), 69, &[text(&new), "is there already, and no socket; remove it"]);
+        assert_eq!(new.symlink_metadata().expect("it stays").ino(), before);
         assert_eq!(state(&secret), (0, 0, 0o100_600, vec!["private\n".into()]));
-        assert!(!socket.exists() && !new.exists());
+        remove_file(&new).expect("it is ours");
     }
-    // A socket of somebody else's, which this user may not connect to, stays.
-    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("nobody is there");
-    set_permissions(&socket, Permissions::from_mode(0o600)).expect("it is ours");
+    drop(UnixListener::bind(&new).expect("nobody is there"));
+    stop(starts());
+    assert!(!socket.exists() && !new.exists());
+    // A socket of somebody else's, which this user may not connect to, stays as long as it listens.
+    let bind = |path: &Path| {
+        let listener = UnixListener::bind(path).expect("nobody is there");
+        set_permissions(path, Permissions::from_mode(0o600)).expect("it is ours");
+        listener
+    };
+    let listener = bind(&socket);
     place.refuses(text(&config), 69, &["another program"]);
     assert_eq!(socket.symlink_metadata().expect("it stays").uid(), 0);
     drop(listener);
-    remove_file(&socket).expect("it is ours");
+    stop(starts());
+    // One whose path at the bind leads nowhere now may be anybody's.
+    let elsewhere = make(&place.path("elsewhere"));
+    let listener = bind(&elsewhere.join(&name));
+    rename(elsewhere.join(&name), &socket).expect("it is ours");
+    remove_dir(&elsewhere).expect("it is empty");
+    place.refuses(text(&config), 69, &[text(&socket), "perhaps nobody listens there any more: if so, remove it"]);
+    drop(listener);
+    stop(starts());
+}
+
+/// The mode says who may connect, and its owner may not be among them.
+#[test]
+fn a_unix_socket_that_its_owner_may_not_connect_to_is_replaced_after_a_kill() {
+    let Some(place) = Place::new() else { return };
+    let config = make(&place.path("etc")).join("config.yml");
+    let run = make(&place.path("run"));
+    give(&run, RECODEX);
+    let socket = run.join(place.name());
+    configure(&config, RECODEX, "");
+    let settings = "zeromq_uri: [127.0.0.1, 0]\nwebsocket_mode: \"0060\"\n";
+    write(&config, format!("{settings}websocket_uri: 'unix:{}'\n", socket.display())).expect("root may");
+    let inode = || socket.symlink_metadata().expect("it is there").ino();
+    let mut child = start(&place.users, place.directory.path(), text(&config)).expect("it starts");
+    place.refuses(text(&config), 69, &["another program"]);
+    let before = inode();
+    assert!(kill(child.id(), "KILL").success());
+    child.wait().expect("our child");
+    let child = start(&place.users, place.directory.path(), text(&config)).expect("it starts");
+    assert_ne!(inode(), before);
+    stop(child);
 }
 
 #[test]

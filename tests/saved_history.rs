@@ -204,7 +204,7 @@ fn what_is_no_saved_history_is_never_touched_and_the_start_refused() {
         [at("m.log"), at("m.log.2"), at("../").join(directory.path().file_name().expect("it has one")).join("m.log")]
     {
         let said = refusal(&path, &log).expect("it is refused");
-        assert!(said.contains("is a file of the log, too"), "{said}");
+        assert!(said.contains("logger.file and history.state both use"), "{said}");
     }
 }
 

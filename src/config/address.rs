@@ -1,5 +1,6 @@
 //! Where the monitor listens.
 
+use super::paths::{MAX_UNIX_PATH, temporary_path};
 use serde::de::{Deserializer, Error, Expected, IgnoredAny, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
@@ -104,7 +105,13 @@ impl<'de> Deserialize<'de> for Endpoint {
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Endpoint, E> {
                 let path = text.strip_prefix(UNIX).map(PathBuf::from).filter(|path| path.is_absolute());
-                path.map(Endpoint::Unix).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+                let path = path.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))?;
+                if [&path, &temporary_path(&path)].iter().any(|path| path.as_os_str().len() > MAX_UNIX_PATH) {
+                    return Err(E::custom(
+                        "the path of a Unix socket is too long; expected at most 107 bytes, and 102 before the last slash",
+                    ));
+                }
+                Ok(Endpoint::Unix(path))
             }
         }
         deserializer.deserialize_any(TcpOrUnix)

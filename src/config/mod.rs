@@ -12,7 +12,7 @@ mod yaml;
 
 pub use access::{Network, Origin, Proxy, ProxyHeader};
 pub use address::{Address, Endpoint, Mode};
-pub use paths::{DEFAULT_LOG, with_suffix};
+pub use paths::{DEFAULT_LOG, temporary_path, with_suffix};
 pub use value::{Level, Output, Seconds};
 pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
@@ -359,7 +359,7 @@ impl Settings {
 
     /// The settings, unless they name one file for two purposes; `path` is their own file.
     fn apart(self, path: &Path) -> Result<Self, ConfigError> {
-        match self.history_collides(path) {
+        match self.collision(path) {
             Some(message) => Err(ConfigError::of_file(path, message)),
             None => Ok(self),
         }

@@ -4,6 +4,7 @@ use super::{Endpoint, Logger, Output, Settings};
 use std::ffi::OsStr;
 use std::fs::canonicalize;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// Where lines go if they are to go to a file and none is named.
@@ -18,52 +19,95 @@ pub fn with_suffix(path: &Path, suffix: impl AsRef<OsStr>) -> PathBuf {
     name.into()
 }
 
-/// What a path leads to, and what its name is once its directory is resolved. A file need not exist.
+/// The most bytes in the path of a Unix socket (`unix(7)`).
+pub(super) const MAX_UNIX_PATH: usize = 107;
+
+/// The path at which a Unix socket is bound before it takes the place of the one before: with `.new` at its end or, if that would
+/// be too long, with `.new` instead of the last four bytes. It can still be too long if the name of the socket has fewer.
+#[must_use]
+pub fn temporary_path(path: &Path) -> PathBuf {
+    let long = with_suffix(path, "new");
+    if long.as_os_str().len() <= MAX_UNIX_PATH {
+        return long;
+    }
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let short = [&name[..name.len().saturating_sub(4)], b".new"].concat();
+    path.with_file_name(OsStr::from_bytes(&short))
+}
+
+/// What a path leads to, and what its name is once its directory is resolved. A file need not exist. A device or a FIFO has no
+/// content that could be lost, and counts as nothing.
 fn resolved(path: &Path) -> Vec<PathBuf> {
+    if path.metadata().is_ok_and(|found| found.file_type().is_char_device() || found.file_type().is_fifo()) {
+        return Vec::new();
+    }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let by_name = canonicalize(directory).ok().zip(path.file_name()).map(|(directory, name)| directory.join(name));
     let found: Vec<_> = canonicalize(path).into_iter().chain(by_name).collect();
     if found.is_empty() { vec![path.to_path_buf()] } else { found }
 }
 
-impl Logger {
-    /// The file that the log is written to, if it goes to one.
-    fn path(&self) -> Option<PathBuf> {
-        self.file.clone().or_else(|| (self.output == Output::File).then(|| DEFAULT_LOG.into()))
+/// The files of one setting.
+struct Files {
+    /// The setting.
+    of: &'static str,
+    paths: Vec<PathBuf>,
+    /// Whether the monitor writes, renames or removes them.
+    changes: bool,
+}
+
+impl Files {
+    fn new(of: &'static str, changes: bool, paths: &[PathBuf]) -> Self {
+        Self { of, paths: paths.iter().flat_map(|path| resolved(path)).collect(), changes }
     }
 
-    /// Whether `path` is the log file `log`, or one that it is rotated to.
-    fn writes(&self, log: &Path, path: &Path) -> bool {
-        let number = |suffix: &[u8]| str::from_utf8(suffix.strip_prefix(b".")?).ok()?.parse::<usize>().ok();
-        let rotated = path.as_os_str().as_bytes().strip_prefix(log.as_os_str().as_bytes()).and_then(number);
-        path == log || rotated.is_some_and(|number| (1..=self.rotations).contains(&number))
+    /// The log, and what it is rotated to.
+    fn log(log: &Path, rotations: usize) -> Self {
+        let rotated =
+            |log: PathBuf| (1..=rotations).map(|n| with_suffix(&log, n.to_string())).chain([log.clone()]).collect();
+        Self {
+            of: "logger.file",
+            paths: resolved(log).into_iter().flat_map::<Vec<_>, _>(rotated).collect(),
+            changes: true,
+        }
+    }
+}
+
+impl Logger {
+    /// The file that the log is written to, if it goes to one.
+    fn path(&self) -> Option<&Path> {
+        match self.output {
+            Output::Auto => self.file.as_deref(),
+            Output::File => Some(self.file.as_deref().unwrap_or(Path::new(DEFAULT_LOG))),
+            Output::Journald | Output::Stderr => None,
+        }
     }
 }
 
 impl Settings {
-    /// What else the file of `history.state` is, if anything; `config` is the file of these settings.
-    pub(super) fn history_collides(&self, config: &Path) -> Option<String> {
-        let state = self.history.state.as_deref()?;
-        let mut others = vec![(config.to_path_buf(), "the configuration file")];
+    /// What is wrong if two settings use one file, and at least one of them changes it; `config` is the file of these settings.
+    pub(super) fn collision(&self, config: &Path) -> Option<String> {
+        let mut all = vec![Files::new("the configuration", false, &[config.to_path_buf()])];
         if let Some(tls) = &self.tls {
-            others.extend([(tls.certificate(), "tls.certificate"), (tls.key(), "tls.key")]);
+            all.push(Files::new("tls.certificate", false, &[tls.certificate()]));
+            all.push(Files::new("tls.key", false, &[tls.key()]));
+        }
+        if let Some(state) = &self.history.state {
+            let files = [state.clone(), with_suffix(state, "new"), with_suffix(state, "bad")];
+            all.push(Files::new("history.state", true, &files));
         }
         if let Endpoint::Unix(path) = &self.websocket_uri {
-            others.push((with_suffix(path, "new"), "the socket of websocket_uri"));
-            others.push((path.clone(), "the socket of websocket_uri"));
+            all.push(Files::new("websocket_uri", true, std::slice::from_ref(path)));
+            all.push(Files::new("the temporary name of websocket_uri", true, &[temporary_path(path)]));
         }
-        let own: Vec<_> = [state.to_path_buf(), with_suffix(state, "new"), with_suffix(state, "bad")]
-            .iter()
-            .flat_map(|path| resolved(path))
-            .collect();
-        let logs = self.logger.path().map_or_else(Vec::new, |log| resolved(&log));
-        let what = if logs.iter().any(|log| own.iter().any(|path| self.logger.writes(log, path))) {
-            "a file of the log"
-        } else {
-            others.iter().find(|(other, _)| resolved(other).iter().any(|path| own.contains(path)))?.1
-        };
-        let state = state.display();
-        Some(format!("history.state: {state}, {state}.new or {state}.bad is {what}, too; expected a file of its own"))
+        if let Some(log) = self.logger.path() {
+            all.push(Files::log(log, self.logger.rotations));
+        }
+        let pairs = all.iter().enumerate().flat_map(|(i, one)| all[..i].iter().map(move |other| (other, one)));
+        pairs.filter(|(one, other)| one.changes || other.changes).find_map(|(one, other)| {
+            let path = one.paths.iter().find(|path| other.paths.contains(path))?.display();
+            Some(format!("{} and {} both use {path}; expected a file of its own for each", other.of, one.of))
+        })
     }
 }
 
@@ -74,7 +118,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn the_history_has_a_file_of_its_own_by_whatever_name() {
+    fn every_setting_has_files_of_its_own_by_whatever_name() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
         let config = directory.path().join("c.yml");
@@ -82,34 +126,80 @@ mod tests {
         symlink(directory.path(), at("link")).unwrap();
         write(at("cert"), "x").unwrap();
         symlink(at("cert"), at("cert-link")).unwrap();
-        let log = format!("logger: {{file: '{}', rotations: 3}}\n", at("m.log"));
-        let tls = format!("tls: {{certificate: '{}', key: '{}'}}\n", at("cert-link"), at("key"));
-        let socket = format!("websocket_uri: 'unix:{}'\n", at("socket"));
-        for (more, state, what) in [
-            (&log, at("m.log"), Some("a file of the log")),
-            (&log, at("m.log.1"), Some("a file of the log")),
-            (&log, at("m.log.3"), Some("a file of the log")),
-            (&log, at("m.log.4"), None),
-            (&log, at("sub/../m.log"), Some("a file of the log")),
-            (&log, at("link/m.log"), Some("a file of the log")),
-            (&log, at("link/sub/m.log"), None),
-            (&tls, at("cert"), Some("tls.certificate")),
-            (&tls, at("link/cert-link"), Some("tls.certificate")),
-            (&tls, at("key"), Some("tls.key")),
-            (&socket, at("socket"), Some("the socket of websocket_uri")),
-            (&socket, at("socket.new"), Some("the socket of websocket_uri")),
-            (&String::new(), at("c.yml"), Some("the configuration file")),
-            (&String::new(), at("./c.yml"), Some("the configuration file")),
-            (&String::new(), at("history"), None),
-            (&"logger: {output: file}\n".into(), DEFAULT_LOG.into(), Some("a file of the log")),
-            (&"logger: {output: journald}\n".into(), DEFAULT_LOG.into(), None),
-            (&format!("logger: {{file: '{}'}}\n", at("h.new")), at("h"), Some("a file of the log")),
+        let history = |name: &str| format!("history: {{state: '{}'}}\n", at(name));
+        let log = |name: &str| format!("logger: {{file: '{}', rotations: 3}}\n", at(name));
+        let tls = |key: &str| format!("tls: {{certificate: '{}', key: '{}'}}\n", at("cert-link"), at(key));
+        let socket = |name: &str| format!("websocket_uri: 'unix:{}'\n", at(name));
+        let the_socket = Some("websocket_uri and history.state");
+        let the_log = Some("logger.file and history.state");
+        for (one, other, users) in [
+            (log("m.log"), history("m.log"), the_log),
+            (log("m.log"), history("m.log.1"), the_log),
+            (log("m.log"), history("m.log.3"), the_log),
+            (log("m.log"), history("m.log.4"), None),
+            (log("m.log"), history("sub/../m.log"), the_log),
+            (log("m.log"), history("link/m.log"), the_log),
+            (log("m.log"), history("link/sub/m.log"), None),
+            (log("h.new"), history("h"), the_log),
+            (log("h"), history("h2"), None),
+            ("logger: {output: file}\n".into(), format!("history: {{state: {DEFAULT_LOG}}}\n"), the_log),
+            ("logger: {output: journald}\n".into(), format!("history: {{state: {DEFAULT_LOG}}}\n"), None),
+            (tls("key"), history("cert"), Some("history.state and tls.certificate")),
+            (tls("key"), history("link/cert-link"), Some("history.state and tls.certificate")),
+            (tls("key"), history("key"), Some("history.state and tls.key")),
+            (socket("s"), history("s"), the_socket),
+            (socket("s"), history("s.new"), Some("the temporary name of websocket_uri and history.state")),
+            (history("c.yml"), String::new(), Some("history.state and the configuration")),
+            (history("./c.yml"), String::new(), Some("history.state and the configuration")),
+            (history("h"), String::new(), None),
+            (log("c.yml"), String::new(), Some("logger.file and the configuration")),
+            (log("link/c.yml"), String::new(), Some("logger.file and the configuration")),
+            (log("cert"), tls("key"), Some("logger.file and tls.certificate")),
+            (log("key"), tls("key"), Some("logger.file and tls.key")),
+            (tls("cert"), String::new(), None),
+            (socket("c.yml"), String::new(), Some("websocket_uri and the configuration")),
+            (socket("s"), log("s"), Some("logger.file and websocket_uri")),
+            (socket("s"), log("s.new"), Some("logger.file and the temporary name of websocket_uri")),
+            (socket("m.log.2"), log("m.log"), Some("logger.file and websocket_uri")),
+            (socket("s"), log("m.log"), None),
         ] {
-            let text = format!("{more}history: {{state: '{state}'}}\n");
+            let text = format!("{one}{other}");
             let settings = Settings::parse(&config, text.as_bytes()).unwrap();
-            let found = settings.history_collides(&config);
-            let found = found.as_deref().map(|found| found.split_once(" is ").unwrap().1.split_once(',').unwrap().0);
-            assert_eq!(found, what, "{text}");
+            let found = settings.collision(&config);
+            let found = found.as_deref().map(|found| found.split_once(" both use ").unwrap().0);
+            assert_eq!(found, users, "{text}");
         }
+        // A configuration whose name is the temporary one of the socket.
+        let config = directory.path().join("s.new");
+        let settings = Settings::parse(&config, socket("s").as_bytes()).unwrap();
+        assert!(settings.collision(&config).is_some());
+        // Devices may be named as often as one likes.
+        let null = Path::new("/dev/null");
+        let settings = Settings::parse(null, b"logger: {file: /dev/null}").unwrap();
+        assert_eq!(settings.collision(null), None);
+    }
+
+    #[test]
+    fn a_sockets_temporary_path_is_as_short_as_it_must_be() {
+        let directory = format!("/{}/", "d".repeat(90));
+        for (name, temporary) in [
+            ("socket", "socket.new"),
+            ("socket-of11", "socket-of11.new"),
+            ("socket-of-12", "socket-o.new"),
+            ("socket-of-15-by", "socket-of-1.new"),
+        ] {
+            let temporary = format!("{directory}{temporary}");
+            assert_eq!(temporary_path(Path::new(&format!("{directory}{name}"))), Path::new(&temporary));
+        }
+        let parse =
+            |path: &str| Settings::parse(Path::new("c.yml"), format!("websocket_uri: 'unix:{path}'").as_bytes());
+        for (directory, name, is_fine) in
+            [(90, 16, true), (90, 17, false), (102, 4, true), (102, 1, true), (103, 3, false), (104, 1, false)]
+        {
+            let path = format!("/{}/{}", "d".repeat(directory - 1), "s".repeat(name));
+            assert_eq!(parse(&path).is_ok(), is_fine, "{directory} {name}");
+        }
+        let error = parse(&format!("/{}", "s".repeat(107))).unwrap_err().to_string();
+        assert!(error.contains("at most 107 bytes"), "{error}");
     }
 }

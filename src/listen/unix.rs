@@ -1,0 +1,239 @@
+//! The Unix socket for viewers: bound so that there is always one at its path, and nothing else that is there is lost.
+
+use super::cannot_bind;
+use crate::advice;
+use crate::config::{Mode, temporary_path};
+use crate::failure::{Exit, Failure};
+use crate::store::UnixListener as Kept;
+use nix::sys::stat::{self, umask};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::ffi::OsStr;
+use std::fs::{File, remove_file, rename, symlink_metadata};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+/// How long it may take to find out that nobody waits at a Unix socket.
+const WAITED: Duration = Duration::from_secs(1);
+
+/// The file of a Unix socket that this process bound.
+#[derive(Debug)]
+pub struct UnixFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The numbers of the device and of the file on it.
+    id: (u64, u64),
+}
+
+impl UnixFile {
+    /// Removes the file; something else that is at its path by now stays.
+    pub fn remove(self) {
+        let shown = self.path.display();
+        match symlink_metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == self.id => {
+                remove_file(&self.path).unwrap_or_else(|e| log::debug!("{shown} stays: {e}"));
+            }
+            Ok(_) => log::warn!("{shown} is no longer the socket of this process, and stays"),
+            Err(e) => log::debug!("{shown} cannot be removed: {e}"),
+        }
+    }
+}
+
+/// Binds a Unix socket at `path`, for whom `mode` lets; `key` is its configuration key, for errors.
+///
+/// A socket of `kept`, or one that nobody listens at, is replaced in one step, so that there is always one. Returns what waited
+/// at the kept one, too. The mask of the process is another for a moment, so that there must be no threads.
+///
+/// # Errors
+/// [`Exit::Unavailable`] if something else is there or at the [`temporary_path`], or another program listens;
+/// [`Exit::NoPermission`] if the system says so.
+pub fn bind_unix(
+    key: &str,
+    path: &Path,
+    mode: Mode,
+    kept: &mut Vec<Kept>,
+) -> Result<(UnixListener, UnixFile, Vec<UnixListener>), Failure> {
+    let failed = |e: &io::Error| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+            let exit = if e.kind() == io::ErrorKind::NotFound { Exit::Unavailable } else { Exit::NoPermission };
+            let what = advice::to_make(path, e, advice::SOCKET);
+            Failure::new(exit, format!("{key}: cannot listen on unix:{}: {e}; {what}", path.display()))
+        }
+        _ => cannot_bind(key, &format!("unix:{}", path.display()), e),
+    };
+    let before: Vec<_> = kept.extract_if(.., |kept| kept.is_at(path)).collect();
+    let new = temporary_path(path);
+    may_replace(key, path, before.is_empty())?;
+    may_replace(key, &new, true)?;
+    let bound = || {
+        match remove_file(&new) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        // By the mask and not afterwards: the directory's owner may have put anything in its place by then.
+        let mask = umask(stat::Mode::from_bits_truncate(!mode.bits() & 0o777));
+        let listener = UnixListener::bind(&new);
+        umask(mask);
+        let listener = listener?;
+        let renamed = symlink_metadata(&new).and_then(|found| {
+            rename(&new, path)?;
+            Ok(UnixFile { path: path.into(), id: (found.dev(), found.ino()) })
+        });
+        if renamed.is_err() {
+            let _ = remove_file(&new);
+        }
+        Ok((listener, renamed?))
+    };
+    let (listener, file) = bound().map_err(|e| failed(&e))?;
+    let before = before.into_iter().filter_map(|kept| kept.into_listener().ok()).collect();
+    Ok((listener, file, before))
+}
+
+/// Finds out whether a Unix socket may replace what is at `path`: nothing, or a socket. If `asks`, nobody may listen at it.
+fn may_replace(key: &str, path: &Path, asks: bool) -> Result<(), Failure> {
+    let Ok(found) = symlink_metadata(path) else { return Ok(()) };
+    let shown = path.display();
+    let what = if !found.file_type().is_socket() {
+        format!("{key}: {shown} is there already, and no socket; remove it, or name another path")
+    } else if !asks {
+        return Ok(());
+    } else {
+        match listening(path) {
+            Listening::Nobody => return Ok(()),
+            Listening::Somebody => {
+                return Err(cannot_bind(key, &format!("unix:{shown}"), &io::ErrorKind::AddrInUse.into()));
+            }
+            Listening::Unknown => format!(
+                "{key}: {shown} is there already, and this user may not connect to it; perhaps nobody listens there any more: if so, \
+                 remove it"
+            ),
+        }
+    };
+    Err(Failure::new(Exit::Unavailable, what))
+}
+
+/// Whether a connect to a Unix socket is taken, or would be once there is room. One of which that cannot be told counts as taken.
+#[must_use]
+pub fn is_listened_at(path: &Path) -> bool {
+    !matches!(listening(path), Listening::Nobody)
+}
+
+/// Whether a process listens at a Unix socket.
+#[derive(Debug, PartialEq, Eq)]
+enum Listening {
+    Nobody,
+    Somebody,
+    Unknown,
+}
+
+fn listening(path: &Path) -> Listening {
+    use nix::libc::{EACCES, EAGAIN, EPROTOTYPE};
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    match connect().map_err(|e| e.raw_os_error()) {
+        // There is no room in the queue; or it is a socket of another type.
+        Ok(()) | Err(Some(EAGAIN | EPROTOTYPE)) => Listening::Somebody,
+        // This user may not connect, whether or not somebody listens.
+        Err(Some(EACCES)) if path.as_os_str().as_bytes().contains(&b'\n') => Listening::Unknown,
+        Err(Some(EACCES)) => listed(path).unwrap_or(Listening::Unknown),
+        Err(_) => Listening::Nobody,
+    }
+}
+
+/// Looks for a Unix socket in the system's table, which has the path that each was bound at: that of the socket, or the
+/// temporary one of a monitor. It is unknown whether it is this socket if the directory in that path is not there (any more).
+///
+/// A path may have line ends and look like another line of the table. So somebody can pretend to listen, but cannot hide it.
+fn listed(path: &Path) -> io::Result<Listening> {
+    /// `SO_ACCEPTCON` among the flags.
+    const LISTENS: u32 = 0x10000;
+    let new = temporary_path(path);
+    let names = [path.file_name(), new.file_name()];
+    let id = |path: &Path| {
+        let directory = path.parent().filter(|_| path.is_absolute()).ok_or(io::ErrorKind::NotFound)?.metadata()?;
+        io::Result::Ok((directory.dev(), directory.ino()))
+    };
+    let directory = id(path)?;
+    let mut found = Listening::Nobody;
+    for line in BufReader::new(File::open("/proc/self/net/unix")?).split(b'\n') {
+        let line = line?;
+        // Num RefCount Protocol Flags Type St Inode Path
+        let mut rest = &line[..];
+        let columns = [(); 7].map(|()| {
+            let column = rest.trim_ascii_start();
+            let end = column.iter().position(|byte| *byte == b' ').unwrap_or(column.len());
+            rest = &column[end..];
+            &column[..end]
+        });
+        let flags = str::from_utf8(columns[3]).ok().and_then(|flags| u32::from_str_radix(flags, 16).ok()).unwrap_or(0);
+        let bound = Path::new(OsStr::from_bytes(rest.strip_prefix(b" ").unwrap_or(rest)));
+        if flags & LISTENS != 0 && names.contains(&bound.file_name()) {
+            match id(bound) {
+                Ok(id) if id == directory => return Ok(Listening::Somebody),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => found = Listening::Unknown,
+                // Another directory, or one that this user cannot look at.
+                _ => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Takes who waits at a socket that nobody can reach any more.
+pub async fn drain_unix(listener: UnixListener, mut serve: impl FnMut(UnixStream)) {
+    while let Ok(Ok((stream, _))) = timeout(WAITED, listener.accept()).await {
+        serve(stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    #[test]
+    fn a_socket_that_listens_is_found_in_the_systems_table() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, other) = (directory.path().join("a b.sock"), directory.path().join("other"));
+        std::fs::create_dir(&other).unwrap();
+        let is = |expected| assert_eq!(listed(&path).unwrap(), expected);
+        is(Listening::Nobody);
+        let bound = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        bound.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        is(Listening::Nobody);
+        let elsewhere = UnixListener::bind(other.join("a b.sock")).unwrap();
+        is(Listening::Nobody);
+        bound.listen(1).unwrap();
+        is(Listening::Somebody);
+        drop(bound);
+        is(Listening::Nobody);
+        // Its directory is there no more, or is another one from here.
+        std::fs::remove_dir_all(&other).unwrap();
+        is(Listening::Unknown);
+        drop(elsewhere);
+        // As a monitor does it.
+        remove_file(&path).unwrap();
+        let renamed = UnixListener::bind(temporary_path(&path)).unwrap();
+        rename(temporary_path(&path), &path).unwrap();
+        is(Listening::Somebody);
+        drop(renamed);
+        is(Listening::Nobody);
+    }
+
+    #[test]
+    fn a_socket_of_another_type_counts_as_one_that_listens() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("datagrams");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        assert!(is_listened_at(&path));
+        drop(socket);
+        assert!(!is_listened_at(&path));
+    }
+}
