@@ -1,17 +1,21 @@
 //! The files of the configuration: the configuration itself, the Unix socket, the log, the saved history. They are looked at as the
 //! user that the check has become.
 
-use super::holder::Holder;
-use super::obstacle::{Kind, Obstacle, directory_of, outside, unreadable, unwritable, unwritable_file};
+use super::holder::{self, Holder};
+use super::obstacle::{Kind, Obstacle, directory_of, outside, unopened, unreadable, unremovable, unwritable};
 use super::ports;
 use super::report::Finding;
 use super::sandbox::Sandbox;
-use crate::config::{Output, Settings};
+use crate::config::{Output, Settings, temporary_path};
 use crate::failure::Exit;
-use crate::logging::Target;
+use crate::listen;
+use crate::logging::{self, Target};
 use crate::succession::file;
+use nix::unistd::geteuid;
+use std::collections::BTreeSet;
 use std::fs::{metadata, symlink_metadata};
-use std::os::unix::fs::FileTypeExt;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// Returns a finding if the monitor's user cannot read the configuration; `by_unit` is true if even the start reads it as that user.
@@ -23,25 +27,52 @@ pub(super) fn configuration(path: &Path, sandbox: Option<&Sandbox>, by_unit: boo
     Some(Finding::Warning(format!("{}; root reads it at the start, but a reload cannot", obstacle.what)))
 }
 
-/// Checks that the monitor can make its Unix socket. `holder` listens there now, if it is some.
-pub(super) fn socket(path: &Path, holder: Option<&Holder>, sandbox: Option<&Sandbox>) -> Finding {
+/// Checks that the monitor can make its Unix socket. `monitors` are those that run.
+pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&Sandbox>) -> Finding {
     let shown = path.display();
-    match symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            let what = format!("{shown} is there already, and no socket; remove it, or name another path");
-            return Finding::Failed(Exit::Unavailable, what);
-        }
-        _ => {}
+    let directory = directory_of(path);
+    let refused = |obstacle: Obstacle| {
+        let exit = if obstacle.kind == Kind::Permission { Exit::NoPermission } else { Exit::Unavailable };
+        obstacle.finding(exit)
+    };
+    if let Some(obstacle) = outside(directory, directory, sandbox) {
+        return refused(obstacle);
     }
-    match (unwritable(directory_of(path), sandbox), holder) {
-        (Some(obstacle), _) => {
-            let exit = if obstacle.kind == Kind::Permission { Exit::NoPermission } else { Exit::Unavailable };
-            obstacle.finding(exit)
+    let found = symlink_metadata(path).ok();
+    if found.as_ref().is_some_and(|found| !found.file_type().is_socket()) {
+        let what = format!("{shown} is there already, and no socket; remove it, or name another path");
+        return Finding::Failed(Exit::Unavailable, what);
+    }
+    let holder = (found.is_some() && listen::is_listened_at(path)).then(|| holder::of_socket(path, monitors));
+    let is_mine = found.is_some_and(|found| found.uid() == geteuid().as_raw());
+    let held = holder.map(|holder| match holder {
+        Holder::Unknown if is_mine => Finding::Warning(format!(
+            "unix:{shown} is held by a process to which the monitor's user may not connect, which is right only if it is the monitor"
+        )),
+        Holder::Unknown => Finding::Failed(
+            Exit::Unavailable,
+            format!(
+                "{shown} is there already, and the monitor's user may not connect to it; end the process that listens there or, if \
+                 there is none, remove the socket"
+            ),
+        ),
+        holder => {
+            ports::taken(&format!("unix:{shown}"), &holder, sandbox.is_some(), "end it, or name another path")
         }
-        (None, Some(holder)) => {
-            ports::taken(&format!("unix:{shown}"), holder, sandbox.is_some(), "end it, or name another path")
-        }
-        (None, None) => Finding::Good(format!("unix:{shown} can be bound")),
+    });
+    if let Some(failed @ Finding::Failed(..)) = held {
+        return failed;
+    }
+    let new = temporary_path(path);
+    if symlink_metadata(&new).is_ok_and(|found| !found.file_type().is_socket()) {
+        let what = format!("{} is there already, and no socket; remove it, or name another path", new.display());
+        return Finding::Failed(Exit::Unavailable, what);
+    }
+    let obstacle =
+        unwritable(directory, sandbox).or_else(|| unremovable(&new, sandbox)).or_else(|| unremovable(path, sandbox));
+    match obstacle {
+        Some(obstacle) => refused(obstacle),
+        None => held.unwrap_or_else(|| Finding::Good(format!("unix:{shown} can be bound"))),
     }
 }
 
@@ -53,7 +84,14 @@ pub(super) fn log(settings: &Settings, sandbox: Option<&Sandbox>) -> Finding {
         return Finding::Good("the journal".into());
     }
     let path = match Target::of(logger) {
-        Target::Journal => return Finding::Good("the journal".into()),
+        // Where there is a unit, there is a service manager, and its journal.
+        Target::Journal if sandbox.is_some() => return Finding::Good("the journal".into()),
+        Target::Journal => {
+            return match logging::reach_journal() {
+                Ok(()) => Finding::Good("the journal".into()),
+                Err(failure) => Finding::from(&failure),
+            };
+        }
         Target::Stderr => return Finding::Good("the journal if systemd starts the monitor, else stderr".into()),
         Target::Standard(_) => {
             let name = logger.file.as_deref().unwrap_or(Path::new("")).display();
@@ -62,39 +100,43 @@ pub(super) fn log(settings: &Settings, sandbox: Option<&Sandbox>) -> Finding {
         Target::File(path) => path,
     };
     let shown = path.display();
-    let directory = directory_of(&path);
-    let found = metadata(&path).ok();
-    let obstacle = match &found {
-        Some(found) if found.is_dir() => {
+    let (obstacle, is_regular, can) = match logging::probe(&path) {
+        Ok(None) => {
+            let is_regular = metadata(&path).is_ok_and(|found| found.is_file());
+            (outside(&path, directory_of(&path), sandbox), is_regular, "can be written")
+        }
+        Ok(Some(new)) => (unwritable(directory_of(&new), sandbox), true, "can be made"),
+        Err(e) if e.kind() == ErrorKind::IsADirectory => {
             return Finding::Failed(Exit::Config, format!("{shown} is a directory; name a file"));
         }
-        Some(_) => outside(&path, directory, sandbox).or_else(|| unwritable_file(&path, sandbox)),
-        None => unwritable(directory, sandbox),
+        Err(e) => {
+            let obstacle = outside(&path, directory_of(&path), sandbox).or_else(|| unopened(&path, &e, sandbox));
+            (obstacle, false, "can be written")
+        }
     };
     match obstacle {
         Some(Obstacle { kind: Kind::Private, what }) => return Finding::Warning(what),
         Some(obstacle) => return obstacle.finding(Exit::Config),
         None => {}
     }
-    match found {
-        Some(found) if found.is_file() && logger.rotations > 0 => match unwritable(directory, sandbox) {
-            Some(Obstacle { what, .. }) => Finding::Warning(format!("{shown} can be written, but not rotated: {what}")),
-            None => Finding::Good(format!("{shown} can be written")),
-        },
-        Some(_) => Finding::Good(format!("{shown} can be written")),
-        None => Finding::Good(format!("{shown} can be made")),
+    let unrotated = if is_regular && logger.rotations > 0 { unwritable(directory_of(&path), sandbox) } else { None };
+    match unrotated {
+        Some(Obstacle { what, .. }) => Finding::Warning(format!("{shown} {can}, but not rotated: {what}")),
+        None => Finding::Good(format!("{shown} {can}")),
     }
 }
 
-/// Checks that nothing else is in the place of the saved history, and that it can be saved. If it cannot, the monitor starts, but
-/// would lose all history at a stop.
+/// Checks that nothing else is in the place of the saved history. If it cannot be saved, the monitor starts all the same.
 pub(super) fn history(path: &Path, sandbox: Option<&Sandbox>) -> Finding {
     if let Err(failure) = file::check(path) {
         return Finding::Failed(failure.exit(), failure.to_string());
     }
     let shown = path.display();
     match unwritable(directory_of(path), sandbox) {
-        Some(obstacle) => obstacle.finding(Exit::Config),
+        Some(Obstacle { kind: Kind::Unknown, what }) => Finding::Warning(what),
+        Some(Obstacle { what, .. }) => {
+            Finding::Warning(format!("{what}; the monitor starts, but all history will be lost at a stop"))
+        }
         None => Finding::Good(format!("{shown} can be written")),
     }
 }

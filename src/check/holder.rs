@@ -40,18 +40,26 @@ pub(super) fn of_port(addresses: &[SocketAddr], unit: Option<&Unit>, account: Op
         .filter(|(at, _)| addresses.iter().any(|wanted| overlap(*at, *wanted)))
         .map(|(_, inode)| format!("socket:[{inode}]"))
         .collect();
-    worst(&holders(&links), unit, account)
+    worst(&holders(&links), |pid| is_monitor(pid, unit, account))
 }
 
-/// Finds the process that listens at a Unix socket; the system tells it to a client that connects.
-pub(super) fn of_socket(path: &Path, unit: Option<&Unit>, account: Option<&Account>) -> Holder {
+/// Finds the monitors that run. Only root can see all of them.
+pub(super) fn monitors(unit: Option<&Unit>, account: Option<&Account>) -> BTreeSet<u32> {
+    match unit {
+        Some(unit) => unit.main_pid().into_iter().collect(),
+        None => processes().filter(|pid| is_monitor(*pid, unit, account)).collect(),
+    }
+}
+
+/// Finds the process that listens at a Unix socket; the system tells it to a client that connects. `monitors` are those that run.
+pub(super) fn of_socket(path: &Path, monitors: &BTreeSet<u32>) -> Holder {
     let pid = || {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
         socket.set_nonblocking(true).ok()?;
         socket.connect(&SockAddr::unix(path).ok()?).ok()?;
         u32::try_from(getsockopt(&socket, sockopt::PeerCredentials).ok()?.pid()).ok().filter(|pid| *pid > 0)
     };
-    worst(&pid().into_iter().collect(), unit, account)
+    worst(&pid().into_iter().collect(), |pid| monitors.contains(&pid))
 }
 
 /// Reads the address and the inode of a listening socket from a line of `/proc/net/tcp` or `tcp6`.
@@ -86,18 +94,23 @@ fn holders(links: &BTreeSet<String>) -> BTreeSet<u32> {
         let mut open = descriptors.flatten().filter_map(|entry| read_link(entry.path()).ok());
         open.any(|link| link.to_str().is_some_and(|link| links.contains(link)))
     };
-    let Ok(processes) = read_dir("/proc") else { return BTreeSet::new() };
-    processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(holds).collect()
+    processes().filter(holds).collect()
+}
+
+/// The processes that this user may see.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Chooses the holder that matters most: a stranger before the monitor, the monitor before the service manager.
-fn worst(pids: &BTreeSet<u32>, unit: Option<&Unit>, account: Option<&Account>) -> Holder {
+fn worst(pids: &BTreeSet<u32>, is_monitor: impl Fn(u32) -> bool) -> Holder {
     let (mut monitor, mut manager) = (None, None);
     for pid in pids.iter().copied() {
         if pid == std::process::id() {
             return Holder::Myself;
         }
-        if is_monitor(pid, unit, account) {
+        if is_monitor(pid) {
             monitor = Some(pid);
         } else if pid == 1 {
             manager = Some(name(pid));

@@ -15,13 +15,13 @@ mod service;
 
 use crate::config::{Address, Endpoint, Settings};
 use crate::failure::{Exit, Failure};
-use crate::listen;
 use account::{Account, Judge};
 use certificate::CertificateFiles;
 use nix::sys::resource::{Resource, setrlimit};
 use report::{Finding, Report};
 use sandbox::Sandbox;
 use service::{Configuration, UNIT, Unit};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -74,9 +74,9 @@ pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     listeners(&mut report, &settings, unit, account)?;
     report.add("clients", exposure::descriptors(&settings, unit.and_then(Unit::open_files)))?;
     report.add("clients", exposure::proxies(&settings))?;
-    let socket_holder = match &settings.websocket_uri {
-        Endpoint::Unix(path) if listen::is_listened_at(path) => Some(holder::of_socket(path, unit, account)),
-        _ => None,
+    let monitors = match &settings.websocket_uri {
+        Endpoint::Unix(_) => holder::monitors(unit, account),
+        Endpoint::Tcp(_) => BTreeSet::new(),
     };
     let certificate = settings.tls.as_ref().map(|tls| CertificateFiles::find(tls, unit));
 
@@ -86,15 +86,16 @@ pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     if let Some(finding) = config.and_then(|path| files::configuration(path, sandbox, by_unit)) {
         report.add("configuration", finding)?;
     }
+    // In the order in which the start does it, since the first failure gives the status.
+    report.add("logger", files::log(&settings, sandbox))?;
+    if let Some(path) = &settings.history.state {
+        report.add("history.state", files::history(path, sandbox))?;
+    }
     if let Some(certificate) = certificate {
         report.add("tls", certificate.finding(sandbox))?;
     }
     if let Endpoint::Unix(path) = &settings.websocket_uri {
-        report.add("websocket_uri", files::socket(path, socket_holder.as_ref(), sandbox))?;
-    }
-    report.add("logger", files::log(&settings, sandbox))?;
-    if let Some(path) = &settings.history.state {
-        report.add("history.state", files::history(path, sandbox))?;
+        report.add("websocket_uri", files::socket(path, &monitors, sandbox))?;
     }
     report.end()
 }

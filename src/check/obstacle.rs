@@ -4,9 +4,12 @@
 use super::report::Finding;
 use super::sandbox::{Reach, Sandbox};
 use crate::failure::Exit;
+use nix::errno::Errno;
+use nix::libc::S_ISVTX;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access, geteuid};
-use std::fs::{Metadata, OpenOptions, metadata};
-use std::io::ErrorKind;
+use std::fs::{Metadata, OpenOptions, metadata, symlink_metadata};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -106,12 +109,17 @@ pub(super) fn unwritable(directory: &Path, sandbox: Option<&Sandbox>) -> Option<
         return Some(obstacle);
     }
     let (kind, why) = match metadata(directory) {
+        // Its modes say something else.
+        Ok(found) if found.is_dir() && is_of_processes(directory) => {
+            (Kind::Absent, "nothing can be made in it, as it is the system's; name another path".into())
+        }
         Ok(found) if found.is_dir() => {
             let e = access(directory, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
             if becomes_the_users(directory, &found, sandbox) {
                 return None;
             }
-            (Kind::Permission, format!("nothing can be made in it: {e}; give it to the monitor's user"))
+            let kind = if e == Errno::EACCES { Kind::Permission } else { Kind::Absent };
+            (kind, format!("nothing can be made in it: {e}; give it to the monitor's user"))
         }
         Ok(_) => (Kind::Absent, "it is no directory; name another path".into()),
         Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -135,13 +143,34 @@ pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Returns the reason why the service cannot write to a file that is there, if there is one.
-pub(super) fn unwritable_file(path: &Path, sandbox: Option<&Sandbox>) -> Option<Obstacle> {
-    let e = access(path, AccessFlags::W_OK).err()?;
+/// True for `/proc` and what is in it.
+fn is_of_processes(directory: &Path) -> bool {
+    statfs(directory).is_ok_and(|found| found.filesystem_type() == PROC_SUPER_MAGIC)
+}
+
+/// The finding that the service cannot open a file for writing, if it will still be so when the service starts.
+pub(super) fn unopened(path: &Path, e: &io::Error, sandbox: Option<&Sandbox>) -> Option<Obstacle> {
+    let is_refused = e.kind() == ErrorKind::PermissionDenied;
     let directory = directory_of(path);
-    if metadata(directory).is_ok_and(|found| becomes_the_users(directory, &found, sandbox)) {
+    if is_refused && metadata(directory).is_ok_and(|found| becomes_the_users(directory, &found, sandbox)) {
         return None;
     }
-    let what = format!("cannot write {}: {e}; give it to the monitor's user", path.display());
-    Some(Obstacle { kind: Kind::Permission, what })
+    let (kind, what_to_do) = match e.kind() {
+        ErrorKind::PermissionDenied => (Kind::Permission, "give it to the monitor's user"),
+        _ => (Kind::Absent, "name another path"),
+    };
+    Some(Obstacle { kind, what: format!("cannot write {}: {e}; {what_to_do}", path.display()) })
+}
+
+/// Returns the reason why the service cannot remove what is at `path` from a directory that it can write to, if there is one.
+pub(super) fn unremovable(path: &Path, sandbox: Option<&Sandbox>) -> Option<Obstacle> {
+    let at = directory_of(path);
+    let (found, directory) = (symlink_metadata(path).ok()?, metadata(at).ok()?);
+    let is_sticky = directory.mode() & S_ISVTX != 0;
+    let is_mine = [found.uid(), directory.uid()].contains(&geteuid().as_raw());
+    if !is_sticky || is_mine || becomes_the_users(at, &directory, sandbox) {
+        return None;
+    }
+    let what = "it is another user's, in a directory where each user can remove only what is its own; remove it, or name another path";
+    Some(Obstacle { kind: Kind::Permission, what: format!("{}: {what}", path.display()) })
 }

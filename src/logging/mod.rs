@@ -1,10 +1,12 @@
 //! The log: lines are queued without waiting and written by one thread, so that no disk and no reader holds up the relay.
 
+mod probe;
 mod sink;
 mod standard;
 mod throttle;
 
-pub use sink::Target;
+pub use probe::probe;
+pub use sink::{Target, reach_journal};
 pub use standard::Standard;
 pub use throttle::Throttle;
 
@@ -362,7 +364,7 @@ mod tests {
         };
         let known = |c: char| class.ranges().iter().any(|range| (range.start()..=range.end()).contains(&c));
         let differ: Vec<char> = ('\0'..=char::MAX).filter(|c| is_escaped(*c) != known(*c)).collect();
-        assert_eq!(differ, []);
+        assert_eq!(differ, Vec::new());
     }
 
     #[test]

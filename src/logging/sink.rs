@@ -1,7 +1,7 @@
 //! Where log lines go: the journal, a rotating file, or stderr; and what is said about lines that could not be written.
 
 use super::standard::{Standard, Stream};
-use super::{Dropped, Line};
+use super::{Dropped, Line, probe};
 use crate::advice;
 use crate::config::{DEFAULT_LOG, Logger, Output};
 use crate::failure::{Exit, Failure};
@@ -10,7 +10,7 @@ use nix::libc::O_NONBLOCK;
 use rolling_file::{RollingConditionBasic, RollingFileAppender};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
@@ -74,12 +74,7 @@ impl Sink {
 
     pub(super) fn open(settings: &Logger) -> Result<Self, Failure> {
         let writer = match Target::of(settings) {
-            Target::Journal => Writer::Journal(journal().map_err(|e| {
-                Failure::new(
-                    Exit::Config,
-                    format!("logger.output: cannot reach the journal: {e}; expected a running systemd-journald"),
-                )
-            })?),
+            Target::Journal => Writer::Journal(journal()?),
             Target::File(path) => {
                 check(&path).map_err(|e| {
                     let what = what_to_do(&path, &e);
@@ -171,8 +166,20 @@ fn journal_level(level: log::Level) -> log::Level {
     }
 }
 
-fn journal() -> io::Result<JournalLog> {
-    Ok(JournalLog::empty()?.with_syslog_identifier(IDENTIFIER.into()))
+fn journal() -> Result<JournalLog, Failure> {
+    let journal = JournalLog::empty().map_err(|e| {
+        let what = format!("logger.output: cannot reach the journal: {e}; expected a running systemd-journald");
+        Failure::new(Exit::Config, what)
+    })?;
+    Ok(journal.with_syslog_identifier(IDENTIFIER.into()))
+}
+
+/// Looks whether the journal takes lines, as the start does; it is sent nothing that it keeps.
+///
+/// # Errors
+/// [`Exit::Config`] if it cannot be reached.
+pub fn reach_journal() -> Result<(), Failure> {
+    journal().map(drop)
 }
 
 /// A line without its time.
@@ -194,14 +201,9 @@ fn level_name(level: log::Level) -> &'static str {
     }
 }
 
-/// Whether a log file can be opened, without waiting for the reader of a FIFO.
+/// Whether a log file can be opened; it is made if it is not there.
 fn check(path: &Path) -> io::Result<()> {
-    let waits = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
-    let opened = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(O_NONBLOCK).open(path);
-    match opened {
-        Err(e) if waits && e.raw_os_error() == Some(nix::libc::ENXIO) => Ok(()),
-        other => other.map(drop),
-    }
+    probe::open(path, OpenOptions::new().create(true).mode(0o640))
 }
 
 /// What to do so that a log file can be opened, after `error`.

@@ -1,0 +1,104 @@
+//! A log file that is opened for a moment, or only looked at, to find out whether it can be written.
+
+use nix::errno::Errno;
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
+use nix::unistd::{AccessFlags, access};
+use std::fs::{OpenOptions, metadata, read_link};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// How many links in a row are followed, as by the system.
+const MAX_LINKS: usize = 40;
+
+/// Opens a log file with `options`, to append to it, and closes it. Does not wait for the reader of a FIFO.
+///
+/// # Errors
+/// Those of the system.
+pub(super) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<()> {
+    let opened = options.append(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path);
+    match opened {
+        Err(e) if e.raw_os_error() == Some(nix::libc::ENXIO) && is_fifo(path) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Looks whether a log file could be opened as [`open`] opens it to begin with, but makes and changes nothing. Returns the path
+/// where it would be made, if nothing is there yet; that path's directory is not looked at.
+///
+/// # Errors
+/// Those with which the system would refuse to open it.
+pub fn probe(path: &Path) -> io::Result<Option<PathBuf>> {
+    // The reader of a FIFO would see that it was opened and closed.
+    if is_fifo(path) {
+        access(path, AccessFlags::W_OK)?;
+        return Ok(None);
+    }
+    match open(path, &mut OpenOptions::new()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => end_of_links(path).map(Some),
+        other => other.map(|()| None),
+    }
+}
+
+fn is_fifo(path: &Path) -> bool {
+    metadata(path).is_ok_and(|found| found.file_type().is_fifo())
+}
+
+/// The path of what does not exist, behind the links that lead to it.
+fn end_of_links(path: &Path) -> io::Result<PathBuf> {
+    let mut end = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        // `Path` leaves these out.
+        let name = end.as_os_str().as_bytes().rsplit(|byte| *byte == b'/').next();
+        if matches!(name, None | Some(b"" | b"." | b"..")) {
+            return Err(Errno::EISDIR.into());
+        }
+        let Ok(target) = read_link(&end) else { return Ok(end) };
+        end = end.parent().unwrap_or(Path::new("")).join(target);
+    }
+    Err(Errno::ELOOP.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+    use std::fs::{create_dir, read_dir, write};
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_is_not_there_is_looked_for_behind_links_and_nothing_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        create_dir(at("sub")).unwrap();
+        write(at("file"), "").unwrap();
+        mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
+        for (link, target) in [("to-file", "file"), ("one", "sub/two"), ("sub/two", "../none"), ("loop", "loop")] {
+            symlink(target, at(link)).unwrap();
+        }
+        symlink(at("none/"), at("slash")).unwrap();
+        let count = || read_dir(&directory).unwrap().count();
+        let before = count();
+        for there in ["file", "to-file", "fifo"] {
+            assert_eq!(probe(&at(there)).unwrap(), None, "{there}");
+        }
+        assert_eq!(probe(&at("none")).unwrap(), Some(at("none")));
+        assert_eq!(probe(&at("nowhere/none")).unwrap(), Some(at("nowhere/none")));
+        assert_eq!(probe(&at("one")).unwrap(), Some(at("sub/../none")));
+        let long = "x".repeat(256);
+        for (path, errno) in [
+            ("sub", Errno::EISDIR),
+            ("none/", Errno::EISDIR),
+            ("none/.", Errno::EISDIR),
+            ("slash", Errno::EISDIR),
+            ("loop", Errno::ELOOP),
+            ("file/none", Errno::ENOTDIR),
+            (&long, Errno::ENAMETOOLONG),
+        ] {
+            assert_eq!(probe(&at(path)).unwrap_err().raw_os_error(), Some(errno as i32), "{path}");
+        }
+        assert_eq!(count(), before);
+    }
+}
