@@ -191,9 +191,9 @@ impl Run {
         self.number
     }
 
-    /// What this run costs in memory, in bytes.
+    /// What this run costs in memory, in bytes. A probe's run is not counted: it must not take the room of a job.
     pub(crate) fn cost(&self) -> usize {
-        OVERHEAD + self.id.len() + self.bytes.capacity()
+        if self.is_probe() { 0 } else { OVERHEAD + self.id.len() + self.bytes.capacity() }
     }
 
     /// Wakes the viewers.
@@ -219,32 +219,33 @@ impl Run {
         self.bytes.get(skip..)
     }
 
-    /// Appends a ready frame, then drops the oldest messages if the log is over its bounds; returns how many.
+    /// Appends a ready frame, and before it drops the oldest messages if the log would be over its bounds; returns how many. The
+    /// log's capacity is within the bounds, too, unless the frame alone is larger.
     ///
     /// Going over drops a quarter at once, so that the cost of moving the rest is shared by many appends.
     pub(crate) fn append(&mut self, frame: &[u8], bounds: Bounds) -> usize {
-        let length = self.bytes.len() + frame.len();
+        let (mut messages, mut length) = (self.messages + 1, self.bytes.len() + frame.len());
+        let mut dropped = 0;
+        if messages > bounds.messages || length > bounds.bytes {
+            let (keep_messages, keep_bytes) = ((bounds.messages / 4 * 3).max(1), bounds.bytes / 4 * 3);
+            let mut cut = 0;
+            while messages > 1 && (messages > keep_messages || length - cut > keep_bytes) {
+                cut += frame_length(&self.bytes[cut..]);
+                messages -= 1;
+                dropped += 1;
+            }
+            self.bytes.drain(..cut);
+            self.start += cut as u64;
+            self.trimmed |= dropped > 0;
+            length -= cut;
+            self.bytes.shrink_to(bounds.bytes.max(length));
+        }
         if length > self.bytes.capacity() {
             let capacity = (2 * self.bytes.capacity()).max(FIRST_CAPACITY).min(bounds.bytes).max(length);
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(frame);
-        self.messages += 1;
-        if self.messages <= bounds.messages && length <= bounds.bytes {
-            return 0;
-        }
-        let (keep_messages, keep_bytes) = (bounds.messages / 4 * 3, bounds.bytes / 4 * 3);
-        let (mut cut, mut dropped) = (0, 0);
-        while self.messages - dropped > keep_messages.max(1)
-            || (length - cut > keep_bytes && self.messages - dropped > 1)
-        {
-            cut += frame_length(&self.bytes[cut..]);
-            dropped += 1;
-        }
-        self.bytes.drain(..cut);
-        self.start += cut as u64;
-        self.messages -= dropped;
-        self.trimmed |= dropped > 0;
+        self.messages = messages;
         dropped
     }
 
@@ -307,7 +308,26 @@ mod tests {
         let (run, dropped) = append_all(bounds, 9);
         assert_eq!(dropped, 3);
         assert_eq!(run.from(12).unwrap().len(), 24);
-        assert!(run.bytes.capacity() <= 36);
+        assert_eq!(run.bytes.capacity(), 32, "no more than the bound");
+    }
+
+    #[test]
+    fn memory_is_within_the_bound_unless_one_message_is_larger() {
+        let bounds = Bounds { messages: 1 << 20, bytes: 1000 };
+        let mut run = Run::new("job".into(), 1, Instant::now());
+        let frame = |size: u8| [&[0x81, size][..], &vec![b'x'; usize::from(size)]].concat();
+        for size in (0..500_u32).map(|n| u8::try_from(n * 37 % 125).unwrap()) {
+            run.append(&frame(size), bounds);
+            assert!(run.bytes.capacity() <= 1000, "{}", run.bytes.capacity());
+        }
+        let large = [&[0x81, 126, 8, 0][..], &[b'x'; 2048]].concat();
+        run.append(&large, bounds);
+        assert_eq!((run.messages(), run.bytes.capacity()), (1, large.len()));
+        run.append(&frame(9), bounds);
+        assert_eq!((run.messages(), run.bytes.capacity()), (1, 1000));
+        // By a reload.
+        run.append(&frame(9), Bounds { messages: 1 << 20, bytes: 20 });
+        assert_eq!((run.messages(), run.bytes.capacity()), (1, 20));
     }
 
     #[test]

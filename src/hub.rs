@@ -243,7 +243,7 @@ impl Hub {
         self.expire(now);
     }
 
-    /// Sends a message through the hub and completes when it has come out at a subscribed cursor.
+    /// Sends a message through the hub and completes when it has come out at a subscribed cursor. No history goes for it.
     pub async fn probe(self: &Arc<Self>) {
         let mut cursor = self.subscribe(Instant::now(), PROBE);
         let (slot, log) = (cursor.slot(), Arc::clone(cursor.changed()));
@@ -363,8 +363,9 @@ impl Hub {
         let placed: Vec<_> =
             [&state.open, &state.finished, &state.draining].into_iter().flat_map(Order::values).collect();
         assert_eq!(state.used, placed.iter().map(|slot| state.runs[**slot].cost()).sum::<usize>());
+        let jobs = placed.iter().filter(|slot| !state.runs[***slot].is_probe()).count();
         // Once it stops, nothing is evicted any more and nobody keeps the time.
-        assert!(state.used <= state.limits.total_bytes || placed.len() == 1 || state.stopping || state.over);
+        assert!(state.used <= state.limits.total_bytes || jobs == 1 || state.stopping || state.over);
         assert_eq!(state.channels.len(), state.open.len() + state.finished.len());
         let gone: Vec<_> = state.runs.iter().filter(|(_, run)| run.place == Place::Gone).collect();
         assert_eq!(state.runs.len(), placed.len() + gone.len());
@@ -394,6 +395,9 @@ impl Hub {
     /// Makes room for what the run in slot `slot` has got since `used` bytes were used in all. While the history is over a bound
     /// that has changed, it only keeps from growing.
     fn make_room(&self, state: &mut State, slot: usize, used: usize) {
+        if state.runs[slot].is_probe() {
+            return;
+        }
         let total = state.limits.total_bytes;
         let bound = if state.over { total.max(used) } else { total };
         // No bound on the runs: each that is moved has had a message or a viewer since, and what is evicted is as large as what came.
@@ -401,8 +405,8 @@ impl Hub {
         self.evict(state, Some(slot), bound, &mut left);
     }
 
-    /// Brings the history of all runs under `bound`, sparing the run in slot `spare`, as long as there are runs `left` to be
-    /// touched.
+    /// Brings the history of all runs under `bound`, sparing the run in slot `spare` and the probe's, as long as there are runs `left`
+    /// to be touched.
     fn evict(&self, state: &mut State, spare: Option<usize>, bound: usize, left: &mut usize) {
         let mut evicted = 0;
         while state.used > bound && *left > 0 {
@@ -411,7 +415,8 @@ impl Hub {
                 *slot
             } else {
                 state.order_open(left);
-                let idle = state.open.values().find(|slot| Some(**slot) != spare);
+                let mut open = state.open.values();
+                let idle = open.find(|slot| Some(**slot) != spare && !state.runs[**slot].is_probe());
                 let Some(&slot) = idle.filter(|_| *left > 0) else { break };
                 slot
             };
@@ -595,12 +600,14 @@ impl State {
         }
     }
 
-    /// The time of silence after such a message before a job is released, or `None` for never.
+    /// The time of silence after such a message before a job is released, or `None` for never. It is not longer than
+    /// `history.unfinished`: a job that waits for its release never expires instead.
     fn release_after(&self, last: Unfinished) -> Option<Duration> {
-        match last {
+        let time = match last {
             Unfinished::Failed => self.limits.release_failed(),
             Unfinished::Aborted => self.limits.release_aborted(),
-        }
+        };
+        time.map(|time| time.min(self.limits.unfinished.duration()))
     }
 
     fn note_unfinished(&mut self, slot: usize, last: Unfinished, now: Instant) {

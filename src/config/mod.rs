@@ -16,9 +16,10 @@ pub use paths::{DEFAULT_LOG, temporary_path, with_suffix};
 pub use value::{Level, Output, Seconds};
 pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
-use crate::channel::Bounds;
+use crate::channel::{Bounds, OVERHEAD};
 use crate::fs::{self, Stamped};
 use crate::limits;
+use crate::message::MAX_CHANNEL_ID;
 use explain::Mistake;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -249,10 +250,11 @@ impl Default for History {
 }
 
 impl History {
-    /// How much one channel keeps.
+    /// How much one channel keeps: never so much that it is over `total_bytes` by itself, unless one message is.
     #[must_use]
     pub fn channel(&self) -> Bounds {
-        Bounds { messages: self.channel_messages, bytes: self.channel_bytes.min(self.total_bytes) }
+        let room = self.total_bytes.saturating_sub(OVERHEAD + MAX_CHANNEL_ID);
+        Bounds { messages: self.channel_messages, bytes: self.channel_bytes.min(room) }
     }
 
     /// How long after FAILED a channel is finished by the monitor, if ever.

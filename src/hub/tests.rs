@@ -629,6 +629,71 @@ async fn a_probe_comes_out_and_leaves_nothing() {
     assert_eq!((bench.metrics.messages.get(), bench.metrics.viewers.get()), (0, 0));
 }
 
+/// A job of which `total_bytes` holds only the newest part.
+fn large_job(bench: &Bench, longest: usize) -> Cursor {
+    let mut viewer = bench.subscribe("job");
+    for size in (0..300).map(|n| n * 37 % longest) {
+        bench.publish("job", &"x".repeat(size));
+        assert!(bench.hub.usage().bytes <= 65_536, "one job alone fits");
+        while viewer.turn(|pending| Ok(pending.len())).unwrap() == Turn::Wrote {}
+    }
+    assert!(bench.metrics.trimmed.get() > 0);
+    viewer
+}
+
+#[tokio::test]
+async fn a_probe_evicts_nothing_however_large_a_job_is() {
+    for longest in [1_000, 20_000] {
+        let bench = Bench::new(History { total_bytes: 65_536, ..History::default() });
+        let mut viewer = large_job(&bench, longest);
+        bench.hub.probe().await;
+        bench.check();
+        assert_eq!(read(&mut viewer), got(&[], CAUGHT_UP));
+    }
+    // The newest message is always kept, and may be over the bound alone.
+    let bench = Bench::new(History { total_bytes: 1_000, ..History::default() });
+    let mut viewer = bench.subscribe("job");
+    bench.publish("job", &"x".repeat(2_000));
+    // One that is under way when the next message comes takes no room either, and stays.
+    let probe = bench.hub.subscribe(bench.now, PROBE);
+    bench.publish("job", "TASK");
+    bench.publish("job", &"x".repeat(2_000));
+    assert!(bench.hub.state().channels.contains_key(PROBE));
+    drop(probe);
+    bench.hub.probe().await;
+    assert_eq!(bench.metrics.evicted.get(), 0);
+    assert_eq!(read(&mut viewer).1, Turn::Ended(End::Behind));
+    assert_eq!(read(&mut bench.subscribe("job")).1, CAUGHT_UP);
+}
+
+#[test]
+fn a_viewer_of_an_idle_channel_evicts_nothing_if_the_job_with_the_longest_history_leaves_room() {
+    let bench = Bench::new(History { total_bytes: 65_536, channel_bytes: 60_000, ..History::default() });
+    let mut viewer = large_job(&bench, 1_000);
+    let _idle = bench.subscribe("idle");
+    assert_eq!((read(&mut viewer), bench.metrics.evicted.get()), (got(&[], CAUGHT_UP), 0));
+}
+
+#[test]
+fn what_waits_for_its_release_is_released_when_it_would_expire() {
+    let unfinished = Seconds::from_secs(5);
+    for last in ["FAILED", "ABORTED"] {
+        let mut bench = Bench::new(History { unfinished, ..History::default() });
+        let mut viewer = bench.subscribe("job");
+        bench.publish("job", last);
+        bench.pass(secs(5) - Duration::from_nanos(1));
+        assert_eq!(read(&mut viewer), got(&[last], CAUGHT_UP));
+        bench.pass(Duration::from_nanos(1));
+        assert_eq!(read(&mut viewer), got(&["FINISHED"], FINISHED));
+        assert_eq!((bench.metrics.released.get(), bench.metrics.expired.get()), (1, 0));
+    }
+    // Where it is never released, it expires as any other.
+    let mut bench = Bench::new(History { unfinished, release_failed: Seconds::from_secs(0), ..History::default() });
+    bench.publish("job", "FAILED");
+    bench.pass(secs(5));
+    assert_eq!((bench.metrics.released.get(), bench.metrics.expired.get()), (0, 1));
+}
+
 #[test]
 fn changed_limits_apply_to_what_is_there() {
     let bench = Bench::new(History::default());
