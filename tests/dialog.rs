@@ -6,6 +6,8 @@
 
 mod common;
 
+use common::exposition::Metrics;
+use common::http::{metrics, status};
 use common::{Broker, DEADLINE, Event, Manager, Monitor, Viewer, command, fence, task, until};
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -14,7 +16,8 @@ use std::process::{Command, Stdio};
 /// A job that never finishes expires, and a viewer that answers no ping is given up.
 const IMPATIENT: &str = "history: {unfinished: 1, total_bytes: 65536}\nclients: {ping_interval: 0.3, ping_timeout: 0.5";
 
-/// What the viewers of one monitor get at its ends: expiry, silence, eviction, stop; one that has named no channel is the last.
+/// What the viewers of one monitor get at its ends: expiry, silence, eviction, no channel in time, stop; one that names no channel
+/// then is the last.
 fn ends(finish_on_close: bool) -> Vec<Vec<Event>> {
     let mut monitor = Monitor::start(&format!("{IMPATIENT}, finish_on_close: {finish_on_close}}}"));
     let broker = Broker::connect(monitor.brokers);
@@ -33,6 +36,8 @@ fn ends(finish_on_close: bool) -> Vec<Vec<Event>> {
     evicted.text();
     broker.task("other", &"x".repeat(40_000));
     let evicted = evicted.rest();
+    let hurried = Monitor::start(&format!("clients: {{subscribe_timeout: 0.3, finish_on_close: {finish_on_close}}}"));
+    let unnamed = Viewer::upgraded(hurried.viewers).rest();
     let mut stopped = Viewer::subscribed(monitor.viewers, "stopped");
     broker.send(&["stopped", "STARTED"]);
     assert_eq!(stopped.text(), command("STARTED"));
@@ -43,16 +48,67 @@ fn ends(finish_on_close: bool) -> Vec<Vec<Event>> {
     let (stopped, naming) = (stopped.rest(), naming.rest());
     assert_eq!(monitor.wait_exit().code(), Some(0));
     expired.retain(|event| !is_ping(event));
-    vec![expired, silent, evicted, stopped, naming]
+    vec![expired, silent, evicted, unnamed, stopped, naming]
 }
 
 #[test]
 fn at_every_end_of_the_monitors_finished_comes_before_the_close_unless_that_is_off() {
-    let codes = [1001, 1013, 1013, 1001, 1001];
+    let codes = [1001, 1013, 1013, 1008, 1001, 1001];
     let close = |code| Event::Close(Some(code));
     let finished = || Event::Text(command("FINISHED"));
     assert_eq!(ends(true), codes.map(|code| vec![finished(), close(code)]));
     assert_eq!(ends(false), codes.map(|code| vec![close(code)]));
+}
+
+/// However much of its job's own FINISHED a viewer has got when it is given up: it gets one, and the code that goes with it.
+#[test]
+fn a_viewer_that_is_given_up_in_the_middle_of_its_jobs_finished_gets_no_second_one() {
+    const VIEWERS: usize = 24;
+    let last = "x".repeat(60_000);
+    let own = Event::Text(format!("{{\"command\": \"FINISHED\", \"task_id\": \"{last}\"}}"));
+    for clients in ["stall_timeout: 0.5", "ping_interval: 0.2, ping_timeout: 0.5"] {
+        let config = format!("status_uri: [\"127.0.0.1\", 0]\nclients: {{{clients}}}\n");
+        let monitor = Monitor::start(&config);
+        let broker = Broker::connect(monitor.brokers);
+        for number in 0..VIEWERS {
+            let channel = format!("job-{number}");
+            for id in 0..number {
+                broker.task(&channel, &format!("{id} {}", "x".repeat(12_000)));
+            }
+            broker.send(&[&channel, "FINISHED", &last]);
+        }
+        fence(&monitor, &broker);
+        let at = status(&monitor);
+        let closed = |metrics: &Metrics| metrics.count("recodex_monitor_closed_viewers_total{code=\"1000\"}");
+        let before = closed(&metrics(at));
+        let late = |number| {
+            let mut viewer = Viewer::connected(monitor.viewers).with_buffer(20_000).upgrade(&[]);
+            viewer.send_text(&format!("job-{number}"));
+            viewer
+        };
+        let mut viewers: Vec<_> = (0..VIEWERS).map(late).collect();
+        let given_up = until("all are closed or given up", || {
+            let metrics = metrics(at);
+            let lost = ["stalled", "silent"]
+                .map(|why| metrics.count(&format!("recodex_monitor_lost_viewers_total{{reason=\"{why}\"}}")));
+            let lost: u64 = lost.iter().sum();
+            (lost + closed(&metrics) - before >= VIEWERS as u64).then_some(lost)
+        });
+        let mut cut_short = 0;
+        for (number, viewer) in viewers.iter_mut().enumerate() {
+            let mut events = viewer.rest();
+            events.retain(|event| !matches!(event, Event::Ping(_)));
+            let (close, finished) = (events.pop(), events.pop());
+            if finished == Some(own.clone()) {
+                assert_eq!((close, events.len()), (Some(Event::Close(Some(1000))), number), "it has the whole job");
+            } else {
+                assert_eq!(finished, Some(Event::Text(command("FINISHED"))), "viewer {number}, {clients}");
+                assert_eq!((close, events.contains(&own)), (Some(Event::Close(Some(1013))), false));
+                cut_short += 1;
+            }
+        }
+        assert!(0 < cut_short && cut_short < given_up, "{cut_short} of {given_up}: the test proves nothing");
+    }
 }
 
 /// Viewers of a job that has finished, which read it late: wherever they are in it, they get FINISHED once, and the code that goes

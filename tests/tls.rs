@@ -682,7 +682,7 @@ fn who_names_no_channel_over_tls_is_closed_1008_after_the_subscribe_timeout() {
     let server = Server::start("clients: {subscribe_timeout: 0.3}\n");
     let start = Instant::now();
     let mut viewer = server.upgraded();
-    viewer.closes(1008);
+    viewer.is_ended_with(1008);
     assert!(viewer.was_told);
     assert!(start.elapsed() >= Duration::from_millis(300), "closed after {:?}", start.elapsed());
 }

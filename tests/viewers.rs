@@ -218,7 +218,7 @@ fn a_dribbled_request_does_not_extend_the_handshake_timeout() {
 fn who_names_no_channel_is_closed_1008_after_the_subscribe_timeout() {
     let monitor = Monitor::start("clients: {subscribe_timeout: 0.3}");
     let start = Instant::now();
-    Viewer::upgraded(monitor.viewers).closes(1008);
+    Viewer::upgraded(monitor.viewers).is_ended_with(1008);
     assert!(start.elapsed() >= Duration::from_millis(300), "closed after {:?}", start.elapsed());
 }
 
@@ -240,12 +240,16 @@ fn pings_and_fragments_do_not_extend_the_subscribe_timeout() {
     let monitor = Monitor::start("clients: {subscribe_timeout: 0.5}");
     let mut viewer = Viewer::upgraded(monitor.viewers);
     viewer.send_frame(0x01, b"job");
-    let start = Instant::now();
+    let (start, mut finished) = (Instant::now(), false);
     loop {
         let _ = viewer.try_send_raw(&frame(0x89, b"p"));
         let _ = viewer.try_send_raw(&frame(0x00, b""));
         match viewer.next_within(Duration::from_millis(20)) {
-            Some(Event::Close(code)) => return assert_eq!(code, Some(1008)),
+            Some(Event::Close(code)) => {
+                assert!(finished);
+                return assert_eq!(code, Some(1008));
+            }
+            Some(Event::Text(text)) if text == command("FINISHED") => finished = true,
             Some(Event::Pong(_)) | None => assert!(start.elapsed() < DEADLINE, "still served"),
             Some(other) => panic!("close 1008 was to come, not {other:?}"),
         }
@@ -258,7 +262,7 @@ fn a_subscribed_viewer_outlives_the_handshake_and_subscribe_timeouts() {
     let monitor = Monitor::start("clients: {handshake_timeout: 0.3, subscribe_timeout: 0.3}");
     let broker = Broker::connect(monitor.brokers);
     let mut viewer = Viewer::watch(monitor.viewers, "job");
-    Viewer::upgraded(monitor.viewers).closes(1008);
+    Viewer::upgraded(monitor.viewers).is_ended_with(1008);
     Viewer::connected(monitor.viewers).raw_to_end();
     broker.send(&["job", "FINISHED"]);
     viewer.texts(&[command("FINISHED")]);

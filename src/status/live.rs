@@ -187,7 +187,7 @@ pub(super) fn events(shared: &Arc<Shared>, pace: Pace) -> Channel<Bytes> {
     channel
 }
 
-/// One channel, as a viewer gets it.
+/// One channel, as a viewer gets it, but for the FINISHED that the monitor adds at an end of its own: the code of `close` tells that.
 pub(super) fn watch(shared: &Arc<Shared>, channel: &str, pace: Pace) -> Channel<Bytes> {
     let (mut events, body) = Events::new(pace);
     let mut cursor = shared.hub.subscribe(Instant::now(), channel);

@@ -308,6 +308,7 @@ fn decode<'a>(bytes: &'a [u8], sockets: &[OwnedFd], sent: usize, complete: bool)
     // What the runs may cost is up to the process that takes them: it lets go what does not fit.
     let limits = Limits { cost: usize::MAX, connections: sent, unread: false };
     let mut state = State::decode(bytes, limits).map_err(|e| e.to_string())?;
+    state.close_complete();
     let matches = if complete { state.matches(sockets) } else { state.keep_those_of(sockets) };
     if matches { Ok(state) } else { Err("its sockets are others".into()) }
 }
@@ -320,6 +321,63 @@ impl Drop for Estate {
             let streams = self.sockets.drain(..).skip(state.links.len());
             // The settings may be what is wrong with this process: the default of `clients.finish_on_close` holds.
             turn_away(streams.zip(state.viewers.into_owned()), true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::Place;
+    use crate::message::RELEASE_FRAME;
+    use crate::peer::Peer;
+    use std::borrow::Cow;
+    use std::os::unix::net::UnixStream;
+
+    /// 2.0.0 leaves a viewer that has got everything of a finished job as if more could come for it.
+    #[test]
+    fn who_has_the_whole_of_a_finished_job_gets_no_second_finished_whatever_happens_to_the_state() {
+        let (rest, control) = (&RELEASE_FRAME[9..], b"\x8a\0");
+        let end = RELEASE_FRAME.len() as u64;
+        let job = |id: &'static str, place| state::Run {
+            id: id.into(),
+            frames: RELEASE_FRAME.into(),
+            start: 7,
+            trimmed: false,
+            place,
+            since: 0,
+            touched: 0,
+            failed: None,
+            aborted: None,
+        };
+        let sockets: Vec<OwnedFd> = (0..4).map(|_| UnixStream::pair().unwrap().0.into()).collect();
+        let viewer = |(run, offset, rest): (u32, u64, &'static [u8]), socket: &OwnedFd| state::Viewer {
+            cookie: SockRef::from(socket).cookie().unwrap(),
+            peer: Peer::Unix,
+            stage: state::Stage::Relaying { run, offset, rest: rest.into(), in_message: true },
+            received: b"".into(),
+            unsent: control.into(),
+        };
+        let at = [(0, 7 + end, rest), (1, 7 + end, rest), (0, 7, b""), (2, 7 + end, b"")];
+        let viewers: Vec<_> = at.into_iter().zip(&sockets).map(|(at, socket)| viewer(at, socket)).collect();
+        let left = State {
+            version: "".into(),
+            written: 0,
+            uptime: 0,
+            history_file: None,
+            runs: vec![job("a", Place::Finished), job("b", Place::Draining), job("open", Place::Open)],
+            links: Cow::default(),
+            viewers: viewers.into(),
+        };
+        let bytes = left.encode().unwrap();
+        let own = [rest, control, &*End::Finished.closing_bytes(true)].concat();
+        let stop = [control, &*End::Stopping.closing_bytes(true)].concat();
+        let expected = [own.clone(), own, stop.clone(), stop];
+        for total_bytes in [usize::MAX, 0] {
+            let mut state = decode(&bytes, &sockets, 4, true).unwrap();
+            state.fit(total_bytes, true);
+            let ends: Vec<_> = state.viewers.iter().map(|viewer| viewer.closing_bytes(true)).collect();
+            assert_eq!(ends, expected, "with {total_bytes} bytes");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Reading what a process left: within limits that are looked at before memory is taken, and without what has no place here.
 
 use super::format2;
-use super::state::{FORMAT, FORMAT_2, HEAD, Link, Refused, Run, State, Viewer, is_ours};
-use crate::channel::Place;
+use super::state::{FORMAT, FORMAT_2, HEAD, Link, Refused, Run, Stage, State, Viewer, is_ours};
+use crate::channel::{End, Place};
 use serde::Deserialize;
 use socket2::SockRef;
 use std::borrow::Cow;
@@ -127,6 +127,23 @@ impl<'a> State<'a> {
         let state = Self { version, written, uptime, history_file, runs, links: links.into(), viewers: viewers.into() };
         state.check().map_err(Refused::Inconsistent)?;
         Ok(state)
+    }
+
+    /// Turns the viewers that have got the whole of a finished run into viewers that are being closed with 1000, after the rest of its
+    /// last frame: whatever becomes of the run, they get no second FINISHED. Version 2.0.0 leaves such viewers.
+    pub fn close_complete(&mut self) {
+        let Self { runs, viewers, .. } = self;
+        for viewer in viewers.to_mut() {
+            if let Stage::Relaying { run, offset, rest, in_message } = &viewer.stage
+                && let Some(run) = runs.get(*run as usize)
+                && run.place != Place::Open
+                && *offset == run.start + run.frames.len() as u64
+            {
+                let in_message = *in_message;
+                viewer.unsent = [rest, &*viewer.unsent, &End::Finished.closing_bytes(false)].concat().into();
+                viewer.stage = Stage::Closing { answer: true, in_message };
+            }
+        }
     }
 
     /// Leaves out what does not fit into `total_bytes`, in the order in which the hub lets history go. Viewers of what is left out

@@ -26,6 +26,9 @@ pub(super) enum Left {
     /// Nothing more comes from its channel.
     #[error("closed with {}: {}", .0.close().0, .0.close().1)]
     Ended(End),
+    /// It named no channel in time. That may be the network's fault, and the student's dialog waits.
+    #[error("closed with {}: no channel id within clients.subscribe_timeout", CloseCode::Policy)]
+    Unnamed,
     #[error("it closed")]
     ByPeer,
     #[error("it went without closing")]
@@ -83,18 +86,19 @@ impl Left {
         match self {
             Self::Closed { code, reason } => Some((*code, reason)),
             Self::Ended(end) => Some(end.close()),
+            Self::Unnamed => Some((CloseCode::Policy, "no channel id in time")),
             Self::Stalled => Some((CloseCode::Again, "nothing could be sent for too long")),
             Self::Silent => Some((CloseCode::Again, "no answer to a ping")),
             _ => None,
         }
     }
 
-    /// True if the monitor ends the subscription though the job has not finished and the viewer has broken no rule. FINISHED then
-    /// goes before the close frame, if `clients.finish_on_close` is on.
+    /// True if the monitor ends the connection though the job has not finished and the viewer has broken no rule. FINISHED then
+    /// goes before the close frame, if `clients.finish_on_close` is on and the viewer has not got the job's own.
     pub(super) fn is_the_monitors(&self) -> bool {
         match self {
             Self::Ended(end) => *end != End::Finished,
-            Self::Stalled | Self::Silent => true,
+            Self::Stalled | Self::Silent | Self::Unnamed => true,
             _ => false,
         }
     }

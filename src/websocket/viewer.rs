@@ -173,7 +173,7 @@ impl Viewer {
             let left = Box::pin(self.end(left)).await;
             let peer = self.peer;
             match &left {
-                Left::Closed { .. } | Left::Ended(_) => {
+                Left::Closed { .. } | Left::Ended(_) | Left::Unnamed => {
                     let code = left.close().map_or(0, |(code, _)| code.into());
                     log::debug!(RECODEX_PEER:% = peer, RECODEX_CLOSE_CODE = code; "viewer {peer} left: {left}");
                 }
@@ -197,7 +197,7 @@ impl Viewer {
         if let Stage::Naming(socket) = &mut self.stage {
             let id = tokio::select! {
                 named = timeout(clients.subscribe_timeout.duration(), channel_id(socket)) => {
-                    named.unwrap_or(Err(Left::closed(CloseCode::Policy, "no channel id in time")))
+                    named.unwrap_or(Err(Left::Unnamed))
                 }
                 _ = stop.wait_for(|stop| *stop) => Err(End::Stopping.into()),
             }?;
@@ -291,8 +291,13 @@ impl Viewer {
     /// Closes as `left` demands, and hands it back.
     async fn end(&mut self, left: Left) -> Left {
         left.count(&self.shared, self.peer);
-        let finish = left.is_the_monitors() && self.shared.settings().clients.finish_on_close;
-        let close = left.close();
+        let mut finish = left.is_the_monitors() && self.shared.settings().clients.finish_on_close;
+        let mut close = left.close();
+        // Then it has the job's own FINISHED, or a part of it, of which the rest goes out first.
+        let has_all = matches!(&self.stage, Stage::Relaying(relaying) if relaying.cursor.end() == Some(End::Finished));
+        if has_all && left.is_the_monitors() {
+            (finish, close) = (false, Some(End::Finished.close()));
+        }
         let mut over = true;
         if (close.is_some() || matches!(left, Left::ByPeer))
             && let Some(socket) = self.closing()
