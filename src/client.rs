@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use std::path::Path;
 use std::time::Duration;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Bytes;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
@@ -41,6 +41,8 @@ pub struct Client {
     /// When the next sign of life is due, and whether it was asked for.
     due: Instant,
     asked: bool,
+    /// The monitor's close, and when the connection must have ended after it.
+    closed: Option<(u16, String, Instant)>,
 }
 
 impl Client {
@@ -55,7 +57,7 @@ impl Client {
         let mut socket = connect(url, ca).await?;
         let sent = socket.send(Message::text(channel)).await;
         sent.map_err(|e| Failure::new(Exit::Unavailable, format!("cannot watch at {url}: {e}")))?;
-        Ok(Self { socket, due: Instant::now() + SILENCE, asked: false })
+        Ok(Self { socket, due: Instant::now() + SILENCE, asked: false, closed: None })
     }
 
     /// Waits for the next message, or for the monitor's close. Nothing is lost if the future is dropped.
@@ -65,6 +67,12 @@ impl Client {
     pub async fn next(&mut self) -> Result<Received, Failure> {
         let broken = |what: String| Failure::new(Exit::Unavailable, format!("the connection broke: {what}"));
         loop {
+            if let Some((code, reason, end_by)) = self.closed.clone() {
+                // The answer to the close goes out while reading to the end.
+                let end = async { while let Some(Ok(_)) = self.socket.next().await {} };
+                let _ = timeout_at(end_by, end).await;
+                return Ok(Received::Closed(code, reason));
+            }
             let Ok(received) = timeout_at(self.due, self.socket.next()).await else {
                 if self.asked {
                     let silent = (SILENCE + ANSWER_TIMEOUT).as_secs();
@@ -79,11 +87,8 @@ impl Client {
             match received {
                 Some(Ok(Message::Text(text))) => return Ok(Received::Text(text.as_str().into())),
                 Some(Ok(Message::Close(frame))) => {
-                    // The answer to the close goes out while reading to the end.
-                    let end = async { while let Some(Ok(_)) = self.socket.next().await {} };
-                    let _ = timeout(CLOSE_TIMEOUT, end).await;
                     let (code, reason) = frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
-                    return Ok(Received::Closed(code, reason));
+                    self.closed = Some((code, reason, Instant::now() + CLOSE_TIMEOUT));
                 }
                 Some(Ok(_)) => {}
                 Some(Err(e)) => return Err(broken(e.to_string())),
@@ -98,8 +103,10 @@ impl Client {
 pub struct Tally {
     /// Tasks completed, failed and skipped.
     pub tasks: [u64; 3],
-    /// The last command that was not a task.
-    pub phase: String,
+    /// The last command that was not a task, nor FINISHED.
+    phase: String,
+    /// Set if FINISHED came after it.
+    finished: bool,
 }
 
 impl Tally {
@@ -111,15 +118,31 @@ impl Tally {
                 Some("FAILED") => self.tasks[1] += 1,
                 _ => self.tasks[2] += 1,
             },
-            Ok(Progress { command, .. }) => self.phase = escape(&command),
-            Err(_) => self.phase = escape(text),
+            Ok(Progress { command, .. }) if command == "FINISHED" => self.finished = true,
+            Ok(Progress { command, .. }) => (self.phase, self.finished) = (escape(&command), false),
+            Err(_) => (self.phase, self.finished) = (escape(text), false),
         }
     }
 
     /// True if the last command that was not a task was FINISHED.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.phase == "FINISHED"
+        self.finished
+    }
+
+    /// Forgets a FINISHED that was not the job's own, as the code of the close has told.
+    pub fn forget_finished(&mut self) {
+        self.finished = false;
+    }
+
+    /// Returns the phase, for people: a job that failed has FAILED before its FINISHED.
+    #[must_use]
+    pub fn phase(&self) -> &str {
+        match (&*self.phase, self.finished) {
+            ("FAILED", true) => "FAILED, FINISHED",
+            (_, true) => "FINISHED",
+            (phase, false) => phase,
+        }
     }
 
     /// Returns the number of all tasks.
@@ -132,13 +155,37 @@ impl Tally {
     #[must_use]
     pub fn summary(&self) -> String {
         let [completed, failed, skipped] = self.tasks;
-        format!("{completed} completed, {failed} failed, {skipped} skipped; {}", self.phase)
+        format!("{completed} completed, {failed} failed, {skipped} skipped; {}", self.phase())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::time::timeout;
+    use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+    /// A progress line is drawn meanwhile, which drops the future.
+    #[tokio::test]
+    async fn a_close_is_not_lost_if_nobody_waits_when_the_connection_ends() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+            let frame = CloseFrame { code: CloseCode::Away, reason: "stops".into() };
+            socket.send(Message::Close(Some(frame))).await.unwrap();
+            socket
+        });
+        let mut client = Client::subscribe(&url, "job", None).await.unwrap();
+        let server = server.await.unwrap();
+        while client.closed.is_none() {
+            assert!(timeout(Duration::from_millis(50), client.next()).await.is_err());
+        }
+        drop(server);
+        assert_eq!(client.next().await.unwrap(), Received::Closed(1001, "stops".into()));
+    }
 
     #[tokio::test]
     async fn a_monitor_that_gives_no_sign_of_life_is_given_up() {
@@ -178,6 +225,19 @@ mod tests {
         assert_eq!(tally.total(), 4);
         assert_eq!(tally.summary(), "2 completed, 1 failed, 1 skipped; END\\nED");
         tally.count("\u{1b}[2J");
-        assert_eq!(tally.phase, "\\u{1b}[2J");
+        assert_eq!(tally.phase(), "\\u{1b}[2J");
+    }
+
+    #[test]
+    fn finished_hides_every_phase_but_failed_and_may_be_forgotten() {
+        for (before, shown) in [("UPLOADED", "FINISHED"), ("FAILED", "FAILED, FINISHED"), ("ABORTED", "FINISHED")] {
+            let mut tally = Tally::default();
+            for command in [before, "FINISHED"] {
+                tally.count(&format!(r#"{{"command": "{command}"}}"#));
+            }
+            assert_eq!((tally.is_finished(), tally.phase()), (true, shown));
+            tally.forget_finished();
+            assert_eq!((tally.is_finished(), tally.phase()), (false, before));
+        }
     }
 }

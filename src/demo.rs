@@ -236,7 +236,7 @@ impl Demo {
                         if let Some((done, _, phase)) =
                             demo.board().running.get_mut(&number).filter(|_| which == "early")
                         {
-                            (*done, *phase) = (tally.total(), tally.phase.clone());
+                            (*done, *phase) = (tally.total(), tally.phase().into());
                         }
                         continue;
                     }

@@ -65,6 +65,11 @@ pub async fn run(
             Received::Closed(code, reason) => break Some((code, reason)),
         }
     };
+    if closed.as_ref().is_some_and(|(code, _)| *code != 1000) {
+        // Then FINISHED was the monitor's.
+        tally.iter_mut().for_each(Tally::forget_finished);
+        tally = tally.filter(|tally| *tally != Tally::default());
+    }
     if let Some(line) = line {
         screen.show(Vec::new());
         screen.print(&line.text(tally.as_ref()))?;

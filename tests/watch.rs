@@ -93,6 +93,32 @@ fn a_terminal_shows_the_wait_and_then_the_progress() {
 }
 
 #[test]
+fn a_terminal_shows_no_finished_of_the_monitors_and_failed_beside_the_jobs_own() {
+    let mut monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    let url = format!("ws://{}", monitor.viewers);
+    let watch = |channel| Terminal::start(&[PROGRAM, "watch", &url, channel], 24, 100, &[]);
+    let (mut began, mut silent) = (watch("began"), watch("silent"));
+    broker.send(&["began", "STARTED"]);
+    let phase = "0 tasks: 0 completed, 0 failed, 0 skipped; ";
+    began.wait_for("the phase", |lines| *lines == [format!("{phase}STARTED")]);
+    silent.wait_for("the wait", |lines| lines.iter().any(|line| line.contains("no message yet")));
+    broker.send(&["failed", "FAILED"]);
+    broker.send(&["failed", "FINISHED"]);
+    let mut failed = watch("failed");
+    assert_eq!(failed.end(), Some(0), "{:?}", failed.lines());
+    assert_eq!(failed.lines(), [format!("{phase}FAILED, FINISHED")]);
+    monitor.stop();
+    let told = |line: &String| line.contains("the job did not finish") && line.contains("1001");
+    for (terminal, shown) in [(&mut began, format!("{phase}STARTED")), (&mut silent, "no message yet, for ".into())] {
+        assert_eq!(terminal.end(), Some(1), "{:?}", terminal.lines());
+        let lines = terminal.lines();
+        assert!(lines[0].starts_with(&shown) && lines.iter().any(told), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("FINISHED")), "{lines:?}");
+    }
+}
+
+#[test]
 fn ctrl_c_leaves_the_progress_and_ends_130() {
     let monitor = Monitor::start("");
     let url = format!("ws://{}", monitor.viewers);
