@@ -120,10 +120,10 @@ pub struct History {
     /// How long a job that never finished is kept after its last message or new viewer.
     #[serde(deserialize_with = "value::seconds::<_, 100, 31_536_000>")]
     pub unfinished: Seconds,
-    /// How long after FAILED, and nothing more, the monitor finishes the job itself; 0: never.
+    /// How long after FAILED, and nothing more, the monitor finishes the job itself, `history.unfinished` at most; 0: never.
     #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
     pub release_failed: Seconds,
-    /// The time of silence after ABORTED before the monitor finishes the job itself; 0: never.
+    /// The time of silence after ABORTED before the monitor finishes the job itself, `history.unfinished` at most; 0: never.
     #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
     pub release_aborted: Seconds,
     /// The file that keeps the history from a stop to the next start.
@@ -153,7 +153,7 @@ pub struct Clients {
     /// How long a client may take to send its request.
     #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
     pub handshake_timeout: Seconds,
-    /// How long it may then take to name its channel.
+    /// How long it may then take to name its channel; after it FINISHED is sent, and the viewer is closed with 1008.
     #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
     pub subscribe_timeout: Seconds,
     /// How often a viewer is pinged.
