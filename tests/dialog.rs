@@ -89,10 +89,10 @@ fn a_viewer_that_is_given_up_in_the_middle_of_its_jobs_finished_gets_no_second_o
         let mut viewers: Vec<_> = (0..VIEWERS).map(late).collect();
         let given_up = until("all are closed or given up", || {
             let metrics = metrics(at);
-            let lost = ["stalled", "silent"]
+            let counts = ["stalled", "silent"]
                 .map(|why| metrics.count(&format!("recodex_monitor_lost_viewers_total{{reason=\"{why}\"}}")));
-            let lost: u64 = lost.iter().sum();
-            (lost + closed(&metrics) - before >= VIEWERS as u64).then_some(lost)
+            let given_up = counts.iter().sum::<u64>();
+            (given_up + closed(&metrics) - before >= VIEWERS as u64).then_some(given_up)
         });
         let mut cut_short = 0;
         for (number, viewer) in viewers.iter_mut().enumerate() {
