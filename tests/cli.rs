@@ -161,7 +161,11 @@ fn output_that_cannot_be_written_is_an_error_and_no_panic() {
 /// Such as `| head`: it has what it wanted.
 #[test]
 fn a_reader_that_has_gone_is_no_error() {
-    for args in ["--check", "--help", "--version", "completions bash", "demo --jobs 1"] {
+    // `check` needs ports that are free, whatever else runs here.
+    let ports = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\nuser: nobody\n";
+    let (_directory, config) = temporary("config.yml", ports);
+    let check = format!("check -c {}", config.display());
+    for args in ["--check", "--help", "--version", "completions bash", "demo --jobs 1", &check] {
         let (reader, writer) = std::io::pipe().expect("there are pipes");
         drop(reader);
         let words: Vec<_> = args.split(' ').collect();

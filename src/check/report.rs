@@ -2,7 +2,7 @@
 
 use crate::failure::{Exit, Failure};
 use crate::logging::escape;
-use std::io::{self, Write};
+use crate::terminal::print;
 
 /// A finding about one thing.
 #[derive(Debug)]
@@ -33,8 +33,7 @@ pub(super) struct Report {
 impl Report {
     /// Prints a line.
     pub(super) fn say(text: &str) -> Result<(), Failure> {
-        let printed = io::stdout().write_all(format!("{}\n", escape(text)).as_bytes());
-        printed.map_err(|e| Failure::new(Exit::Failed, format!("cannot write: {e}")))
+        print(&format!("{}\n", escape(text)))
     }
 
     /// Counts a finding, and prints it.
