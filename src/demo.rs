@@ -37,6 +37,7 @@ const BAR: usize = 10;
 const MAX_REPORTED: u64 = 20;
 
 /// Runs `jobs` jobs and prints a summary of each. If it is to `stay`, further ones follow until Ctrl-C.
+/// It ends early, without an error, once nobody reads the output any more.
 ///
 /// # Errors
 /// If no port is free, a viewer missed a message, or Ctrl-C comes before the end of those that end by themselves.
@@ -44,7 +45,7 @@ pub async fn run(screen: &Screen, jobs: u64, stay: bool) -> Result<(), Failure> 
     let relay = monitor::bind(screen)?;
     let [viewers, brokers, status] = monitor::addresses(&relay)?;
     for line in [
-        format!("The demo runs a monitor, a broker with {jobs} jobs at once, and {VIEWERS} viewers for each job."),
+        format!("The demo runs a monitor, a broker with {jobs} jobs at once, {VIEWERS} viewers of each."),
         format!("  viewers:     ws://{viewers}/"),
         format!("  brokers:     tcp://{brokers}"),
         format!("  status page: http://{status}/"),
@@ -52,8 +53,7 @@ pub async fn run(screen: &Screen, jobs: u64, stay: bool) -> Result<(), Failure> 
         screen.print(&line)?;
     }
     if stay {
-        screen
-            .print("Jobs keep coming until Ctrl-C. Open the status page in a browser to see what the monitor does.")?;
+        screen.print("Jobs keep coming until Ctrl-C. A browser shows the monitor at the status page.")?;
     }
     let (stop, stopped) = oneshot::channel::<()>();
     let monitor = tokio::spawn(relay.run(None, async {
@@ -83,9 +83,8 @@ pub async fn run(screen: &Screen, jobs: u64, stay: bool) -> Result<(), Failure> 
         let what = format!("interrupted; {done} of {jobs} jobs had ended, and their viewers got every message");
         return Err(Failure::new(Exit::Interrupted, what));
     }
-    screen.print(&format!(
-        "{done} jobs, {messages} messages, {viewers} viewers: every viewer got every message, in order, and the close."
-    ))?;
+    screen
+        .print(&format!("{done} jobs, {messages} messages, {viewers} viewers: each got all of its job, in order."))?;
     Ok(())
 }
 
@@ -115,6 +114,8 @@ struct Board {
 enum Ended {
     Done,
     Interrupted,
+    /// Nobody reads what the demo prints any more.
+    Unread,
 }
 
 impl Demo {
@@ -122,7 +123,7 @@ impl Demo {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs jobs, as many at once as were asked for, to the end or to Ctrl-C.
+    /// Runs jobs, as many at once as were asked for, to the end, to Ctrl-C, or until nobody reads the output.
     async fn run_all(self: &Arc<Self>) -> Result<Ended, Failure> {
         let mut running = JoinSet::new();
         for n in 1..=self.jobs {
@@ -138,7 +139,14 @@ impl Demo {
                     None => return Ok(Ended::Done),
                 },
                 _ = &mut interrupted => return Ok(Ended::Interrupted),
-                _ = ticks.tick(), if self.screen.is_live() => self.screen.show(self.lines()),
+                _ = ticks.tick() => {
+                    if !self.screen.has_reader() {
+                        return Ok(Ended::Unread);
+                    }
+                    if self.screen.is_live() {
+                        self.screen.show(self.lines());
+                    }
+                }
             }
         }
     }
@@ -236,7 +244,7 @@ impl Demo {
                         if let Some((done, _, phase)) =
                             demo.board().running.get_mut(&number).filter(|_| which == "early")
                         {
-                            (*done, *phase) = (tally.total(), tally.phase().into());
+                            (*done, *phase) = (tally.total(), tally.phase().to_owned());
                         }
                         continue;
                     }

@@ -6,8 +6,10 @@
 use crate::failure::{Exit, Failure};
 use crate::logging::escape;
 use console::{Term, is_dumb};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The size that is assumed if the terminal does not tell it.
@@ -45,6 +47,15 @@ impl Screen {
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.live
+    }
+
+    /// Tells whether somebody can still read standard output: false for a pipe whose reader has gone.
+    #[must_use]
+    pub fn has_reader(&self) -> bool {
+        let stdout = io::stdout();
+        let mut looked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+        poll(&mut looked, PollTimeout::ZERO).is_err() || !looked[0].revents().is_some_and(|is| is.intersects(gone))
     }
 
     /// Prints one line that stays. What could garble it is escaped. Returns false if nobody reads the output any more.

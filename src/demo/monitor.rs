@@ -23,9 +23,7 @@ pub(super) fn bind(screen: &Screen) -> Result<Relay, Failure> {
     for (port, bound) in PORTS.into_iter().zip(addresses(&relay)?) {
         if bound.port() != port {
             let bound = bound.port();
-            screen.print(&format!(
-                "Port {port} is taken, maybe by a monitor that runs already; the demo takes {bound}."
-            ))?;
+            screen.print(&format!("Port {port} is taken, maybe by a running monitor; the demo takes {bound}."))?;
         }
     }
     Ok(relay)
