@@ -1,18 +1,22 @@
 //! `status`: asks a running monitor through its status listener, and prints one screen.
 
 use crate::config::Settings;
+use crate::connect::unknown_host;
 use crate::failure::{Exit, Failure};
+use crate::first_byte::{FirstByte, NOTHING, TLS_ALERT, Watched, ZMTP};
+use crate::host_port::check_host_and_port;
 use crate::logging::escape;
 use crate::status::report::Report;
 use crate::terminal::print;
 use chrono::{DateTime, Local};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -56,10 +60,9 @@ pub async fn run(config: Option<&Path>, address: Option<&str>) -> Result<(), Fai
 
 /// Returns the `HOST:PORT` in an address that somebody typed, which may be the URL of the status page.
 fn listener(typed: &str) -> Result<&str, String> {
-    let wrong = |what: &str| {
-        let expected = "expected HOST:PORT, such as 127.0.0.1:4568, or http://127.0.0.1:4568/";
-        Err(format!("{typed} is no address of a status listener: {what}; {expected}"))
-    };
+    let expected = "expected HOST:PORT, such as 127.0.0.1:4568, or http://127.0.0.1:4568/";
+    let said = |what: &str| format!("{typed} is no address of a status listener: {what}; {expected}");
+    let wrong = |what: &str| Err(said(what));
     let (scheme, rest) = typed.split_once("://").unwrap_or(("http", typed));
     match scheme.to_ascii_lowercase().as_str() {
         "http" => {}
@@ -71,23 +74,14 @@ fn listener(typed: &str) -> Result<&str, String> {
     if !matches!(path, "" | "status") {
         return wrong(&format!("nothing is asked for at the path /{path}"));
     }
-    match address.rsplit_once(':') {
-        Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
-            wrong("an IPv6 address needs brackets, such as [::1]:4568")
-        }
-        Some(("", _)) => wrong("it has no host"),
-        Some((_, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(address),
-        Some((_, port)) => wrong(&format!("its port is {port}, and not a number from 1 to 65535")),
-        None => wrong("it has no port"),
-    }
+    check_host_and_port(address).map_err(|what| said(&what))?;
+    Ok(address)
 }
 
 async fn ask(address: &str) -> Result<Report, String> {
-    let no_http =
-        |e: hyper::Error| format!("no HTTP was answered ({e}); is it the port where brokers connect, or TLS?");
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|e| format!("{e}; is the monitor running, and is its status_uri set to this address?"))?;
+    let stream = TcpStream::connect(address).await.map_err(|e| not_connected(&e, address))?;
+    let (stream, first) = Watched::new(stream);
+    let no_http = |_| no_http(&first);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(no_http)?;
     let request =
         Request::get("/status").header(HOST, address).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
@@ -105,8 +99,34 @@ async fn ask(address: &str) -> Result<Report, String> {
         }
         status => return Err(format!("it answers {status}")),
     }
-    let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(|e| e.to_string())?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|e| format!("its answer is no monitor's ({e})"))
+    let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(|e| {
+        let long = e.downcast_ref::<LengthLimitError>().map(|_| format!("its answer is longer than {LONGEST} bytes"));
+        long.unwrap_or_else(|| "the server closed the connection within its answer".into())
+    })?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|_| "its answer is not that of a monitor".into())
+}
+
+/// Says why there is no TCP connection.
+fn not_connected(error: &std::io::Error, address: &str) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    match error.kind() {
+        ErrorKind::ConnectionRefused => {
+            "nothing listens there; is the monitor running, and is its status_uri set to this address?".into()
+        }
+        // The error of a name that does not resolve has no kind of its own.
+        _ if error.raw_os_error().is_none() => unknown_host(host, error),
+        _ => format!("{error}; is the monitor running, and is its status_uri set to this address?"),
+    }
+}
+
+/// Says what a port is that does not answer by HTTP.
+fn no_http(first: &FirstByte) -> String {
+    match first.get() {
+        ZMTP => "that is the port where brokers connect; ask at the status_uri".into(),
+        TLS_ALERT => "the port speaks TLS, which a status listener does not; ask at the status_uri".into(),
+        NOTHING => "the server closed the connection without an answer; is it the status_uri of a monitor?".into(),
+        _ => "its answer is no HTTP; is it the status_uri of a monitor?".into(),
+    }
 }
 
 fn screen(address: &str, report: &Report) -> String {
@@ -130,25 +150,25 @@ fn screen(address: &str, report: &Report) -> String {
         format!("{} open, {} finished, {} over and still read", channels.open, channels.finished, channels.draining),
     );
     line("history", format!("{} of {}", bytes(history.bytes as u64), bytes(history.max as u64)));
-    line("received", format!("{} messages, {}", totals.messages_received, bytes(totals.bytes_received)));
+    let messages = |n| count(n, "message", "messages");
+    line("received", format!("{}, {}", messages(totals.messages_received), bytes(totals.bytes_received)));
     line(
         "sent",
         format!(
-            "{} messages, {}; {} replayed",
-            totals.messages_sent,
+            "{}, {}; {} replayed",
+            messages(totals.messages_sent),
             bytes(totals.bytes_sent),
             totals.messages_replayed
         ),
     );
     let bad = [
-        ("viewers refused", totals.viewers_refused),
-        ("viewers lost", totals.viewers_lost),
-        ("links refused", totals.links_refused),
-        ("malformed messages", totals.malformed),
-        ("channels evicted", totals.channels_evicted),
+        ("viewer refused", "viewers refused", totals.viewers_refused),
+        ("viewer lost", "viewers lost", totals.viewers_lost),
+        ("link refused", "links refused", totals.links_refused),
+        ("malformed message", "malformed messages", totals.malformed),
+        ("channel evicted", "channels evicted", totals.channels_evicted),
     ];
-    let bad: Vec<_> =
-        bad.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")).collect();
+    let bad: Vec<_> = bad.iter().filter(|(.., n)| *n > 0).map(|(one, many, n)| count(*n, one, many)).collect();
     line("trouble", if bad.is_empty() { "none".into() } else { bad.join(", ") });
     if let Some(certificate) = &report.certificate {
         let path = escape(&certificate.path.display().to_string());
@@ -182,13 +202,17 @@ fn lasted(seconds: u64) -> String {
     }
 }
 
-fn bytes(count: u64) -> String {
+fn count(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+fn bytes(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
-    if count < 1024 {
-        return format!("{count} bytes");
+    if bytes < 1024 {
+        return count(bytes, "byte", "bytes");
     }
-    let unit = (count.ilog2() as usize / 10).min(units.len());
-    let tenths = (u128::from(count) * 10) >> (10 * unit);
+    let unit = (bytes.ilog2() as usize / 10).min(units.len());
+    let tenths = (u128::from(bytes) * 10) >> (10 * unit);
     format!("{}.{} {}", tenths / 10, tenths % 10, units[unit - 1])
 }
 
@@ -211,6 +235,7 @@ mod tests {
             ("", "no port"),
             (":4568", "no host"),
             ("::1:4568", "brackets"),
+            ("http://user:pw@127.0.0.1:4568/", "leave out what stands before the @"),
             ("a:0", "port is 0"),
             ("a:http", "port is http"),
             ("a:65536", "port is 65536"),
@@ -224,7 +249,13 @@ mod tests {
     fn times_and_sizes_are_written_for_people() {
         let lengths = [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3_600, "1 h 0 min"), (90_000, "1 d 1 h")];
         assert!(lengths.iter().all(|(seconds, text)| lasted(*seconds) == *text));
-        let sizes = [(1023, "1023 bytes"), (1024, "1.0 KiB"), (1_572_864, "1.5 MiB"), (u64::MAX, "16777215.9 TiB")];
+        let sizes = [
+            (1, "1 byte"),
+            (1023, "1023 bytes"),
+            (1024, "1.0 KiB"),
+            (1_572_864, "1.5 MiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ];
         for (count, text) in sizes {
             assert_eq!(bytes(count), text);
         }

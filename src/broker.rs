@@ -1,10 +1,14 @@
 //! A broker's end of the ZeroMQ link, for the commands that act as one.
 
+use crate::connect::unknown_host;
 use crate::failure::{Exit, Failure};
+use crate::first_byte::{HTTP, TLS_RECORDS, ZMTP};
+use crate::host_port::check_host_and_port;
 use crate::zmtp::ROUTING_ID;
 use std::future::pending;
 use std::io;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
@@ -13,11 +17,42 @@ use zeromq::{RouterSocket, Socket, SocketOptions, SocketSend, ZmqError, ZmqMessa
 
 /// How long a monitor may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time after which a port that has sent nothing is asked by HTTP what it is. A monitor sends its greeting at once.
+const ASK_AFTER: Duration = Duration::from_millis(500);
 /// How long what was sent may take to leave the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a link may take before a look whether anybody listens: the crate tries again and again, and does not say.
 const LOOK_AFTER: Duration = Duration::from_millis(300);
+
+/// Tells what a port speaks that stays silent. Never returns if that is not known, or ZeroMQ: a monitor speaks at once.
+async fn silent_port(host_and_port: &str) -> &'static str {
+    sleep(ASK_AFTER).await;
+    match other_protocol(host_and_port).await {
+        Some(what) => what,
+        None => pending().await,
+    }
+}
+
+/// Asks a port by HTTP what it is, as a clause; `None` if it is none that this program knows.
+async fn other_protocol(host_and_port: &str) -> Option<&'static str> {
+    let asked = async {
+        let mut stream = TcpStream::connect(host_and_port).await?;
+        let request = format!("GET / HTTP/1.1\r\nHost: {host_and_port}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = [0; b"HTTP/1.1 426".len()];
+        stream.read_exact(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    let answer = timeout(CONNECT_TIMEOUT, asked).await.ok()?.ok()?;
+    match answer[0] {
+        _ if answer.ends_with(b" 426") => Some("is the port where viewers connect"),
+        HTTP => Some("speaks HTTP, as a monitor's status page does"),
+        first if TLS_RECORDS.contains(&first) => Some("speaks TLS, as a monitor's port of viewers may"),
+        ZMTP => None,
+        _ => Some("does not speak ZeroMQ"),
+    }
+}
 
 /// Waits for the error of a connect to where nobody listens. Never returns if somebody does.
 async fn refused(host_and_port: &str) -> io::Error {
@@ -40,11 +75,13 @@ impl Broker {
     /// # Errors
     /// [`Exit::Usage`] if it is no such address, [`Exit::Unavailable`] if nobody answers or it is no monitor.
     pub async fn connect(address: &str) -> Result<Self, Failure> {
-        let Some(host_and_port) = address.strip_prefix("tcp://") else {
-            let what =
-                format!("{address} is no ZeroMQ address; expected tcp://HOST:PORT, such as tcp://127.0.0.1:7894");
-            return Err(Failure::new(Exit::Usage, what));
+        let wrong = |what: &str| {
+            let expected = "expected tcp://HOST:PORT, such as tcp://127.0.0.1:7894";
+            Failure::new(Exit::Usage, format!("{address} is no ZeroMQ address: {what}; {expected}"))
         };
+        let unavailable = |what: String| Failure::new(Exit::Unavailable, what);
+        let host_and_port = address.strip_prefix("tcp://").ok_or_else(|| wrong("it does not begin with tcp://"))?;
+        check_host_and_port(host_and_port).map_err(|what| wrong(&what))?;
         let mut options = SocketOptions::default();
         options.connect_timeout(CONNECT_TIMEOUT);
         let mut socket = RouterSocket::with_options(options);
@@ -52,33 +89,30 @@ impl Broker {
             connected = socket.connect(address) => connected,
             e = refused(host_and_port) => {
                 let what = format!("nothing listens at {address} ({e}); is the monitor running, and is this its zeromq_uri?");
-                return Err(Failure::new(Exit::Unavailable, what));
+                return Err(unavailable(what));
+            }
+            what = silent_port(host_and_port) => {
+                return Err(unavailable(format!("{address} {what}; use that of brokers (zeromq_uri)")));
             }
         };
         match connected {
             Ok(()) => Ok(Self { socket, address: address.into() }),
-            Err(ZmqError::Endpoint(e)) => {
-                let expected = "expected a host and a port, such as tcp://127.0.0.1:7894";
-                Err(Failure::new(Exit::Usage, format!("{address} is no ZeroMQ address ({e}); {expected}")))
-            }
-            Err(ZmqError::ConnectTimeout(_)) => Err(Failure::new(
-                Exit::Unavailable,
-                format!(
-                    "no monitor answers at {address} within {} s; is this its zeromq_uri, and does zeromq.allow name this machine?",
-                    CONNECT_TIMEOUT.as_secs()
-                ),
-            )),
+            Err(ZmqError::Endpoint(_)) => Err(wrong("its host or its port is wrong")),
+            Err(ZmqError::ConnectTimeout(_)) => Err(unavailable(format!(
+                "no monitor answers at {address} within {} s; is this its zeromq_uri, and does zeromq.allow name this machine?",
+                CONNECT_TIMEOUT.as_secs()
+            ))),
             // A name that does not resolve is an error of no system call.
             Err(ZmqError::Network(e)) if e.raw_os_error().is_none() && e.kind() != io::ErrorKind::UnexpectedEof => {
-                let what = format!("cannot connect to {address}: {e}; is the host spelt right?");
-                Err(Failure::new(Exit::Unavailable, what))
+                let host = host_and_port.rsplit_once(':').map_or(host_and_port, |(host, _)| host);
+                Err(unavailable(format!("cannot connect to {address}: {}", unknown_host(host, &e))))
             }
-            Err(e) => Err(Failure::new(
-                Exit::Unavailable,
-                format!(
-                    "no link to a monitor at {address}: {e}; is this its zeromq_uri, and does zeromq.allow name this machine?"
+            Err(_) => Err(unavailable(match other_protocol(host_and_port).await {
+                Some(what) => format!("{address} {what}; use that of brokers (zeromq_uri)"),
+                None => format!(
+                    "{address} closed the link in the handshake; if it is a monitor, does its zeromq.allow name this machine?"
                 ),
-            )),
+            })),
         }
     }
 

@@ -64,14 +64,14 @@ enum Command {
         url: String,
         /// The channel (job) id
         channel: String,
-        /// For wss://: trust the certificates in this PEM file, too; a server's own certificate may be among them
+        /// For wss://: trust the certificates in this PEM file or pipe, too; a server's own certificate may be among them
         #[arg(long, value_name = "FILE")]
         ca: Option<PathBuf>,
         /// Print each message as a line of JSON (the default if the output is no terminal)
         #[arg(long)]
         json: bool,
-        /// The job's number of tasks, for a bar that fills
-        #[arg(long, value_name = "N", conflicts_with = "json")]
+        /// The job's number of tasks, 1 or more, for a bar that fills
+        #[arg(long, value_name = "N", conflicts_with = "json", value_parser = clap::value_parser!(u64).range(1..))]
         tasks: Option<u64>,
     },
     /// Check the configuration and what it asks of this machine: ports, user, log, certificate, limits
@@ -86,6 +86,7 @@ enum Command {
     /// Ask a running monitor, through its status listener, and print one screen
     ///
     /// Exits with 0 if it is ready, with 1 if it is not, with 69 if it does not answer.
+    #[command(override_usage = "recodex-monitor status [-c FILE | ADDRESS]")]
     Status {
         /// Configuration file that says where the status listener is (`status_uri`)
         #[arg(short, long, value_name = "FILE")]

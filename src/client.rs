@@ -1,15 +1,17 @@
 //! A viewer's end of the WebSocket, as the web client is: for the commands that watch a channel.
 
-use crate::connect::{Socket, connect};
+use crate::connect::{Socket, connect, is_end};
 use crate::failure::{Exit, Failure};
 use crate::logging::escape;
 use crate::message::check_channel;
+use crate::monitor_url::MonitorUrl;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Bytes;
+use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 /// How long a monitor may send nothing, no ping either, before it is asked for a sign of life.
@@ -19,12 +21,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a monitor may take to end the connection after its close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The code of a close frame without one (RFC 6455, section 7.4.1).
+pub const NO_CODE: u16 = 1005;
+
 /// What a viewer gets next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
     /// A message, as the monitor wrote it.
     Text(String),
-    /// The monitor closed, with this code and reason.
+    /// The monitor closed, with this code and reason; without a code, with [`NO_CODE`].
     Closed(u16, String),
 }
 
@@ -54,9 +59,14 @@ impl Client {
     /// answers within 5 s for each step.
     pub async fn subscribe(url: &str, channel: &str, ca: Option<&Path>) -> Result<Self, Failure> {
         check_channel(channel).map_err(|what| Failure::new(Exit::Usage, what))?;
+        if MonitorUrl::parse(url).is_err() && MonitorUrl::parse(channel).is_ok() {
+            let what =
+                format!("{url} is no URL of a monitor, but {channel} is; expected the URL first, then the channel id");
+            return Err(Failure::new(Exit::Usage, what));
+        }
         let mut socket = connect(url, ca).await?;
         let sent = socket.send(Message::text(channel)).await;
-        sent.map_err(|e| Failure::new(Exit::Unavailable, format!("cannot watch at {url}: {e}")))?;
+        sent.map_err(|e| Failure::new(Exit::Unavailable, format!("cannot watch at {url}: {}", broke(&e))))?;
         Ok(Self { socket, due: Instant::now() + SILENCE, asked: false, closed: None })
     }
 
@@ -87,14 +97,29 @@ impl Client {
             match received {
                 Some(Ok(Message::Text(text))) => return Ok(Received::Text(text.as_str().into())),
                 Some(Ok(Message::Close(frame))) => {
-                    let (code, reason) = frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
+                    let (code, reason) =
+                        frame.map_or((NO_CODE, String::new()), |f| (f.code.into(), f.reason.to_string()));
                     self.closed = Some((code, reason, Instant::now() + CLOSE_TIMEOUT));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(e)) => return Err(broken(e.to_string())),
-                None => return Err(broken("the server ended it without a close frame".into())),
+                Some(Err(e)) => return Err(broken(broke(&e))),
+                None => return Err(broken(broke(&Error::ConnectionClosed))),
             }
         }
+    }
+}
+
+/// Says why a WebSocket broke.
+fn broke(error: &Error) -> String {
+    let ended = "the server ended it without a close frame; does the monitor still run?";
+    match error {
+        Error::Io(e) if !is_end(e) => e.to_string(),
+        Error::Io(_)
+        | Error::ConnectionClosed
+        | Error::AlreadyClosed
+        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => ended.into(),
+        Error::Capacity(_) => "the server sent a message that is longer than any of a monitor".into(),
+        _ => "the server sent what no WebSocket server may send; is it a monitor?".into(),
     }
 }
 

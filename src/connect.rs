@@ -1,22 +1,19 @@
 //! The way to a monitor's WebSocket: TCP, TLS, the handshake; and in plain words what is wrong with each.
 
 use crate::failure::{Exit, Failure};
+use crate::first_byte::{FirstByte, HTTP, NOTHING, TLS_ALERT, TLS_RECORDS, Watched, ZMTP};
 use crate::monitor_url::MonitorUrl;
 use crate::tls_client;
 use nix::libc::{EMFILE, ENFILE};
 use rustls::pki_types::ServerName;
 use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::rustls;
-use tokio_tungstenite::tungstenite::error::Error;
+use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::header::LOCATION;
 use tokio_tungstenite::{WebSocketStream, client_async};
@@ -68,53 +65,6 @@ pub async fn connect(url: &str, ca: Option<&Path>) -> Result<Socket, Failure> {
     Ok(socket)
 }
 
-/// A stream that remembers the first byte that came, by which a server that speaks another protocol is known.
-struct Watched<S> {
-    stream: S,
-    first: Arc<AtomicU8>,
-}
-
-/// The first byte of a record of TLS that ends a handshake (RFC 8446, section 5.1).
-const TLS_ALERT: u8 = 21;
-/// The first bytes of records of TLS: change cipher spec, alert, handshake, application data.
-const TLS_RECORDS: std::ops::RangeInclusive<u8> = 20..=23;
-/// The first byte of a peer that speaks ZeroMQ.
-const ZMTP: u8 = 255;
-/// No byte has come. No protocol that is spoken here begins with it.
-const NOTHING: u8 = 0;
-
-impl<S> Watched<S> {
-    fn new(stream: S) -> (Self, Arc<AtomicU8>) {
-        let first = Arc::new(AtomicU8::new(NOTHING));
-        (Self { stream, first: Arc::clone(&first) }, first)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if let Some(first) = buffer.filled().get(before) {
-            let _ = self.first.compare_exchange(NOTHING, *first, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 /// What is said of a port that speaks ZeroMQ.
 const BROKERS: &str = "that is the port where brokers connect; use that of viewers (websocket_uri)";
 
@@ -129,9 +79,7 @@ fn not_connected(error: &io::Error, to: &MonitorUrl) -> String {
             )
         }
         // The error of a name that does not resolve has no kind of its own.
-        _ if error.raw_os_error().is_none() => {
-            format!("the host {} is not known ({error}); is it spelt right?", to.host())
-        }
+        _ if error.raw_os_error().is_none() => unknown_host(to.host(), error),
         _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
             format!("{error}; raise the limit of open files (ulimit -n)")
         }
@@ -139,18 +87,23 @@ fn not_connected(error: &io::Error, to: &MonitorUrl) -> String {
     }
 }
 
+/// Says that a name does not resolve; `error` has no kind of its own.
+pub(crate) fn unknown_host(host: &str, error: &io::Error) -> String {
+    format!("the host {host} is not known ({error}); is it spelt right?")
+}
+
 /// Says why there is no TLS session.
-fn no_session(error: &io::Error, to: &MonitorUrl, first: &AtomicU8) -> String {
-    if TLS_RECORDS.contains(&first.load(Ordering::Relaxed)) {
+fn no_session(error: &io::Error, to: &MonitorUrl, first: &FirstByte) -> String {
+    if TLS_RECORDS.contains(&first.get()) {
         return tls_client::explain(error);
     }
     format!("there was no TLS handshake{}", no_tls(to, first))
 }
 
 /// Says that a port does not speak TLS, if that is so or may be so, and what to use.
-fn no_tls(to: &MonitorUrl, first: &AtomicU8) -> String {
+fn no_tls(to: &MonitorUrl, first: &FirstByte) -> String {
     let plain = to.with_scheme("ws");
-    match first.load(Ordering::Relaxed) {
+    match first.get() {
         NOTHING => format!(" (if the port does not speak TLS, use {plain})"),
         ZMTP => format!(": {BROKERS}"),
         _ => format!(": the port does not speak TLS; use {plain}"),
@@ -158,20 +111,29 @@ fn no_tls(to: &MonitorUrl, first: &AtomicU8) -> String {
 }
 
 /// Says why there is no WebSocket.
-fn no_websocket(error: &Error, to: &MonitorUrl, first: &AtomicU8) -> String {
-    match (first.load(Ordering::Relaxed), to.tls) {
+fn no_websocket(error: &Error, to: &MonitorUrl, first: &FirstByte) -> String {
+    match (first.get(), to.tls) {
         (TLS_ALERT, false) => return format!("the port speaks TLS; use {}", to.with_scheme("wss")),
         (ZMTP, false) => return BROKERS.into(),
-        _ => {}
+        (HTTP | NOTHING, false) | (_, true) => {}
+        _ => return "the port speaks another protocol than HTTP; use that of viewers (websocket_uri)".into(),
     }
+    let closed = "the server closed the connection in the WebSocket handshake; is it a monitor?";
     match error {
         Error::Http(response) => refused(response, to),
         Error::Io(e) if e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) => {
             tls_client::explain(e)
         }
-        Error::Io(e) => format!("the server closed the connection in the WebSocket handshake ({e}); is it a monitor?"),
-        e => format!("its answer is not that of a WebSocket server ({e}); is it a monitor?"),
+        Error::Io(e) if !is_end(e) => format!("the connection broke in the WebSocket handshake: {e}"),
+        Error::Io(_) | Error::ConnectionClosed | Error::Protocol(ProtocolError::HandshakeIncomplete) => closed.into(),
+        _ => "its answer is not that of a WebSocket server; is it a monitor?".into(),
     }
+}
+
+/// True if the other end has closed the connection, with or without a farewell.
+pub(crate) fn is_end(error: &io::Error) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// Says what an HTTP status means that is not that of a WebSocket.

@@ -24,10 +24,19 @@ impl MonitorUrl {
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| format!("{text} is no URL of a monitor: {what}");
         let example = "expected one such as ws://127.0.0.1:4567/ or wss://recodex.example.org/ws";
-        let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+        if text.starts_with("unix:") || text.starts_with('/') {
+            let what = "a Unix socket cannot be watched; use the URL of the web server that passes viewers on to it, such as \
+                        wss://recodex.example.org/ws";
+            return Err(wrong(what));
+        }
+        let (scheme, rest) = text.split_once("://").unwrap_or_else(|| match text.split_once(":/") {
+            // One slash is missing.
+            Some((scheme, rest)) if SCHEMES.iter().any(|(name, _)| name.eq_ignore_ascii_case(scheme)) => (scheme, rest),
+            _ => ("", text),
+        });
         let meant = match scheme.to_ascii_lowercase().as_str() {
-            "ws" | "wss" => None,
-            "https" => Some("wss"),
+            "ws" | "wss" if text.contains("://") => None,
+            "wss" | "https" => Some("wss"),
             _ => Some("ws"),
         };
         if let Some(meant) = meant {
@@ -97,6 +106,10 @@ mod tests {
             ("localhost", "did you mean ws://localhost ?"),
             ("https://recodex.example.org/ws", "did you mean wss://recodex.example.org/ws ?"),
             ("http://[::1]:1/", "did you mean ws://[::1]:1/ ?"),
+            ("ws:/localhost", "did you mean ws://localhost ?"),
+            ("wss:/localhost/ws", "did you mean wss://localhost/ws ?"),
+            ("unix:/run/recodex/monitor.sock", "a Unix socket cannot be watched"),
+            ("/run/recodex/monitor.sock", "a Unix socket cannot be watched"),
             ("not a url", "expected one such as ws://127.0.0.1:4567/"),
             ("", "expected one such as ws://127.0.0.1:4567/"),
             ("ws://", "expected one such as ws://127.0.0.1:4567/"),

@@ -41,6 +41,16 @@ fn check(message: &Message<'_>, any: bool) -> Result<(), String> {
     if message.is_exit() {
         return Err("`0 exit` stops a Python monitor, and this one if accept_exit is on; to send it, add --any".into());
     }
+    if COMMANDS.contains(&channel) && !COMMANDS.contains(&command) {
+        return Err(format!(
+            "the channel id comes before the command; did you mean {command} {channel}? --any sends it as it is"
+        ));
+    }
+    for (what, word) in [("channel id", Some(channel)), ("task's id", task)] {
+        if let Some(word) = word.filter(|word| word.trim() != *word) {
+            return Err(format!("the {what} `{word}` begins or ends with white space; --any sends it as it is"));
+        }
+    }
     known("command", command, &COMMANDS)?;
     match (command, task, state) {
         (TASK, None | Some(""), _) | (TASK, Some(_), None) => {
@@ -49,6 +59,9 @@ fn check(message: &Message<'_>, any: bool) -> Result<(), String> {
                 "TASK lacks {missing}; expected TASK ID STATE, such as TASK compile_01 COMPLETED; --any sends it as it is"
             ))
         }
+        (TASK, Some(task), Some(state)) if STATES.contains(&task) && !STATES.contains(&state) => Err(format!(
+            "the task's id comes before its state; did you mean TASK {state} {task}? --any sends it as it is"
+        )),
         (TASK, Some(_), Some(state)) => known("task state", state, &STATES),
         (_, Some(_), _) => Err(format!(
             "{command} has no task; expected nothing after it, or TASK in its place; --any sends it as it is"
@@ -99,6 +112,14 @@ mod tests {
             (&["job", TASK, "t1", "COMPLETE"], "unknown task state `COMPLETE`; did you mean COMPLETED? (known: "),
             (&["job", "FINISHED", "t1"], "FINISHED has no task"),
             (&["job", "FINISHED", "t1", "COMPLETED"], "FINISHED has no task"),
+            (&["STARTED", "job"], "the channel id comes before the command; did you mean job STARTED?"),
+            (
+                &["job", TASK, "COMPLETED", "t1"],
+                "the task's id comes before its state; did you mean TASK t1 COMPLETED?",
+            ),
+            (&["job ", "STARTED"], "the channel id `job ` begins or ends with white space"),
+            (&["\tjob", "STARTED"], "begins or ends with white space"),
+            (&["job", TASK, "t1\n", "COMPLETED"], "the task's id `t1\n` begins or ends with white space"),
             (&["0", "exit"], "`0 exit` stops a Python monitor"),
         ] {
             let answer = checked(words, false).unwrap_err();

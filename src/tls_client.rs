@@ -1,7 +1,7 @@
 //! TLS as a client: the certificates that are trusted, and what is wrong with a server's, in plain words.
 
 use crate::failure::{Exit, Failure};
-use crate::fs::read_bounded;
+use crate::fs::read_bounded_or_pipe;
 use crate::tls::MAX_FILE;
 use chrono::{DateTime, Local};
 use rustls::client::WebPkiServerVerifier;
@@ -63,10 +63,10 @@ pub fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Reads the certificates in a PEM file.
+/// Reads the certificates in a PEM file, or from a pipe.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let wrong = |what: String| Failure::new(Exit::Usage, format!("--ca {}: {what}", path.display()));
-    let pem = read_bounded(path, MAX_FILE).map_err(wrong)?;
+    let pem = read_bounded_or_pipe(path, MAX_FILE).map_err(wrong)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let found = found.map_err(|e| wrong(format!("expected certificates in PEM: {e}")))?;
     if found.is_empty() {
@@ -115,14 +115,8 @@ impl Verifier {
         let (Error::InvalidCertificate(why), Some(facts)) = (error, Facts::of(certificate)) else {
             return error.clone();
         };
-        let mut what = format!("the server's certificate is refused: {}", facts.explain(why, &name.to_str()));
-        let is_trust = matches!(
-            why,
-            CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_)
-        );
-        if is_trust && !self.given.is_empty() {
-            what.push_str("; the file that --ca names has neither this certificate nor that of its issuer");
-        }
+        let what = facts.explain(why, &name.to_str(), !self.given.is_empty());
+        let what = format!("the server's certificate is refused: {what}");
         CertificateError::Other(OtherError(Arc::new(Refused(what)))).into()
     }
 }
@@ -220,7 +214,8 @@ impl Facts {
         })
     }
 
-    fn explain(&self, why: &CertificateError, name: &str) -> String {
+    /// Says why it was refused for `name`; `given` tells whether `--ca` named certificates, of which none helped.
+    fn explain(&self, why: &CertificateError, name: &str, given: bool) -> String {
         use CertificateError as E;
         match why {
             E::Expired | E::ExpiredContext { .. } => {
@@ -241,10 +236,19 @@ impl Facts {
             }
             // The second is that another one of the same name is trusted, the third that it is marked as a CA's, which is what
             // `openssl req -x509` makes.
+            E::UnknownIssuer | E::BadSignature | E::Other(_) if self.self_signed && given => {
+                "it is self-signed, and is not among the certificates that --ca names; is that the file of this server?"
+                    .into()
+            }
             E::UnknownIssuer | E::BadSignature | E::Other(_) if self.self_signed => {
                 "it is self-signed, and this system does not trust it; if it is the right one, name its file by --ca"
                     .into()
             }
+            E::UnknownIssuer if given => format!(
+                "its issuer ({}) is not trusted; the file that --ca names has neither this certificate nor that of its issuer; \
+                 or the server may lack the intermediate certificates",
+                self.issuer
+            ),
             E::UnknownIssuer => format!(
                 "its issuer ({}) is not trusted by this system; if that is your own CA, name the file of the CA's certificate \
                  by --ca; else the server may lack the intermediate certificates",

@@ -1,6 +1,6 @@
 //! `watch`: one viewer of one channel, on a terminal or for a program.
 
-use crate::client::{Client, Received, Tally};
+use crate::client::{Client, NO_CODE, Received, Tally};
 use crate::failure::{Exit, Failure};
 use crate::logging::escape;
 use crate::terminal::Screen;
@@ -77,14 +77,13 @@ pub async fn run(
     let Some((code, reason)) = closed else {
         return Err(Failure::new(Exit::Interrupted, "interrupted before FINISHED"));
     };
-    let reason = if reason.is_empty() { reason } else { format!(" ({})", escape(&reason)) };
-    match code {
-        1000 => Ok(()),
-        _ => Err(Failure::new(
-            Exit::Failed,
-            format!("the job did not finish: the monitor ended the subscription with {code}{reason}"),
-        )),
-    }
+    let how = match code {
+        1000 => return Ok(()),
+        NO_CODE => "without a code".to_owned(),
+        code if reason.is_empty() => format!("with {code}"),
+        code => format!("with {code} ({})", escape(&reason)),
+    };
+    Err(Failure::new(Exit::Failed, format!("the job did not finish: the monitor ended the subscription {how}")))
 }
 
 fn no_close() -> Failure {

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Broker, Monitor, Viewer, command, fence, run, taken_port, task};
+use std::fmt::Display;
 use std::process::Output;
 
 fn publish(monitor: &Monitor, words: &[&str]) -> Output {
@@ -54,6 +55,10 @@ fn what_no_broker_sends_is_refused_64_and_not_sent() {
         (vec!["job", "TASK", "t1", "COMPLETE"], "did you mean COMPLETED?"),
         (vec!["job", "FINISHED", "t1"], "FINISHED has no task"),
         (vec!["job", "FINISHED", "t1", "COMPLETED"], "FINISHED has no task"),
+        (vec!["STARTED", "job"], "did you mean job STARTED?"),
+        (vec!["job", "TASK", "COMPLETED", "t1"], "did you mean TASK t1 COMPLETED?"),
+        (vec!["job ", "STARTED"], "begins or ends with white space"),
+        (vec!["job", "TASK", "\nt1", "COMPLETED"], "begins or ends with white space"),
         (vec!["0", "exit"], "accept_exit"),
         (vec!["", "STARTED"], "expected 1 to 256 bytes"),
         (vec![&long, "STARTED"], "expected 1 to 256 bytes"),
@@ -72,6 +77,35 @@ fn what_no_broker_sends_is_refused_64_and_not_sent() {
     broker.send(&["job", "FINISHED"]);
     viewer.texts(&[command("FINISHED")]);
     viewer.closes(1000);
+}
+
+/// Asserts that a message to this address is not taken, and that one line with these words says why.
+fn is_not_taken(address: impl Display, words: &[&str]) {
+    let output = run(&["publish", "-a", &format!("tcp://{address}"), "job", "STARTED"]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(69), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word} is not in: {text}");
+    }
+}
+
+#[test]
+fn a_monitor_that_does_not_allow_this_machine_is_said_69() {
+    let monitor = Monitor::start("zeromq: {allow: [\"192.0.2.0/24\"]}\n");
+    is_not_taken(monitor.brokers, &["closed the link in the handshake", "zeromq.allow"]);
+}
+
+#[test]
+fn another_port_is_known_for_what_it_is_69() {
+    let monitor = Monitor::start("status_uri: [\"127.0.0.1\", 0]\n");
+    is_not_taken(monitor.viewers, &["is the port where viewers connect", "zeromq_uri"]);
+    is_not_taken(monitor.addresses("status requests")[0], &["speaks HTTP", "zeromq_uri"]);
+}
+
+#[test]
+fn a_host_that_is_not_known_is_said_69() {
+    is_not_taken("no-such-host.invalid:7894", &["the host no-such-host.invalid is not known", "spelt right"]);
 }
 
 #[test]
@@ -104,8 +138,17 @@ fn what_does_not_answer_ends_with_an_error() {
 
 #[test]
 fn what_is_no_address_is_refused_64() {
-    for address in ["127.0.0.1:7894", "ipc:///run/x", "tcp://127.0.0.1", "tcp://127.0.0.1:99999", ""] {
+    for (address, wrong) in [
+        ("127.0.0.1:7894", "begin with tcp://"),
+        ("ipc:///run/x", "begin with tcp://"),
+        ("tcp://127.0.0.1", "no port"),
+        ("tcp://127.0.0.1:99999", "port is 99999"),
+        ("tcp://::1:7894", "brackets"),
+        ("tcp://127.0.0.1:7894/", "nothing may follow"),
+        ("", "begin with tcp://"),
+    ] {
         let output = run(&["publish", "-a", address, "job", "STARTED"]);
+        assert!(stderr(&output).contains(wrong), "{address}: {}", stderr(&output));
         assert_eq!(output.status.code(), Some(64), "{address}: {}", stderr(&output));
         assert!(stderr(&output).contains("such as tcp://127.0.0.1:7894"), "{address}: {}", stderr(&output));
     }

@@ -923,8 +923,8 @@ fn status_prints_one_screen_and_ends_by_what_is_so() {
     assert_eq!(line(&screen, "channels"), "1 open, 1 finished, 0 over and still read");
     assert!(line(&screen, "history").ends_with(" of 256.0 MiB"), "{screen}");
     assert!(line(&screen, "received").starts_with("3 messages, "), "{screen}");
-    assert_eq!(line(&screen, "sent"), format!("1 messages, {} bytes; 0 replayed", frame(&command("STARTED"))));
-    assert_eq!(line(&screen, "trouble"), "1 malformed messages");
+    assert_eq!(line(&screen, "sent"), format!("1 message, {} bytes; 0 replayed", frame(&command("STARTED"))));
+    assert_eq!(line(&screen, "trouble"), "1 malformed message");
     assert_eq!(line(&screen, "warnings"), "the last 1");
     assert!(screen.contains(" since ") && screen.contains("127.0.0.1:") && screen.contains("fewer than two frames"));
     assert!(screen.lines().count() < 24, "{screen}");
@@ -952,7 +952,9 @@ fn status_finds_the_monitor_by_its_configuration() {
     assert_eq!(code, Some(78));
     assert!(said.contains("status_ury"), "{said}");
     assert_eq!(printed(&run(&["status", "-c", "/nowhere/config.yml"])).0, Some(78));
-    assert_eq!(printed(&run(&["status", "-c", "/nowhere/config.yml", "127.0.0.1:1"])).0, Some(64));
+    let (code, _, said) = printed(&run(&["status", "-c", "/nowhere/config.yml", "127.0.0.1:1"]));
+    assert_eq!(code, Some(64));
+    assert!(said.contains("Usage: recodex-monitor status [-c FILE | ADDRESS]"), "{said}");
 }
 
 /// Answers one request with this, whatever it is.
@@ -976,17 +978,20 @@ fn one_answer(answer: &'static str) -> String {
 fn status_says_69_where_no_monitor_answers() {
     let (listener, free) = taken_port();
     drop(listener);
-    let mut addresses = vec![free.to_string(), "no-such-host.invalid:1".to_owned()];
-    addresses.extend([
-        one_answer("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
-        one_answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"),
-        one_answer("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}"),
-        one_answer("SSH-2.0-OpenSSH\r\n"),
-        one_answer(""),
-    ]);
-    for address in addresses {
+    let monitor = Monitor::start("");
+    for (address, why) in [
+        (free.to_string(), "nothing listens there; is the monitor running"),
+        ("no-such-host.invalid:1".to_owned(), "the host no-such-host.invalid is not known"),
+        (monitor.brokers.to_string(), "that is the port where brokers connect; ask at the status_uri"),
+        (monitor.viewers.to_string(), "that is the port where viewers connect; ask at the status_uri"),
+        (one_answer("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), "it answers 404"),
+        (one_answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), "its answer is not that of a monitor"),
+        (one_answer("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}"), "closed the connection within its answer"),
+        (one_answer("SSH-2.0-OpenSSH\r\n"), "its answer is no HTTP"),
+        (one_answer(""), "closed the connection without an answer"),
+    ] {
         let (code, screen, said) = printed(&run(&["status", &address]));
         assert_eq!((code, screen.as_str()), (Some(69), ""), "{said}");
-        assert!(said.contains(&address) && said.lines().count() == 1, "{said}");
+        assert!(said.contains(&address) && said.contains(why) && said.lines().count() == 1, "{why}: {said}");
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use tempfile::TempDir;
+use tokio_tungstenite::tungstenite;
 
 /// Runs `watch` until it ends by itself; returns its lines and its status.
 fn watch(args: &[&str], meanwhile: impl FnOnce()) -> (Vec<String>, Option<i32>) {
@@ -175,6 +176,11 @@ fn what_is_no_url_of_a_monitor_is_refused_64() {
     ] {
         fails(&[url, "job"], 64, &[url, words]);
     }
+    fails(&["ws:/127.0.0.1:4567", "job"], 64, &["did you mean ws://127.0.0.1:4567 ?"]);
+    fails(&["unix:/run/recodex/monitor.sock", "job"], 64, &["a Unix socket cannot be watched"]);
+    fails(&["job", "ws://127.0.0.1:1/"], 64, &["expected the URL first, then the channel id"]);
+    let output = run(&["watch", "ws://127.0.0.1:1/", "job", "--tasks", "0"]);
+    assert_eq!((output.status.code(), stderr(&output).contains("0 is not in 1..")), (Some(64), true));
     fails(&["ws://127.0.0.1:1/", ""], 64, &["the channel id is empty"]);
     fails(&["ws://127.0.0.1:1/", &"j".repeat(257)], 64, &["expected 1 to 256 bytes"]);
     fails(&["ws://127.0.0.1:1/", "job", "--ca", "/dev/null"], 64, &["--ca is for TLS"]);
@@ -250,8 +256,60 @@ fn an_answer_that_is_no_upgrade_is_explained_69() {
         let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len());
         fails(&[&format!("ws://{}/ws", server(answer)), "job"], 69, words);
     }
-    let noise = server("SSH-2.0-OpenSSH_10.0\r\n".to_owned());
-    fails(&[&format!("ws://{noise}/"), "job"], 69, &["is it a monitor?"]);
+    for (answer, words) in [
+        ("SSH-2.0-OpenSSH_10.0\r\n", "speaks another protocol than HTTP; use that of viewers"),
+        ("HTTP/9 what\r\n\r\n", "its answer is not that of a WebSocket server; is it a monitor?"),
+        ("", "the server closed the connection in the WebSocket handshake; is it a monitor?"),
+    ] {
+        fails(&[&format!("ws://{}/", server(answer.to_owned())), "job"], 69, &[words]);
+    }
+}
+
+/// Answers one viewer's handshake as a monitor does, sends `bytes` and then ends the connection.
+fn monitor_that_sends(bytes: &'static [u8]) -> SocketAddr {
+    let (listener, address) = taken_port();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("somebody watches");
+        let mut socket = tungstenite::accept(stream).expect("a WebSocket client");
+        socket.read().expect("it subscribes");
+        socket.get_mut().write_all(bytes).expect("it reads");
+        // The answer to a close, if it was sent one, or the client's end.
+        if !bytes.is_empty() {
+            let _ = socket.get_mut().read(&mut [0; 64]);
+        }
+    });
+    address
+}
+
+#[test]
+fn an_end_without_a_close_frame_or_its_code_is_said_in_plain_words() {
+    let at = |bytes| format!("ws://{}/", monitor_that_sends(bytes));
+    fails(&[&at(b""), "job"], 69, &["the server ended it without a close frame; does the monitor still run?"]);
+    fails(&[&at(b"\x88\x00"), "job"], 1, &["ended the subscription without a code"]);
+    fails(&[&at(b"\x88\x02\x03\xf5"), "job"], 1, &["ended the subscription with 1013"]);
+    fails(&[&at(b"\xff\x00"), "job"], 69, &["sent what no WebSocket server may send"]);
+}
+
+#[test]
+fn a_monitor_that_is_killed_is_said_69() {
+    let mut monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    let url = format!("ws://{}/", monitor.viewers);
+    let mut child = Command::new(PROGRAM)
+        .args(["watch", &url, "job"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    broker.send(&["job", "STARTED"]);
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("it is read");
+    assert_eq!(line, format!("{}\n", command("STARTED")));
+    monitor.signal("KILL");
+    monitor.wait_exit();
+    let output = child.wait_with_output().expect("it can be waited for");
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    assert!(stderr(&output).contains("does the monitor still run?"), "{}", stderr(&output));
 }
 
 #[test]
@@ -350,7 +408,11 @@ fn a_self_signed_certificate_is_trusted_if_it_is_given_whatever_it_says_of_cas()
         let monitor = tls.monitor();
         let url = format!("wss://{}/", monitor.viewers);
         fails(&[&url, "job"], 69, &["it is self-signed", "--ca"]);
-        fails(&[&url, "job", "--ca", text(&other.certificate())], 69, &["it is self-signed"]);
+        fails(
+            &[&url, "job", "--ca", text(&other.certificate())],
+            69,
+            &["it is self-signed", "not among the certificates that --ca names"],
+        );
         is_trusted(&monitor, &tls.certificate());
         // Among others.
         let both = tls.directory.path().join("both.pem");
@@ -396,6 +458,9 @@ fn a_certificate_of_an_unknown_issuer_is_trusted_if_the_issuer_is_given() {
     fails(&[&url, "job"], 69, &["its issuer (CN=The CA", "is not trusted", "--ca"]);
     is_trusted(&monitor, &ca_file);
     is_trusted(&monitor, &tls.certificate());
+    let script = format!("cat {} | exec \"$0\" watch {url} job --ca /dev/stdin", text(&ca_file));
+    let output = Command::new("sh").args(["-c", &script, PROGRAM]).output().expect("sh runs");
+    assert_eq!(output.status.code(), Some(0), "a pipe: {}", stderr(&output));
 }
 
 /// Somebody who has the key of a server that is trusted is not trusted for other names.

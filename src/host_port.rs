@@ -1,0 +1,52 @@
+//! A host and a port that somebody typed, such as `127.0.0.1:4568` or `[::1]:4568`.
+
+/// Checks that `text` is HOST:PORT with a port from 1 to 65535, and an IPv6 address in brackets.
+///
+/// # Errors
+/// What is wrong with it, in words that follow "…: ".
+pub(crate) fn check_host_and_port(text: &str) -> Result<(), String> {
+    if text.contains('@') {
+        return Err("there are no users here; leave out what stands before the @".into());
+    }
+    if text.contains('/') {
+        return Err("nothing may follow the port".into());
+    }
+    match text.rsplit_once(':') {
+        _ if text.is_empty() || text.ends_with([']', ':']) => Err("it has no port".into()),
+        Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
+            Err("an IPv6 address needs brackets, such as [::1]".into())
+        }
+        Some(("", _)) => Err("it has no host".into()),
+        Some((_, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        Some((_, port)) => Err(format!("its port is {port}, and not a number from 1 to 65535")),
+        None => Err("it has no port".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_host_and_a_port_is_said() {
+        for text in ["a:1", "127.0.0.1:65535", "[::1]:4568"] {
+            assert_eq!(check_host_and_port(text), Ok(()), "{text}");
+        }
+        for (text, said) in [
+            ("", "no port"),
+            ("a", "no port"),
+            ("[::1]", "no port"),
+            (":1", "no host"),
+            ("::1:4568", "needs brackets"),
+            ("user:pw@127.0.0.1:4568", "leave out what stands before the @"),
+            ("a:1/", "nothing may follow the port"),
+            ("a:0", "its port is 0"),
+            ("a:", "no port"),
+            ("a:http", "its port is http"),
+            ("a:65536", "its port is 65536"),
+        ] {
+            let wrong = check_host_and_port(text).unwrap_err();
+            assert!(wrong.contains(said), "{text}: {wrong}");
+        }
+    }
+}
