@@ -1,6 +1,7 @@
 //! Who may connect, and whose word is taken.
 
 use super::address::UNIX;
+use super::value;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::{Deserializer, Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -133,7 +134,13 @@ impl ProxyHeader {
     }
 }
 
-/// The addresses of a network; one address is the smallest.
+/// Reads [`ProxyHeader`].
+pub(super) fn proxy_header<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProxyHeader, D::Error> {
+    value::word(deserializer, "x-forwarded-for, x-real-ip, forwarded")
+}
+
+/// The addresses of a network; one address is the smallest. Those of IPv4 are never in their form for IPv6 (`::ffff:192.0.2.7`), since
+/// the addresses of peers are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network(IpNet);
 
@@ -145,7 +152,13 @@ impl Network {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map(Self).ok()
+        let network: IpNet = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()?;
+        let mapped = match network {
+            IpNet::V6(v6) => v6.prefix_len().checked_sub(96).zip(v6.addr().to_ipv4_mapped()),
+            IpNet::V4(_) => None,
+        };
+        let v4 = mapped.and_then(|(length, address)| Ipv4Net::new(address, length).ok());
+        Some(Self(v4.map_or(network, IpNet::V4)))
     }
 
     /// Whether the address is in the network.
@@ -218,4 +231,32 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: Listed + Deserialize<'de>>(
         }
     }
     deserializer.deserialize_seq(List(PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv4_in_its_form_for_ipv6_is_that_of_ipv4() {
+        for (text, network) in [
+            ("::ffff:127.0.0.1", "127.0.0.1/32"),
+            ("::ffff:7f00:1", "127.0.0.1/32"),
+            ("::ffff:10.1.2.3/104", "10.1.2.3/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::ffff:0.0.0.0/95"),
+            ("::/0", "::/0"),
+            ("::1", "::1/128"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+        ] {
+            assert_eq!(
+                serde_yaml::to_string(&Network::parse(text)).unwrap().trim().trim_matches('\''),
+                network,
+                "{text}"
+            );
+        }
+        assert!(Network::parse("::ffff:127.0.0.0/104").unwrap().contains("127.1.2.3".parse().unwrap()));
+        assert!(!Network::parse("::ffff:127.0.0.1").unwrap().contains("127.0.0.2".parse().unwrap()));
+    }
 }

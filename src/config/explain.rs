@@ -1,6 +1,7 @@
 //! The errors of the YAML library in plain words: what is wrong in this line, and what to write instead.
 
-use crate::suggest::nearest;
+use super::node;
+use super::typed::typed;
 
 /// What is wrong in a file, and where: line and column, from 1.
 #[derive(Debug)]
@@ -23,18 +24,22 @@ pub(super) fn place(text: &str, at: usize) -> (usize, usize) {
 pub(super) fn yaml(text: &str, error: &serde_yaml::Error) -> Mistake {
     let place = error.location().map(|at| (at.line(), at.column()));
     let raw = Raw::of(error);
+    if raw.problem == "repetition limit exceeded" {
+        // It names no place.
+        let place = node::first_with('*', text).map(|at| self::place(text, at));
+        return Mistake { place, message: super::yaml::ALIASES.into() };
+    }
     match place.and_then(|place| Some((place, known(text, place, &raw)?))) {
         Some((place, (elsewhere, message))) => Mistake { place: Some(elsewhere.unwrap_or(place)), message },
-        // The path to it is as long as it is deep.
-        None => Mistake {
-            place,
-            message: raw
-                .all
-                .find(super::yaml::NESTED)
-                .map_or_else(|| typed(raw.all.clone()), |at| raw.all[at..].into()),
+        None => match SHORT.iter().find_map(|begin| raw.all.find(begin)) {
+            Some(at) => Mistake { place, message: raw.all[at..].into() },
+            None => Mistake { place, message: typed(raw.all) },
         },
     }
 }
+
+/// What is said without the path to it, which is as long as it is deep.
+const SHORT: [&str; 2] = [super::yaml::NESTED, super::yaml::ALIASES];
 
 /// An error for what follows the end of the first document; `error` is at its beginning.
 pub(super) fn second_document(text: &str, error: &serde_yaml::Error) -> Mistake {
@@ -134,6 +139,14 @@ fn known(text: &str, at: (usize, usize), raw: &Raw) -> Option<(Option<(usize, us
         }
         "found unexpected end of stream" | "found unexpected document indicator" => {
             Some((Some(began), "the quote that opens here is not closed".into()))
+        }
+        "found unexpected ':'" if raw.context.contains("plain scalar") => {
+            Some((Some(began), "within brackets a value that ends with `:` must be in quotes".into()))
+        }
+        problem if problem.ends_with("invalid type: map, expected a key") && here.before(column).ends_with('{') => {
+            plain(
+                "`{{ … }}` is a placeholder that nobody has filled in; have your deployment fill it in, or put it in quotes",
+            )
         }
         "did not find expected key" => Some((None, no_key(here, column))),
         "did not find expected '-' indicator" => plain(
@@ -236,20 +249,4 @@ fn unclosed(open: char, close: char, (line, _): (usize, usize), found: Option<ch
         }
         _ => format!("expected `,` or `{close}`"),
     }
-}
-
-/// serde's message, with the nearest name for one that is unknown.
-pub(super) fn typed(message: String) -> String {
-    if let Some((_, found)) = message.split_once("invalid type: string \"")
-        && (message.contains("expected the keys of `") || message.contains("expected settings as"))
-        && found.split_once('"').is_some_and(|(found, _)| found.contains(':'))
-    {
-        return format!("{message}; is the space after a `:` missing?");
-    }
-    let Some((before, unknown)) = message.split_once("unknown ") else { return message };
-    let names: Vec<&str> = unknown.split('`').skip(1).step_by(2).collect();
-    let [found, known @ ..] = &names[..] else { return message };
-    let what = if unknown.starts_with("field") { "key" } else { "value" };
-    let guess = nearest(found, known).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-    format!("{before}unknown {what} `{found}`{guess} (known: {})", known.join(", "))
 }

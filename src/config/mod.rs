@@ -6,7 +6,9 @@ mod access;
 mod address;
 mod descriptors;
 mod explain;
+mod node;
 mod paths;
+mod typed;
 mod value;
 mod yaml;
 
@@ -58,6 +60,7 @@ pub struct Settings {
     #[serde(deserialize_with = "access::list")]
     pub trusted_proxies: Vec<Proxy>,
     /// The request header in which `trusted_proxies` name the viewer; no other is believed.
+    #[serde(deserialize_with = "access::proxy_header")]
     pub proxy_header: ProxyHeader,
     /// Whether the message `0`, `exit` stops the monitor, as it does the Python one.
     pub accept_exit: bool,
@@ -96,6 +99,7 @@ pub struct Tls {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "the keys of `logger`")]
 pub struct Logger {
     /// Where lines go.
+    #[serde(deserialize_with = "value::output")]
     pub output: Output,
     /// The log file.
     #[serde(deserialize_with = "value::path")]
@@ -518,11 +522,11 @@ mod tests {
             ("trusted_proxies: [nginx]\n", "1:19: trusted_proxies[0]: invalid value: string \"nginx\", expected an address or a network, such as \"192.0.2.7\" or \"10.1.0.0/16\", or \"unix:\"".into()),
             ("proxy_header: X-Forwarded-For\n", "1:15: proxy_header: unknown value `X-Forwarded-For`; did you mean `x-forwarded-for`? (known: x-forwarded-for, x-real-ip, forwarded)".into()),
             ("tls: {certificate: /a}\n", "1:6: tls: missing field `key`".into()),
-            ("tls: {certificate: /a, key: \"\"}\n", "1:29: tls.key: invalid value: string \"\", expected a path".into()),
+            ("tls: {certificate: /a, key: \"\"}\n", "1:29: tls.key: there is no value; expected a path".into()),
             ("websocket_proxy_protocol: true\n", " websocket_proxy_protocol is on: expected trusted_proxies to name the proxies that send its header".into()),
             ("tls: {certificate: /a, key: /b}\nwebsocket_uri: \"unix:/x\"\n", " tls is set: expected websocket_uri to be a host and a port, not a Unix socket".into()),
-            ("accept_exit: sometimes\n", "1:14: accept_exit: invalid type: string \"sometimes\", expected a boolean".into()),
-            ("logger: {file: \"\"}\n", "1:16: logger.file: invalid value: string \"\", expected a path".into()),
+            ("accept_exit: sometimes\n", "1:14: accept_exit: invalid type: string \"sometimes\", expected a boolean; write true or false, without quotes".into()),
+            ("logger: {file: \"\"}\n", "1:16: logger.file: there is no value; expected a path".into()),
             ("- 1\n", "1:1: invalid type: sequence, expected settings as `key: value` lines".into()),
         ] {
             assert_eq!(parse(text).unwrap_err(), format!("c.yml:{error}"), "{text:?}");

@@ -1,8 +1,9 @@
 //! The types of configuration values, each checked against its bounds where it is read.
 
-use serde::de::{Deserializer, Error, Unexpected, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Error, IntoDeserializer, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,6 +61,31 @@ impl<'de> Deserialize<'de> for Level {
         }
         deserializer.deserialize_str(Name)
     }
+}
+
+/// Reads one of `words`, each the name of a `T`.
+pub(super) fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+    words: &'static str,
+) -> Result<T, D::Error> {
+    struct Word<T>(&'static str, PhantomData<T>);
+    impl<T: DeserializeOwned> Visitor<'_> for Word<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "one of {}", self.0)
+        }
+
+        fn visit_str<E: Error>(self, word: &str) -> Result<T, E> {
+            T::deserialize(word.into_deserializer())
+        }
+    }
+    deserializer.deserialize_str(Word(words, PhantomData))
+}
+
+/// Reads [`Output`].
+pub(super) fn output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Output, D::Error> {
+    word(deserializer, "auto, journald, file, stderr")
 }
 
 /// Where log lines go.

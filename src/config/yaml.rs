@@ -4,6 +4,7 @@
 //! key that is there twice.
 
 use super::explain::{self, Mistake};
+use super::node;
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,6 +16,10 @@ pub const MAX_FILE: u64 = 64 * 1024;
 pub const MAX_DEPTH: usize = 8;
 /// What the error begins with if there are more.
 pub(super) const NESTED: &str = "nested deeper than";
+/// What the error says of a tag.
+const TAG: &str = "a tag (`!name`) has no meaning here; remove it, or put the value in quotes";
+/// What the error says if aliases repeat too much.
+pub(super) const ALIASES: &str = "the aliases (`*name`) make the file too large; write out what they stand for";
 /// The most brackets that open lists and maps. The time that the library takes grows with the file's size times how deep they are nested.
 pub const MAX_BRACKETS: usize = 1000;
 /// The most that all keys and values may come to, in bytes and one more for each. Only aliases make more of a file than twice its size.
@@ -49,6 +54,10 @@ fn scan(text: &str) -> Result<(), Mistake> {
     if let Some((at, _)) = text.match_indices(['[', '{']).nth(MAX_BRACKETS) {
         let message = format!("more than {MAX_BRACKETS} brackets (`[` or `{{`)");
         return Err(Mistake { place: Some(explain::place(text, at)), message });
+    }
+    // The library says nothing of those that it knows, and takes them.
+    if let Some(at) = node::first_with('!', text) {
+        return Err(Mistake { place: Some(explain::place(text, at)), message: TAG.into() });
     }
     // Each is compared with all others.
     let starts_line = |at: usize| {
@@ -98,7 +107,7 @@ impl Walk {
     fn take<E: Error>(&mut self, length: usize) -> Result<(), E> {
         self.content += 1 + length;
         if self.content > MAX_CONTENT {
-            return Err(E::custom("the aliases (`*name`) make the file too large; write out what they stand for"));
+            return Err(E::custom(ALIASES));
         }
         Ok(())
     }
@@ -111,8 +120,13 @@ struct Node<'w> {
 }
 
 impl Node<'_> {
-    fn value<E: Error>(self, length: usize) -> Result<(), E> {
-        self.walk.settings += 1;
+    /// Counts it as a setting, unless it is the whole document.
+    fn is_set(&mut self) {
+        self.walk.settings += usize::from(self.depth > 0);
+    }
+
+    fn value<E: Error>(mut self, length: usize) -> Result<(), E> {
+        self.is_set();
         self.walk.take(length)
     }
 
@@ -180,10 +194,10 @@ impl<'de> Visitor<'de> for Node<'_> {
         self.deserialize(deserializer)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
         self.nested()?;
+        self.is_set();
         let Self { walk, depth } = self;
-        walk.settings += 1;
         walk.take(0)?;
         while list.next_element_seed(Node { walk: &mut *walk, depth: depth + 1 })?.is_some() {}
         Ok(())
@@ -201,7 +215,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<(), A::Error> {
-        Err(A::Error::custom("a tag (`!name`) has no meaning here; remove it, or put the value in quotes"))
+        Err(A::Error::custom(TAG))
     }
 }
 

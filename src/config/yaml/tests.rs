@@ -73,9 +73,14 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     ("zeromq_uri: [*, 7894]\n", "1:14: a value cannot begin with `*`; put it in quotes"),
     ("user: &\n", "1:7: a value cannot begin with `&`; put it in quotes"),
-    ("user: !x y\n", "1:7: user: a tag (`!name`) has no meaning here; remove it, or put the value in quotes"),
-    ("user: !<x\n", "1:7: a value cannot begin with `!`; put it in quotes"),
-    ("user: !e!x y\n", "1:7: a value cannot begin with `!`; put it in quotes"),
+    ("user: !x y\n", "1:7: a tag (`!name`) has no meaning here; remove it, or put the value in quotes"),
+    ("user: !<x\n", "1:7: a tag (`!name`) has no meaning here; remove it, or put the value in quotes"),
+    ("user: !e!x y\n", "1:7: a tag (`!name`) has no meaning here; remove it, or put the value in quotes"),
+    ("user: !!str x\n", "1:7: a tag (`!name`) has no meaning here; remove it, or put the value in quotes"),
+    ("user: ! x\n", "1:7: a tag (`!name`) has no meaning here; remove it, or put the value in quotes"),
+    ("!!x\n", "1:1: a tag (`!name`) has no meaning here; remove it, or put the value in quotes"),
+    ("# a\n!!map\n", "2:1: a tag (`!name`) has no meaning here; remove it, or put the value in quotes"),
+    ("group: &a !!str x\n", "1:11: a tag (`!name`) has no meaning here; remove it, or put the value in quotes"),
     ("user: >x\n", "1:7: a value cannot begin with `>`; put it in quotes"),
     ("user: | x\n", "1:7: a value cannot begin with `|`; put it in quotes"),
     ("user: ? b\n", "1:7: a value cannot begin with `?`; put it in quotes"),
@@ -143,6 +148,55 @@ const MISTAKES: &[(&str, &str)] = &[
         "9:9: nested deeper than 8 levels; the settings need three",
     ),
     ("[a]: 1\n", "1:1: invalid type: sequence, expected a key"),
+    ("trusted_proxies: [unix:]\n", "1:19: within brackets a value that ends with `:` must be in quotes"),
+    (
+        "trusted_proxies: [unix: ]\n",
+        "1:19: trusted_proxies[0]: invalid type: map, expected an address or a network, such as \"192.0.2.7\" or \"10.1.0.0/16\", or \"unix:\"; a value that ends with `:` or has `: ` in it must be in quotes",
+    ),
+    (
+        "proxy_header: [x-real-ip]\n",
+        "1:15: proxy_header: invalid type: sequence, expected one of x-forwarded-for, x-real-ip, forwarded",
+    ),
+    (
+        "logger: {output: [a]}\n",
+        "1:18: logger.output: invalid type: sequence, expected one of auto, journald, file, stderr",
+    ),
+    (
+        "user: {{ recodex_user }}\n",
+        "1:8: `{{ … }}` is a placeholder that nobody has filled in; have your deployment fill it in, or put it in quotes",
+    ),
+    (
+        "websocket_uri: [\"127.0.0.1\", {{ port }}]\n",
+        "1:31: `{{ … }}` is a placeholder that nobody has filled in; have your deployment fill it in, or put it in quotes",
+    ),
+    (
+        "websocket_uri: [\"127.0.0.1\": 4567]\n",
+        "1:17: websocket_uri[0]: invalid type: map, expected a string; between host and port stands a `,`, not a `:`",
+    ),
+    (
+        "accept_exit: yes\n",
+        "1:14: accept_exit: invalid type: string \"yes\", expected a boolean; write true or false, without quotes",
+    ),
+    (
+        "clients:\n  finish_on_close: \"false\"\n",
+        "2:20: clients.finish_on_close: invalid type: string \"false\", expected a boolean; write true or false, without quotes",
+    ),
+    ("logger:\nlevel: debug\n", "2:1: `level` belongs under `logger`, indented"),
+    ("certificate: /a\n", "1:1: `certificate` belongs under `tls`, indented"),
+    ("handshake_timeout: 5\n", "1:1: `handshake_timeout` belongs under `clients` or `zeromq`, indented"),
+    (
+        "logger: {level:debug}\n",
+        "1:10: logger: unknown key `level:debug`; there is no space after the `:`, expected `level: value`",
+    ),
+    ("{user:x}\n", "1:2: unknown key `user:x`; there is no space after the `:`, expected `user: value`"),
+    ("accept_exit:\n", "1:13: accept_exit: there is no value; expected a boolean"),
+    ("clients:\n  max:\n", "2:7: clients.max: there is no value; expected a whole number from 1 to 10000000"),
+    ("zeromq_uri:\n", "1:12: zeromq_uri: there is no value; expected a host and a port, such as [\"127.0.0.1\", 4567]"),
+    (
+        "logger:\n  level:\n",
+        "2:9: logger.level: there is no value; expected one of debug, info, warning, error, critical",
+    ),
+    ("tls:\n  certificate:\n  key: /b\n", "2:15: tls.certificate: there is no value; expected a path"),
     ("user: x\nuser : y\n", "2:1: the key `user` is here again; it is in line 1 already"),
 ];
 
@@ -150,6 +204,22 @@ const MISTAKES: &[(&str, &str)] = &[
 fn each_mistake_is_told_in_plain_words_where_it_is() {
     for (text, said) in MISTAKES {
         assert_eq!(parse(text).unwrap_err(), format!("c:{said}"), "{text:?}");
+    }
+}
+
+/// The library names no place for some of them.
+#[test]
+fn aliases_that_repeat_too_much_are_told_with_a_place() {
+    let nested = (0..5).fold("- &a0 x\n".to_owned(), |text, level| {
+        format!("{text}- &a{}\n{}", level + 1, format!("  - *a{level}\n").repeat(9))
+    });
+    for repeated in [300, 3000] {
+        let error = parse(&(nested.clone() + &"- *a5\n".repeat(repeated))).unwrap_err();
+        let place =
+            error.strip_suffix(": the aliases (`*name`) make the file too large; write out what they stand for");
+        let place = place.and_then(|place| place.strip_prefix("c:")).expect(&error);
+        let numbers: Vec<_> = place.split(':').map(str::parse::<usize>).collect();
+        assert!(matches!(numbers[..], [Ok(_), Ok(_)]), "{error}");
     }
 }
 
