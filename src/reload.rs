@@ -26,12 +26,12 @@ pub const READ_LIMIT: Duration = Duration::from_secs(30);
 pub struct Prepared {
     /// The settings; those that need a restart are the old ones.
     pub settings: Settings,
-    /// The certificate, if viewers are served over TLS.
+    /// The certificate; `None` if the one in force stays, or there is none.
     pub certificate: Option<Certificate>,
     /// The keys that changed and need a restart.
     pub fixed: Vec<&'static str>,
-    /// What is to be said if more connections are asked for than the limit of open files allows.
-    pub too_many: Option<String>,
+    /// What is to be said: more connections are asked for than the limit of open files allows, or `history.state` cannot be written.
+    pub warnings: Vec<String>,
 }
 
 /// Reloads at each SIGHUP, until the monitor stops. Signals that come during a reload make one more after it.
@@ -48,10 +48,10 @@ pub async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<
         }
         shared.reloaded.store(prepared.is_ok(), Ordering::Relaxed);
         match prepared {
-            Ok(Prepared { settings, certificate, fixed, too_many }) => {
+            Ok(Prepared { settings, certificate, fixed, warnings }) => {
                 shared.take_up(settings, certificate);
                 log::info!("SIGHUP: the configuration is taken up, the log opened anew");
-                if let Some(warning) = too_many {
+                for warning in warnings {
                     log::warn!("{warning}");
                 }
                 if !fixed.is_empty() {
@@ -109,12 +109,17 @@ impl Prepared {
         let (mut settings, fixed) = new.without_restart(old);
         let fit = settings.fit(limits::open_files(), listeners);
         let (_, too_many) = fit.map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
+        let mut warnings: Vec<String> = too_many.into_iter().collect();
         if let Some(path) = settings.history.state.as_deref().filter(|path| Some(*path) != old.history.state.as_deref())
         {
             file::check(path)?;
+            // No save runs: it would be to the file in force.
+            warnings.extend(file::try_to_write(path).err());
         }
-        let certificate = settings.tls.as_ref().map(Certificate::load_again).transpose()?;
-        Ok(Self { settings, certificate, fixed, too_many })
+        // Without `tls` in the file TLS stays until a restart, and its files may be gone.
+        let changes = !fixed.contains(&"tls");
+        let certificate = settings.tls.as_ref().filter(|_| changes).map(Certificate::load_again).transpose()?;
+        Ok(Self { settings, certificate, fixed, warnings })
     }
 }
 

@@ -119,14 +119,16 @@ impl Shared {
         self.settings().zeromq.allows(peer.ip())
     }
 
-    /// Takes up changed settings and the certificate, whole. Never waits for anything outside.
+    /// Takes up changed settings and a new certificate, if there is one, whole. Never waits for anything outside.
     ///
     /// Deadlines that run already keep their time.
     pub fn take_up(&self, new: Settings, certificate: Option<Certificate>) {
         if let Some(warning) = certificate.as_ref().and_then(|certificate| certificate.warning(SystemTime::now())) {
             log::warn!("{warning}");
         }
-        *self.certificate.write().unwrap_or_else(PoisonError::into_inner) = certificate.map(Arc::new);
+        if let Some(new) = certificate {
+            *self.certificate.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(new));
+        }
         self.viewers.set_limit(new.clients.max);
         self.brokers.set_limit(new.zeromq.max_connections);
         self.hub.set_limits(new.history.clone());

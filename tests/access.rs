@@ -143,13 +143,18 @@ fn only_the_header_that_proxy_header_names_is_believed() {
 
 #[test]
 fn a_proxy_that_names_nobody_or_itself_counts_as_itself_and_it_is_said() {
-    let monitor = debug("trusted_proxies: [127.0.0.2, 127.0.0.3]\n");
-    for value in ["\u{202e}, unknown", "203.0.113.7, 127.0.0.2", "203.0.113.7,"] {
-        assert!(known_as(&monitor, 2, &[("X-Forwarded-For", value)]).starts_with("127.0.0.2:"), "{value}");
+    let nobody = [Some("\u{202e}, unknown"), Some("203.0.113.7,"), None];
+    let itself = [Some("203.0.113.7, 127.0.0.2"), Some("127.0.0.2:80"), Some("192.0.2.1, ::ffff:127.0.0.2")];
+    for (values, whom) in [(nobody, "no viewer"), (itself, "itself")] {
+        let monitor = debug("trusted_proxies: [127.0.0.2, 127.0.0.3]\n");
+        for value in values {
+            let headers: Vec<_> = value.map(|value| ("X-Forwarded-For", value)).into_iter().collect();
+            assert!(known_as(&monitor, 2, &headers).starts_with("127.0.0.2:"), "{value:?}");
+        }
+        let lines = monitor.logged(&["proxy 127.0.0.2:", " named "]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains(&format!("named {whom} in x-forwarded-for (proxy_header)")), "{lines:?}");
     }
-    assert!(known_as(&monitor, 2, &[]).starts_with("127.0.0.2:"));
-    let lines = monitor.logged(&["proxy 127.0.0.2:", "named no viewer in x-forwarded-for (proxy_header)"]);
-    assert_eq!(lines.len(), 1, "{lines:?}");
 }
 
 /// nginx's `proxy_set_header Forwarded 'for=$remote_addr;host="$host"'`, with what a client can send as its host: nginx passes on

@@ -4,8 +4,11 @@
 
 mod common;
 
+use common::viewer::upgrade_request_with;
 use common::zmtp::message;
-use common::{A_WHILE, Broker, DEADLINE, Event, Manager, RawPeer, Reloadable, Viewer, command, fence, task, until};
+use common::{
+    A_WHILE, Broker, DEADLINE, Event, Manager, RawPeer, Reloadable, Viewer, command, fence, task, unique, until,
+};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use recodex_monitor::config::Settings;
@@ -73,6 +76,98 @@ fn a_file_that_sets_nothing_is_refused_at_a_reload_and_taken_at_a_start() {
     write(&reloadable.config, "zeromq: {allow: []}\n").expect("it is ours");
     reloadable.monitor.signal("HUP");
     reloadable.monitor.wait_log("the configuration is taken up");
+}
+
+/// Such a file sets nothing either.
+#[test]
+fn a_file_that_is_only_a_tag_is_refused_at_a_reload() {
+    let reloadable = Reloadable::start(&[], "zeromq: {allow: [192.0.2.1]}\n");
+    for tag in ["!!x\n", "!!map\n", "!x\n"] {
+        write(&reloadable.config, tag).expect("it is ours");
+        refused(&reloadable, "config.yml:1:1: a tag (`!name`) has no meaning here");
+    }
+    RawPeer::connect(reloadable.monitor.brokers).is_closed();
+}
+
+/// Reloads, and waits until that has happened.
+fn takes_up(reloadable: &Reloadable, config: &str) {
+    let lines = || reloadable.monitor.logged(&["the configuration is taken up"]).len();
+    let before = lines();
+    reloadable.reload(config);
+    until("the configuration is taken up", || (lines() > before).then_some(()));
+}
+
+#[test]
+fn a_connection_without_its_whole_request_gets_the_settings_of_a_reload() {
+    let common = "logger: {level: debug}\nclients: {handshake_timeout: 60, max_per_address: 2}\n";
+    let reloadable = Reloadable::start(&[], common);
+    let monitor = &reloadable.monitor;
+    let request = |headers: &[(&str, &str)]| upgrade_request_with("/", headers).into_bytes();
+    let answered = |viewer: &mut Viewer, bytes: &[u8]| {
+        viewer.send_raw(bytes);
+        String::from_utf8(viewer.raw_head()).expect("heads are text")
+    };
+    let known_as = |mut viewer: Viewer, bytes: &[u8]| {
+        let answer = answered(&mut viewer, bytes);
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        let channel = unique("job");
+        viewer.send_text(&channel);
+        monitor.viewer_of(&channel)
+    };
+
+    // One has sent nothing, and one a part of its request.
+    let foreign = request(&[("Origin", "https://evil.example")]);
+    let (mut silent, mut begun) = (Viewer::connected(monitor.viewers), Viewer::connected(monitor.viewers));
+    begun.send_raw(&foreign[..20]);
+    takes_up(&reloadable, &format!("{common}allowed_origins: [\"https://good.example\"]\n"));
+    for (viewer, rest) in [(&mut silent, &foreign[..]), (&mut begun, &foreign[20..])] {
+        let answer = answered(viewer, rest);
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    }
+    drop((silent, begun));
+    until("they have gone", || {
+        monitor.signal("USR1");
+        monitor.logged(&["viewers: 0 of"]).first().cloned()
+    });
+
+    let both = request(&[("X-Forwarded-For", "192.0.2.1"), ("X-Real-IP", "192.0.2.2")]);
+    let (becomes_proxy, other) = (Viewer::connected(monitor.viewers), Viewer::connected(monitor.viewers));
+    takes_up(&reloadable, &format!("{common}trusted_proxies: [127.0.0.1]\n"));
+    assert_eq!(known_as(becomes_proxy, &both), "192.0.2.1");
+    takes_up(&reloadable, &format!("{common}trusted_proxies: [127.0.0.1]\nproxy_header: x-real-ip\n"));
+    assert_eq!(known_as(other, &both), "192.0.2.2");
+    let no_proxy = Viewer::connected(monitor.viewers);
+    takes_up(&reloadable, common);
+    assert!(known_as(no_proxy, &both).starts_with("127.0.0.1:"));
+}
+
+#[test]
+fn the_share_of_a_connection_that_a_reload_makes_a_proxys_is_its_viewers() {
+    let common = "logger: {level: debug}\nclients: {handshake_timeout: 60, max_per_address: 1}\n";
+    let reloadable = Reloadable::start(&[], common);
+    let connected = || Viewer::connected(reloadable.monitor.viewers);
+    let first = connected();
+    takes_up(&reloadable, &format!("{common}trusted_proxies: [127.0.0.1]\n"));
+    let of_viewer = [("X-Forwarded-For", "192.0.2.1")];
+    let _first = first.upgrade(&of_viewer);
+    let answer = connected().refused(&of_viewer);
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    let _proxys_own = connected().upgrade(&[]);
+}
+
+#[test]
+fn a_history_file_that_cannot_be_written_is_said_at_a_reload() {
+    let reloadable = Reloadable::start(&[], "");
+    let directory = reloadable.config.parent().expect("it has one");
+    let state = |name: &str| format!("history: {{state: '{}'}}\n", directory.join(name).display());
+    let warnings = || reloadable.monitor.logged(&["WARNING", "history.state: cannot write", "will not outlive a stop"]);
+    takes_up(&reloadable, &state("history"));
+    assert_eq!(warnings(), Vec::<String>::new());
+    let files = std::fs::read_dir(directory).expect("it is ours").count();
+    assert_eq!(files, 1, "nothing is left beside the configuration");
+    takes_up(&reloadable, &state("missing/history"));
+    until("it is said", || (warnings().len() == 1).then_some(()));
+    assert!(warnings()[0].contains("missing/history.new"), "{:?}", warnings());
 }
 
 #[test]

@@ -850,6 +850,27 @@ fn a_restart_in_the_middle_of_a_proxy_header_changes_nothing() {
     }
 }
 
+#[test]
+fn a_proxy_that_is_no_longer_trusted_after_a_restart_is_closed_in_the_middle_of_its_header() {
+    let _alone = alone();
+    let config = |trusted: &str| {
+        format!("logger: {{level: debug}}\nwebsocket_proxy_protocol: true\ntrusted_proxies: [{trusted}]\n")
+    };
+    let mut service = Service::start(&config("127.0.0.1"));
+    let header = proxy_header([192, 0, 2, 9], &[]);
+    let mut viewer = Viewer::connected(service.monitor.viewers);
+    viewer.send_raw(&header[..20]);
+    until("it is there", || {
+        service.monitor.signal("USR1");
+        service.monitor.logged(&["viewers: 1 of"]).first().cloned()
+    });
+    service.config = config("10.0.0.7");
+    service.restart();
+    let _ = viewer.try_send_raw(&[&header[20..], upgrade_request("/").as_bytes()].concat());
+    assert_eq!(viewer.raw_to_end(), b"");
+    service.monitor.wait_logged(&["WARNING", "refused viewer 127.0.0.1:", "trusted_proxies does not name it"]);
+}
+
 /// Each viewer has sent a PROXY header and half a request when the process ends, and then says that it is somebody else.
 #[test]
 fn a_restart_does_not_forget_that_a_proxy_named_nobody() {

@@ -150,11 +150,21 @@ pub fn take_up(path: &Path, limits: &History, hub: Option<&Hub>) {
         },
     }
     // Said now and not only when it is too late.
-    let new = new(path);
-    match create(&new) {
-        Ok(_) => drop(fs::remove_file(&new)),
-        Err(e) => log::error!("history.state: cannot write {}: {e}; history will not outlive a stop", new.display()),
+    if let Err(why) = try_to_write(path) {
+        log::error!("{why}");
     }
+}
+
+/// Makes the file that a save would write first, and removes it. Not for the path in force while a save may run.
+///
+/// # Errors
+/// A sentence that says why no history can be saved.
+pub fn try_to_write(path: &Path) -> Result<(), String> {
+    let new = new(path);
+    let made = create(&new);
+    made.map_err(|e| format!("history.state: cannot write {}: {e}; history will not outlive a stop", new.display()))?;
+    let _ = fs::remove_file(&new);
+    Ok(())
 }
 
 /// Removes the file, so that it is never taken up twice; not if the path leads to another by now.

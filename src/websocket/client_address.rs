@@ -33,6 +33,12 @@ pub fn viewer(peer: Peer, headers: &HeaderMap, header: ProxyHeader, trusted: &[P
     viewer
 }
 
+/// Whether the last proxy names anybody at all. If it counts as the viewer all the same, that is itself.
+#[must_use]
+pub fn names_anybody(headers: &HeaderMap, header: ProxyHeader) -> bool {
+    named(headers, header).last().is_some_and(Option::is_some)
+}
+
 /// Whom the proxies name in this header, from the first to the last; `None` where it is nobody.
 fn named(headers: &HeaderMap, header: ProxyHeader) -> Vec<Option<Peer>> {
     let lines: Vec<&[u8]> = headers.get_all(header.name()).iter().map(HeaderValue::as_bytes).collect();

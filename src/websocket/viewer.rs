@@ -184,19 +184,18 @@ impl Viewer {
 
     /// Brings a connection to the point where it has named its channel.
     async fn begin(&mut self) -> Result<(), Left> {
-        let settings = self.shared.settings();
-        let clients = &settings.clients;
         let mut stop = self.shared.stop.subscribe();
         if let Stage::Connected(..) | Stage::Request { .. } = self.stage {
-            let deadline = Instant::now() + clients.handshake_timeout.duration();
+            let deadline = Instant::now() + self.shared.settings().clients.handshake_timeout.duration();
             tokio::select! {
-                request = timeout_at(deadline, self.request(&settings)) => request.map_err(|_| Left::Handshake)??,
+                request = timeout_at(deadline, self.request()) => request.map_err(|_| Left::Handshake)??,
                 _ = stop.wait_for(|stop| *stop) => return Err(Left::Stopping),
             }
         }
         if let Stage::Naming(socket) = &mut self.stage {
+            let limit = self.shared.settings().clients.subscribe_timeout.duration();
             let id = tokio::select! {
-                named = timeout(clients.subscribe_timeout.duration(), channel_id(socket)) => {
+                named = timeout(limit, channel_id(socket)) => {
                     named.unwrap_or(Err(Left::Unnamed))
                 }
                 _ = stop.wait_for(|stop| *stop) => Err(End::Stopping.into()),
@@ -205,21 +204,32 @@ impl Viewer {
             log::debug!(RECODEX_PEER:% = peer, RECODEX_CHANNEL = id.as_str(); "viewer {peer} subscribed to channel {id}");
             if let Stage::Naming(socket) = std::mem::take(&mut self.stage) {
                 let cursor = self.shared.hub.subscribe(Instant::now(), &id);
-                self.stage = Stage::Relaying(Relaying::new(socket, cursor, clients));
+                self.stage = Stage::Relaying(Relaying::new(socket, cursor, &self.shared.settings().clients));
             }
         }
         Ok(())
     }
 
-    /// Brings a connection to the point where its request is answered.
-    async fn request(&mut self, settings: &Settings) -> Result<(), Left> {
-        let trusted = &settings.trusted_proxies;
+    /// Brings a connection to the point where its request is answered. After each wait the settings in force count: a reload may
+    /// have come meanwhile.
+    async fn request(&mut self) -> Result<(), Left> {
         if let Stage::Connected(stream, header) = &mut self.stage {
             let (mut client, mut unproxied) = (self.peer, false);
-            if let Some(header) = header {
-                let read = proxied::read(stream, header).await;
-                // A connection that ends before its first byte only looked whether the port is open.
-                let named = read.map_err(|e| if header.is_empty() { Left::Gone } else { Left::Proxy(e) })?;
+            let read = match header {
+                Some(header) => {
+                    let read = proxied::read(stream, header).await;
+                    // A connection that ends before its first byte only looked whether the port is open.
+                    Some(read.map_err(|e| if header.is_empty() { Left::Gone } else { Left::Proxy(e) })?)
+                }
+                None => None,
+            };
+            let settings = self.shared.settings();
+            let trusted = &settings.trusted_proxies;
+            if let Some(named) = read {
+                // The process before, or a reload, may have trusted others.
+                if !self.peer.is_one_of(trusted) {
+                    return Err(Left::Proxy(io::ErrorKind::PermissionDenied.into()));
+                }
                 match client_address::named_by(self.peer, named.map(Peer::from), trusted) {
                     Some(named) => client = named,
                     None => unproxied = true,
@@ -229,8 +239,7 @@ impl Viewer {
                 self.peer = client;
                 return Err(Left::Share);
             }
-            let certificate = self.shared.certificate();
-            if certificate.is_some()
+            if self.shared.certificate().is_some()
                 && let Stage::Connected(Stream::Tcp(tcp), _) = &self.stage
             {
                 // Until its first byte of TLS has come it can be handed over.
@@ -240,7 +249,7 @@ impl Viewer {
             self.peer = client;
             let Some((stream, _)) = self.take_stream() else { return Ok(()) };
             stream.send_at_once()?;
-            let stream = match (stream, certificate) {
+            let stream = match (stream, self.shared.certificate()) {
                 (Stream::Tcp(tcp), Some(certificate)) => {
                     let accepted = Box::pin(certificate.accept(tcp)).await;
                     Stream::Tls(accepted.map_err(|e| match e.kind() {
@@ -256,9 +265,10 @@ impl Viewer {
         let unproxied = *unproxied;
         let end = upgrade::read(stream, head).await?;
         let Some((mut stream, head)) = self.take_stream() else { return Ok(()) };
+        let settings = self.shared.settings();
         let admit = |headers: &HeaderMap| {
             if !unproxied {
-                self.name(headers, settings);
+                self.name(headers, &settings);
             }
             if !may_come(headers, &settings.allowed_origins) {
                 let peer = self.peer;
@@ -280,11 +290,14 @@ impl Viewer {
     fn name(&mut self, headers: &HeaderMap, settings: &Settings) {
         let (proxy, header, trusted) = (self.peer, settings.proxy_header, &settings.trusted_proxies);
         self.peer = client_address::viewer(proxy, headers, header, trusted);
-        if self.peer == proxy
-            && proxy.is_one_of(trusted)
+        if self.peer != proxy {
+            // If a reload made it a proxy, it had a share of its own until now.
+            self.share = None;
+        } else if proxy.is_one_of(trusted)
             && let Some(more) = NOBODY_NAMED.pass()
         {
-            log::info!(RECODEX_PEER:% = proxy; "proxy {proxy} named no viewer in {} (proxy_header): the viewer counts as the proxy{more}", header.name());
+            let whom = if client_address::names_anybody(headers, header) { "itself" } else { "no viewer" };
+            log::info!(RECODEX_PEER:% = proxy; "proxy {proxy} named {whom} in {} (proxy_header): the viewer counts as the proxy{more}", header.name());
         }
     }
 
