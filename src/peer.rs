@@ -27,14 +27,14 @@ impl Peer {
         }
     }
 
-    /// What counts as one address: of IPv6 the network of 64 bits, all of which one machine usually has (RFC 4291, section 2.5.4);
-    /// the Unix socket is one, too.
+    /// What counts as one address: of IPv6 the network of 64 bits, all of which one machine usually has (RFC 4291, section 2.5.4).
+    /// `::1` and the Unix socket count as 127.0.0.1.
     #[must_use]
     pub fn network(self) -> IpAddr {
-        match self.ip() {
+        match self.ip().filter(|_| !self.is_local()) {
             Some(ip @ IpAddr::V4(_)) => ip,
             Some(IpAddr::V6(ip)) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-            None => Ipv6Addr::UNSPECIFIED.into(),
+            None => Ipv4Addr::LOCALHOST.into(),
         }
     }
 
@@ -47,12 +47,16 @@ impl Peer {
         })
     }
 
-    /// Whether both are surely the same machine: one address, or both this machine (127.0.0.1, `::1`, the Unix socket).
+    /// Whether both are surely the same machine: one address, or both this machine.
     #[must_use]
     pub fn is_same_machine(self, other: Self) -> bool {
+        self.ip() == other.ip() || self.is_local() && other.is_local()
+    }
+
+    /// Whether it is this machine: 127.0.0.1, `::1` or the Unix socket.
+    fn is_local(self) -> bool {
         const LOCAL: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let is_local = |peer: Self| peer.ip().is_none_or(|ip| LOCAL.contains(&ip));
-        self.ip() == other.ip() || is_local(self) && is_local(other)
+        self.ip().is_none_or(|ip| LOCAL.contains(&ip))
     }
 }
 
@@ -69,5 +73,22 @@ impl fmt::Display for Peer {
             Self::Address(ip) => ip.fmt(f),
             Self::Unix => f.write_str("unix:"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_counts_as_one_address_and_no_other_does() {
+        let network = |text: &str| Peer::Address(text.parse().unwrap()).network();
+        let here = network("127.0.0.1");
+        assert_eq!((network("::1"), Peer::Unix.network()), (here, here));
+        for other in ["127.0.0.2", "::2", "::", "0.0.0.0", "2001:db8::1"] {
+            assert_ne!(network(other), here, "{other}");
+        }
+        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:0:0:1"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
     }
 }
