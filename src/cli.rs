@@ -134,10 +134,10 @@ pub fn main() -> ExitCode {
             return ended(print(&e.render().to_string()));
         }
     };
-    limits::count_inherited();
     limits::raise_open_files();
     limits::survive_full_files();
-    let outcome = run(cli);
+    let enough = limits::count_inherited().map_err(|e| Failure::new(Exit::Config, e.to_string()));
+    let outcome = enough.and_then(|()| run(cli));
     logging::close();
     ended(outcome)
 }

@@ -101,12 +101,23 @@ pub fn open_files() -> usize {
 /// What was open when the process began, but for what the service manager kept for it.
 static OPEN_AT_START: OnceLock<usize> = OnceLock::new();
 
-/// Counts what is open. To be called before anything is opened.
-pub fn count_inherited() {
+/// Counts what is open. To be called before anything is opened, and after [`raise_open_files`].
+///
+/// # Errors
+/// If what may be open besides is not even enough for the runtime and the log.
+pub fn count_inherited() -> Result<(), TooFew> {
     // One of them is the directory that is read.
     let open = read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1));
-    let kept = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<usize>().ok());
+    // As for systemd's own programs, the variables may be meant for another process.
+    let is_meant = number("LISTEN_PID") == usize::try_from(std::process::id()).ok();
+    let kept = if is_meant { number("LISTEN_FDS").unwrap_or(0) } else { 0 };
     let _ = OPEN_AT_START.set(open.saturating_sub(kept));
+    let files = open_files();
+    if files.saturating_sub(open) < RUNTIME + LOG {
+        return Err(TooFew { files, needed: besides_connections(files, 2) + LEAST });
+    }
+    Ok(())
 }
 
 fn inherited() -> usize {
@@ -130,6 +141,17 @@ pub fn besides_connections(files: usize, listeners: usize) -> usize {
 #[must_use]
 pub fn while_taking_over(kept: usize, listeners: usize) -> usize {
     inherited() + RUNTIME + MOMENTARY + kept + listeners * PER_LISTENER
+}
+
+/// How many connections a process has room for that takes over from another: brokers and viewers together, and links that shake
+/// hands. As many as it has room for later on, so that the next restart takes them all.
+#[must_use]
+pub fn room_to_take_over(files: usize, listeners: usize, status: bool) -> (usize, usize) {
+    let demand = Demand { listeners, status, viewers: usize::MAX, brokers: usize::MAX };
+    match share(files, demand) {
+        Ok(shares) => (shares.both, shares.handshakes),
+        Err(_) => (files.saturating_sub(besides_connections(files, listeners)), 0),
+    }
 }
 
 /// Shares `files` out: to viewers and brokers as many as are asked for, or half of what there is.

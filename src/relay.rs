@@ -75,7 +75,15 @@ impl Ports {
             Endpoint::Unix(_) => Port::default(),
         };
         let status = settings.status_uri.as_ref().map(|address| bind("status_uri", address)).transpose()?;
-        Ok(Self { zeromq, websocket, status })
+        let ports = Self { zeromq, websocket, status };
+        kept.note_own(ports.listeners(), ports.status.is_some());
+        Ok(ports)
+    }
+
+    /// How many sockets listen, the Unix socket for viewers included.
+    fn listeners(&self) -> usize {
+        let status = self.status.as_ref().map_or(0, |port| port.listeners.len());
+        self.zeromq.listeners.len() + self.websocket.listeners.len().max(1) + status
     }
 }
 
@@ -113,6 +121,7 @@ impl Relay {
     /// If the certificate cannot be used, the socket cannot be bound, or too few files may be open.
     pub fn new(mut settings: Settings, ports: Ports, mut kept: Kept) -> Result<Self, Failure> {
         let certificate = settings.tls.as_ref().map(Certificate::load).transpose()?;
+        let listeners = ports.listeners();
         let Ports { zeromq, websocket, status } = ports;
         let websocket = match &settings.websocket_uri {
             Endpoint::Tcp(_) => Entrance::Tcp(websocket),
@@ -125,11 +134,6 @@ impl Relay {
         // What is no longer configured.
         kept.listeners.drain(..).for_each(Listener::close);
         kept.unix.drain(..).for_each(|kept| drop(kept.into_listener()));
-        let viewers = match &websocket {
-            Entrance::Tcp(port) => port.listeners.len(),
-            Entrance::Unix(..) => 1,
-        };
-        let listeners = viewers + zeromq.listeners.len() + status.as_ref().map_or(0, |port| port.listeners.len());
         let (each, too_many) =
             settings.fit(limits::open_files(), listeners).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
         if let Some(warning) = too_many {

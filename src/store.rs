@@ -80,6 +80,8 @@ pub struct Kept {
     generation: u64,
     /// How many listening sockets there were at first, and how many of them are those of the process before.
     counts: (usize, usize),
+    /// How many listening sockets this process has, and whether one of them is the status listener; unknown until they are bound.
+    own: (usize, bool),
 }
 
 /// Takes the descriptors that this process was started with; those that it cannot use are closed. To be called once, before
@@ -132,8 +134,14 @@ impl Kept {
     /// What the process before handed over, if it did.
     #[must_use]
     pub fn estate(&mut self) -> Option<Estate> {
-        let (kept, listeners) = self.counts;
-        self.parcel.take().and_then(|queue| Estate::receive(&queue, kept, listeners.max(2)))
+        let ((kept, before), (own, status)) = (self.counts, self.own);
+        let listeners = before.max(own).max(2);
+        self.parcel.take().and_then(|queue| Estate::receive(&queue, kept, listeners, status))
+    }
+
+    /// Notes the listening sockets of this process: what it takes over must fit beside them.
+    pub fn note_own(&mut self, listeners: usize, status: bool) {
+        self.own = (listeners, status);
     }
 
     /// The user and the group of the process that handed something over, as the system noted them when the queue was made.

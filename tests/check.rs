@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use std::fs::{File, Permissions, create_dir, read_dir, read_to_string, rename, set_permissions, write};
 use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -635,6 +635,8 @@ struct Scene {
     directory: PathBuf,
     /// Sockets at which somebody listens.
     listeners: Vec<UnixListener>,
+    /// A socket of another type.
+    datagrams: Option<UnixDatagram>,
 }
 
 impl Scene {
@@ -644,7 +646,7 @@ impl Scene {
             set_permissions(directory.join(name), Permissions::from_mode(mode)).expect("it is ours");
         }
         give(&directory.join("own"), RECODEX);
-        Self { directory, listeners: Vec::new() }
+        Self { directory, listeners: Vec::new(), datagrams: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -674,6 +676,12 @@ impl Scene {
 
     fn unix(&self, name: &str) -> String {
         format!("websocket_uri: \"unix:{}/{name}\"\n", self.directory.display())
+    }
+
+    /// The line of the configuration for a socket whose path has so many bytes.
+    fn long_unix(&self, length: usize) -> String {
+        let left = length - self.path("own/").as_os_str().len();
+        self.unix(&format!("own/{}", "s".repeat(left)))
     }
 
     fn history(&self, name: &str) -> String {
@@ -792,11 +800,11 @@ const SITUATIONS: &[(&str, Option<i32>, Arrange)] = &[
         give(&scene.path("own/socket"), RECODEX);
         scene.unix("own/socket")
     }),
-    ("a stale socket of root's in the user's directory", None, |scene| {
+    ("a stale socket of root's in the user's directory", Some(0), |scene| {
         scene.stale("own/socket");
         scene.unix("own/socket")
     }),
-    ("a stale socket of root's in an open directory", None, |scene| {
+    ("a stale socket of root's in an open directory", Some(77), |scene| {
         scene.stale("open/socket");
         scene.unix("open/socket")
     }),
@@ -822,6 +830,23 @@ const SITUATIONS: &[(&str, Option<i32>, Arrange)] = &[
         create_dir(scene.path("own/socket.new")).expect("it is ours");
         scene.unix("own/socket")
     }),
+    ("a file in the place of the new socket", Some(69), |scene| {
+        scene.file("own/socket.new");
+        scene.unix("own/socket")
+    }),
+    ("somebody who listens in the place of the new socket", Some(69), |scene| {
+        scene.listeners.push(UnixListener::bind(scene.path("own/socket.new")).expect("it is ours"));
+        scene.unix("own/socket")
+    }),
+    ("a socket for datagrams", Some(69), |scene| {
+        scene.datagrams = Some(UnixDatagram::bind(scene.path("own/socket")).expect("it is ours"));
+        give(&scene.path("own/socket"), RECODEX);
+        scene.unix("own/socket")
+    }),
+    ("a path of 104 bytes", Some(0), |scene| scene.long_unix(104)),
+    ("a path of 107 bytes", Some(0), |scene| scene.long_unix(107)),
+    ("a path of 108 bytes", Some(78), |scene| scene.long_unix(108)),
+    ("a log where the socket is", Some(78), |scene| scene.log("own/socket") + &scene.unix("own/socket")),
     ("a socket of root's in the place of the new one", Some(77), |scene| {
         scene.stale("open/socket.new");
         scene.unix("open/socket")

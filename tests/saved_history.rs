@@ -10,7 +10,7 @@ use recodex_monitor::channel::Place;
 use recodex_monitor::succession::state::{Run, State, now};
 use std::borrow::Cow;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -186,6 +186,15 @@ fn what_is_no_saved_history_is_never_touched_and_the_start_refused() {
         fs::create_dir(at(name)).expect("it is ours");
         assert!(refusal(&state, "").expect("it is refused").contains("it is not a regular file"));
         fs::remove_dir(at(name)).expect("it is ours");
+        // What nobody else may read.
+        fs::write(at(name), text).expect("it is ours");
+        fs::set_permissions(at(name), fs::Permissions::from_mode(0)).expect("it is ours");
+        assert!(refusal(&state, "").expect("it is refused").contains("it cannot be read (Permission denied"));
+        if geteuid().is_root() {
+            chown(at(name), Some(1), None).expect("root may");
+            assert!(refusal(&state, "").expect("it is refused").contains("it belongs to another user (uid 1)"));
+        }
+        fs::remove_file(at(name)).expect("it is ours");
     }
     // What comes to be there while the monitor runs.
     for name in ["history", "history.new"] {
@@ -262,7 +271,6 @@ fn a_history_that_cannot_be_used_is_set_aside_one_at_a_time() {
         (changed(good.len() - 1, 77), "its checksum is wrong"),
         (good[..good.len() - 1].to_vec(), "bytes, expected"),
         (good[..9].to_vec(), "it is no state of a monitor"),
-        ([good.clone(), vec![0; 2 << 20]].concat(), "it is larger than history.total_bytes allows"),
     ] {
         put(&path, &bytes);
         let monitor = Monitor::start(&config);
@@ -270,6 +278,14 @@ fn a_history_that_cannot_be_used_is_set_aside_one_at_a_time() {
         assert!(!path.exists());
         assert!(fs::read(&bad).expect("it is kept") == bytes);
     }
+    // Whatever is in it.
+    put(&path, &good);
+    let file = fs::OpenOptions::new().write(true).open(&path).expect("it is ours");
+    file.set_len(258 << 20).expect("it has holes");
+    let monitor = Monitor::start(&config);
+    monitor.wait_log("it is larger than 256 MiB, and than four times history.total_bytes");
+    assert!(monitor.peak_kib() < 64 * 1024);
+    assert!(!path.exists() && fs::metadata(&bad).expect("it is kept").len() == 258 << 20);
     // What is good is taken up and gone, and leaves the other alone.
     put(&path, &good);
     let mut monitor = Monitor::start(&config);
@@ -286,6 +302,47 @@ fn a_history_that_cannot_be_used_is_set_aside_one_at_a_time() {
 }
 
 #[test]
+fn under_a_lower_total_the_oldest_jobs_of_a_saved_history_are_dropped() {
+    let _alone = alone();
+    let directory = common::open_directory();
+    open_up(directory.path());
+    let path = directory.path().join("history");
+    let runs = (0..10).map(|age| Run { touched: age * 1000, ..run(&format!("job {age}"), 10_000, Place::Open) });
+    put(&path, &saved(runs.collect()));
+    let monitor = Monitor::start(&format!("history: {{state: '{}', total_bytes: 65536}}", path.display()));
+    monitor
+        .wait_logged(&["WARNING", "history.total_bytes (65536 bytes) is less than was saved: 8 channels are dropped"]);
+    monitor.wait_log("took up 2 channels");
+    assert!(!path.exists() && !directory.path().join("history.bad").exists());
+    for age in 0..2 {
+        assert_eq!(Viewer::watch(monitor.viewers, &format!("job {age}")).text(), "x");
+    }
+}
+
+#[test]
+fn offsets_in_a_saved_history_do_not_matter_to_the_next_restart() {
+    let _alone = alone();
+    let directory = common::open_directory();
+    open_up(directory.path());
+    let path = directory.path().join("history");
+    put(&path, &saved(vec![Run { start: u64::MAX / 2 - 3, ..run("job", 1, Place::Open) }]));
+    let manager = Manager::new();
+    let config = format!("history: {{state: '{}'}}", path.display());
+    let mut monitor = manager.starts(&[], &config);
+    monitor.wait_log("took up 1 channels");
+    let broker = Broker::connect(monitor.brokers);
+    let mut viewer = Viewer::watch(monitor.viewers, "job");
+    broker.task("job", "0");
+    viewer.texts(&["x".to_owned(), task("0", "COMPLETED")]);
+    monitor.signal("USR2");
+    monitor.wait_exit();
+    let monitor = manager.restarts(&monitor, &config);
+    monitor.wait_log("took over 1 viewers, 1 brokers and 1 channels");
+    broker.task("job", "1");
+    viewer.texts(&ids(1, 2));
+}
+
+#[test]
 fn a_hostile_history_takes_no_more_memory_than_history_may() {
     let _alone = alone();
     let directory = common::open_directory();
@@ -295,8 +352,9 @@ fn a_hostile_history_takes_no_more_memory_than_history_may() {
     let one_id = saved((0..1_600_000).map(|_| run("x", 0, Place::Draining)).collect());
     for (bytes, said) in [
         (one_id, "took up 0 channels"),
-        (many(200_000, Place::Open), "it is larger than history.total_bytes allows"),
-        (many(200_000, Place::Finished), "it is larger than history.total_bytes allows"),
+        (many(1_000_000, Place::Open), "it is larger than 256 MiB"),
+        (many(100_000, Place::Open), "channels are dropped"),
+        (many(100_000, Place::Finished), "channels are dropped"),
         (many(32_000, Place::Finished), "took up"),
     ] {
         assert!(bytes.len() < 17 << 20);

@@ -11,7 +11,7 @@ use crate::failure::Exit;
 use crate::listen;
 use crate::logging::{self, Target};
 use crate::succession::file;
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, access, geteuid};
 use std::collections::BTreeSet;
 use std::fs::{metadata, symlink_metadata};
 use std::io::ErrorKind;
@@ -39,14 +39,17 @@ pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&San
         return refused(obstacle);
     }
     let found = symlink_metadata(path).ok();
-    if found.as_ref().is_some_and(|found| !found.file_type().is_socket()) {
-        let what = format!("{shown} is there already, and no socket; remove it, or name another path");
+    let new = temporary_path(path);
+    let is_other = |path: &Path| symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket());
+    if let Some(other) = [path, &new].into_iter().find(|path| is_other(path)) {
+        let what = format!("{} is there already, and no socket; remove it, or name another path", other.display());
         return Finding::Failed(Exit::Unavailable, what);
     }
     let holder = (found.is_some() && listen::is_listened_at(path)).then(|| holder::of_socket(path, monitors));
     let is_mine = found.is_some_and(|found| found.uid() == geteuid().as_raw());
+    let may_be_the_monitors = is_mine && !monitors.is_empty() && access(path, AccessFlags::W_OK).is_err();
     let held = holder.map(|holder| match holder {
-        Holder::Unknown if is_mine => Finding::Warning(format!(
+        Holder::Unknown if may_be_the_monitors => Finding::Warning(format!(
             "unix:{shown} is held by a process to which the monitor's user may not connect, which is right only if it is the monitor"
         )),
         Holder::Unknown => Finding::Failed(
@@ -63,9 +66,8 @@ pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&San
     if let Some(failed @ Finding::Failed(..)) = held {
         return failed;
     }
-    let new = temporary_path(path);
-    if symlink_metadata(&new).is_ok_and(|found| !found.file_type().is_socket()) {
-        let what = format!("{} is there already, and no socket; remove it, or name another path", new.display());
+    if new.exists() && listen::is_listened_at(&new) {
+        let what = format!("somebody listens at {}; end that process, or name another path", new.display());
         return Finding::Failed(Exit::Unavailable, what);
     }
     let obstacle =

@@ -24,8 +24,8 @@ pub(super) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<()> {
     }
 }
 
-/// Looks whether a log file could be opened as [`open`] opens it to begin with, but makes and changes nothing. Returns the path
-/// where it would be made, if nothing is there yet; that path's directory is not looked at.
+/// Looks whether a log file could be opened as the start opens it, but makes and changes nothing. Returns the path where it would
+/// be made, if nothing is there yet; that path's directory is not looked at.
 ///
 /// # Errors
 /// Those with which the system would refuse to open it.

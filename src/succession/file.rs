@@ -7,7 +7,7 @@ use super::state::{self, Refused, State, is_ours};
 use crate::config::{History, with_suffix};
 use crate::failure::{Exit, Failure};
 use crate::hub::Hub;
-use nix::libc::{ELOOP, ENXIO, O_NOFOLLOW, O_NONBLOCK};
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;
 use std::fs::{self, File, OpenOptions, symlink_metadata};
 use std::io::{self, Read, Seek, Write};
@@ -16,6 +16,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The longest file that is read in any case, in bytes: what the history may have by default. With more in `history.total_bytes` it is
+/// [`TIMES`] as much as that, since the setting may have been lowered.
+const LARGEST: usize = 256 * 1024 * 1024;
+/// How many times `history.total_bytes` is read.
+const TIMES: usize = 4;
 /// What a file may be longer than the history in it is counted for, in bytes.
 const SLACK: usize = 1024 * 1024;
 
@@ -40,21 +45,38 @@ fn bad(path: &Path) -> PathBuf {
     with_suffix(path, "bad")
 }
 
+/// Says why a file of this type and owner is not ours, if it is not.
+fn foreign(found: &fs::Metadata) -> Option<String> {
+    if found.is_symlink() {
+        return Some("it is a link".into());
+    }
+    if !found.is_file() {
+        return Some("it is not a regular file".into());
+    }
+    let is_known = [geteuid().as_raw(), 0].contains(&found.uid());
+    (!is_known).then(|| format!("it belongs to another user (uid {})", found.uid()))
+}
+
 /// Looks at what is there; links are not followed.
 fn find(path: &Path) -> io::Result<Found> {
-    let foreign = |what: &str| Ok(Found::Foreign(what.into()));
+    // Before it is opened: a file of another user is no less foreign if it cannot be read.
+    match symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        found => {
+            if let Some(what) = foreign(&found?) {
+                return Ok(Found::Foreign(what));
+            }
+        }
+    }
     let mut file = match OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-        Err(e) if e.raw_os_error() == Some(ELOOP) => return foreign("it is a link"),
-        Err(e) if e.raw_os_error() == Some(ENXIO) => return foreign("it is not a regular file"),
-        opened => opened?,
+        Err(e) => return Ok(Found::Foreign(format!("it cannot be read ({e})"))),
+        Ok(file) => file,
     };
+    // It may be another by now.
     let found = file.metadata()?;
-    if !found.is_file() {
-        return foreign("it is not a regular file");
-    }
-    if ![geteuid().as_raw(), 0].contains(&found.uid()) {
-        return foreign(&format!("it belongs to another user (uid {})", found.uid()));
+    if let Some(what) = foreign(&found) {
+        return Ok(Found::Foreign(what));
     }
     if found.len() == 0 {
         return Ok(Found::Empty);
@@ -62,7 +84,7 @@ fn find(path: &Path) -> io::Result<Found> {
     let mut head = Vec::new();
     (&file).take(8).read_to_end(&mut head)?;
     if !is_ours(&head) {
-        return foreign("it is not a saved history");
+        return Ok(Found::Foreign("it is not a saved history".into()));
     }
     file.rewind()?;
     Ok(Found::Saved(file))
@@ -122,8 +144,8 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Has `hub` take up what is in the file, if it is not older than `limits.finished` and within `limits.total_bytes`; without a hub
-/// it is not wanted. The file is gone then; one that cannot be used is renamed. Logs what came of it.
+/// Has `hub` take up what is in the file, if it is not older than `limits.finished`, as much of it as `limits.total_bytes` allows;
+/// without a hub it is not wanted. The file is gone then; one that cannot be used is renamed. Logs what came of it.
 pub fn take_up(path: &Path, limits: &History, hub: Option<&Hub>) {
     let shown = path.display();
     match find(path) {
@@ -196,7 +218,7 @@ impl From<io::Error> for Unusable {
 }
 
 fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable> {
-    let limit = limits.total_bytes.saturating_add(SLACK);
+    let limit = limits.total_bytes.saturating_mul(TIMES).max(LARGEST).saturating_add(SLACK);
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
     if length > limit {
         return Err(Refused::TooLarge.into());
@@ -204,10 +226,21 @@ fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable>
     let mut bytes = Vec::with_capacity(length);
     file.take(length as u64).read_to_end(&mut bytes)?;
     // Connections come only with a process.
-    let state = State::decode(&bytes, Limits { cost: limit, connections: 0, unread: false })?;
+    let mut state = State::decode(&bytes, Limits { cost: limit, connections: 0, unread: false })?;
     let age = Duration::from_millis(state::now().saturating_sub(state.written));
     if age > limits.finished.duration() {
         return Err(Unusable::Old(age.as_secs()));
+    }
+    let dropped = state.fit(limits.total_bytes, false);
+    if dropped > 0 {
+        log::warn!(
+            "history.total_bytes ({} bytes) is less than was saved: {dropped} channels are dropped",
+            limits.total_bytes
+        );
+    }
+    for run in &mut state.runs {
+        // No viewer has an offset in it, and so it cannot come near the largest one.
+        run.start = 0;
     }
     let now = Instant::now();
     let slots = hub.restore(now, age, &state.runs);

@@ -15,7 +15,8 @@ use crate::hub::Hub;
 use crate::shared::Shared;
 use crate::websocket::stream::{Stream, end_socket};
 use crate::websocket::viewer::Viewer;
-use crate::{limits, store, zmtp};
+use crate::zmtp::{self, parser};
+use crate::{limits, store};
 use memmap2::Mmap;
 use parcel::{Parcel, Received};
 pub use reading::Limits;
@@ -77,17 +78,23 @@ impl Succession {
     }
 }
 
-/// Puts what was left into `parcel`. Viewers that cannot be handed over are told that the monitor stops.
+/// Puts what was left into `parcel`: brokers first, then viewers, and last the links that shake hands, since the last ones are left
+/// out where there is no room. Viewers that cannot be handed over are told that the monitor stops.
 ///
 /// # Errors
 /// If nothing could be handed over.
 pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
-    let Left { mut links, mut viewers } = std::mem::take(&mut *shared.succession.left());
-    let streams = links.iter().map(|(stream, _)| stream).chain(viewers.iter().map(|(stream, _)| stream));
-    let put = parcel.put(&streams.map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
+    let Left { links, mut viewers } = std::mem::take(&mut *shared.succession.left());
+    let (mut links, mut handshakes): (Vec<_>, Vec<_>) =
+        links.into_iter().partition(|(_, link)| link.stage == parser::Stage::Traffic);
+    let of_links = |links: &[(OwnedFd, _)]| links.iter().map(|(stream, _)| stream.as_raw_fd()).collect::<Vec<_>>();
+    let of_viewers = viewers.iter().map(|(stream, _)| stream.as_raw_fd()).collect();
+    let put = parcel.put(&[of_links(&links), of_viewers, of_links(&handshakes)].concat());
     let finish = shared.settings().clients.finish_on_close;
+    handshakes.truncate(put.saturating_sub(links.len() + viewers.len()));
     turn_away(viewers.drain(put.saturating_sub(links.len()).min(viewers.len())..), finish);
     links.truncate(put);
+    links.append(&mut handshakes);
     // Open until they are in good hands.
     let (_links, link_states): (Vec<_>, Vec<_>) = links.into_iter().unzip();
     let (streams, mut states): (Vec<_>, Vec<_>) = viewers.into_iter().unzip();
@@ -182,7 +189,7 @@ fn refuse_unknown(sockets: &[OwnedFd], settings: &Settings) {
 /// What the process before left. Dropping it closes the connections in it.
 #[derive(Debug)]
 pub struct Estate {
-    /// The brokers' links, then the viewers.
+    /// The sockets of links and viewers, in any order: each is known by its cookie.
     sockets: Vec<OwnedFd>,
     /// How many there were.
     sent: usize,
@@ -192,10 +199,11 @@ pub struct Estate {
 }
 
 impl Estate {
-    /// Takes it from the queue that the service manager kept. What cannot be read is closed, and so are viewers for which too few
-    /// files may be open. `kept` are the listening sockets that came with it, `listeners` those of the process before.
+    /// Takes it from the queue that the service manager kept. What cannot be read is closed, and so are connections for which too few
+    /// files may be open. `kept` are the listening sockets that came with it, `listeners` those of the process before or of this
+    /// one, whichever are more; `status` is whether this one has a status listener.
     #[must_use]
-    pub fn receive(queue: &OwnedFd, kept: usize, listeners: usize) -> Option<Self> {
+    pub fn receive(queue: &OwnedFd, kept: usize, listeners: usize, status: bool) -> Option<Self> {
         let files = limits::open_files();
         let received = parcel::open(queue, files.saturating_sub(limits::while_taking_over(kept, listeners)));
         // Whatever happens next does not happen again to the process after this one.
@@ -203,9 +211,9 @@ impl Estate {
         match received {
             Ok(Received { sockets, sent, complete, state }) => {
                 let mut estate = Self { sockets, sent, complete, state: Some(state) };
-                let room = files.saturating_sub(limits::besides_connections(files, listeners));
-                if !complete || estate.sockets.len() > room {
-                    estate.leave_out(room, files);
+                let (both, handshakes) = limits::room_to_take_over(files, listeners, status);
+                if !complete || estate.sockets.len() > both {
+                    estate.leave_out(both, handshakes, files);
                 }
                 Some(estate)
             }
@@ -216,33 +224,47 @@ impl Estate {
         }
     }
 
-    /// Closes the connections for which there is no room, the last viewers first.
-    fn leave_out(&mut self, room: usize, files: usize) {
-        let kept = room.min(self.sockets.len());
+    /// Closes the connections that are over these shares: of `both` brokers and viewers, where brokers come first, and of
+    /// `handshakes`.
+    fn leave_out(&mut self, mut both: usize, mut handshakes: usize, files: usize) {
+        let Some(bytes) = &self.state else { return };
+        let mut gone = Vec::new();
+        if let Ok(state) = decode(bytes, &mut self.sockets, self.sent, self.complete) {
+            let links = state.links.iter().map(|link| (link.stage == parser::Stage::Traffic, None));
+            let viewers = state.viewers.iter().map(|viewer| (true, Some(viewer.clone())));
+            let sockets = std::mem::take(&mut self.sockets);
+            for (socket, (is_open, viewer)) in sockets.into_iter().zip(links.chain(viewers)) {
+                let left = if is_open { &mut both } else { &mut handshakes };
+                if *left > 0 {
+                    *left -= 1;
+                    self.sockets.push(socket);
+                } else {
+                    gone.extend(viewer.map(|viewer| (socket, viewer)));
+                }
+            }
+        } else {
+            self.sockets.truncate(both);
+        }
+        let kept = self.sockets.len();
+        if kept == self.sent {
+            return;
+        }
+        self.complete = false;
         log::warn!(
             "the process before hands over {} connections, and the limit of open files ({files}) has room for {kept}: {} are closed; \
              raise it (LimitNOFILE=)",
             self.sent,
             self.sent - kept
         );
-        if let Some(bytes) = &self.state
-            && let Ok(state) = decode(bytes, &self.sockets, self.sent, self.complete)
-        {
-            let links = state.links.len();
-            let gone = self.sockets.drain(kept..).skip(links.saturating_sub(kept));
-            let viewers = state.viewers.into_owned().into_iter().skip(kept.saturating_sub(links));
-            // The settings are not known here: the default of `clients.finish_on_close` holds.
-            turn_away(gone.zip(viewers), true);
-        }
-        self.sockets.truncate(kept);
-        self.complete = false;
+        // The settings are not known here: the default of `clients.finish_on_close` holds.
+        turn_away(gone.into_iter(), true);
     }
 
     /// Goes on with everything; returns whether it could. Must be called in a tokio runtime.
     pub fn adopt(mut self, shared: &Arc<Shared>) -> bool {
         let Some(bytes) = self.state.take() else { return false };
-        let sockets = std::mem::take(&mut self.sockets);
-        let mut state = match decode(&bytes, &sockets, self.sent, self.complete) {
+        let mut sockets = std::mem::take(&mut self.sockets);
+        let mut state = match decode(&bytes, &mut sockets, self.sent, self.complete) {
             Ok(state) => state,
             Err(why) => {
                 log::warn!(
@@ -290,9 +312,9 @@ impl Estate {
 
     /// For a process that cannot start: saves the history to `history_file`, or to the file that the process before names, so that
     /// the next start takes it up as after a stop. Then viewers are told that the monitor stops. Root must have been given up.
-    pub fn abandon(self, history_file: Option<&Path>) {
+    pub fn abandon(mut self, history_file: Option<&Path>) {
         if let Some(bytes) = &self.state
-            && let Ok(state) = decode(bytes, &self.sockets, self.sent, self.complete)
+            && let Ok(state) = decode(bytes, &mut self.sockets, self.sent, self.complete)
             && !state.runs.is_empty()
         {
             let path = history_file.map(Path::to_path_buf).or_else(|| Some(state.history_file.as_deref()?.into()));
@@ -304,19 +326,22 @@ impl Estate {
 }
 
 /// The state of these sockets, of which there were `sent`; if not all are here, without the links and viewers that are missing.
-fn decode<'a>(bytes: &'a [u8], sockets: &[OwnedFd], sent: usize, complete: bool) -> Result<State<'a>, String> {
+/// Brings the sockets into the state's order: first the links, then the viewers.
+fn decode<'a>(bytes: &'a [u8], sockets: &mut Vec<OwnedFd>, sent: usize, complete: bool) -> Result<State<'a>, String> {
     // What the runs may cost is up to the process that takes them: it lets go what does not fit.
     let limits = Limits { cost: usize::MAX, connections: sent, unread: false };
     let mut state = State::decode(bytes, limits).map_err(|e| e.to_string())?;
     state.close_complete();
-    let matches = if complete { state.matches(sockets) } else { state.keep_those_of(sockets) };
-    if matches { Ok(state) } else { Err("its sockets are others".into()) }
+    match state.pair(sockets) {
+        Some(missing) if missing == 0 || !complete => Ok(state),
+        _ => Err("its sockets are others".into()),
+    }
 }
 
 impl Drop for Estate {
     fn drop(&mut self) {
         if let Some(bytes) = &self.state
-            && let Ok(state) = decode(bytes, &self.sockets, self.sent, self.complete)
+            && let Ok(state) = decode(bytes, &mut self.sockets, self.sent, self.complete)
         {
             let streams = self.sockets.drain(..).skip(state.links.len());
             // The settings may be what is wrong with this process: the default of `clients.finish_on_close` holds.
@@ -350,7 +375,7 @@ mod tests {
             failed: None,
             aborted: None,
         };
-        let sockets: Vec<OwnedFd> = (0..4).map(|_| UnixStream::pair().unwrap().0.into()).collect();
+        let mut sockets: Vec<OwnedFd> = (0..4).map(|_| UnixStream::pair().unwrap().0.into()).collect();
         let viewer = |(run, offset, rest): (u32, u64, &'static [u8]), socket: &OwnedFd| state::Viewer {
             cookie: SockRef::from(socket).cookie().unwrap(),
             peer: Peer::Unix,
@@ -374,7 +399,7 @@ mod tests {
         let stop = [control, &*End::Stopping.closing_bytes(true)].concat();
         let expected = [own.clone(), own, stop.clone(), stop];
         for total_bytes in [usize::MAX, 0] {
-            let mut state = decode(&bytes, &sockets, 4, true).unwrap();
+            let mut state = decode(&bytes, &mut sockets, 4, true).unwrap();
             state.fit(total_bytes, true);
             let ends: Vec<_> = state.viewers.iter().map(|viewer| viewer.closing_bytes(true)).collect();
             assert_eq!(ends, expected, "with {total_bytes} bytes");

@@ -190,17 +190,23 @@ impl<'a> State<'a> {
         Self { runs, links: Cow::default(), viewers: Cow::default(), history_file: None, ..self }
     }
 
-    /// Leaves out the links and viewers whose sockets are missing. Whether all sockets are known, and in their order; else nothing
-    /// is changed.
-    pub fn keep_those_of(&mut self, sockets: &[OwnedFd]) -> bool {
-        let mut sockets = sockets.iter().map(|socket| SockRef::from(socket).cookie().ok()).peekable();
-        let there: Vec<bool> = self.cookies().map(|cookie| sockets.next_if_eq(&Some(cookie)).is_some()).collect();
-        if sockets.peek().is_some() {
-            return false;
+    /// Brings `sockets` into the order of the links and then the viewers, and leaves out the links and viewers whose sockets are
+    /// missing. Returns how many are missing; nothing is changed and `None` is returned if a socket is of none of them.
+    pub fn pair(&mut self, sockets: &mut Vec<OwnedFd>) -> Option<usize> {
+        let mut missing: HashMap<u64, usize> = self.cookies().zip(0..).collect();
+        let count = self.links.len() + self.viewers.len();
+        let place = |socket| missing.remove(&SockRef::from(socket).cookie().ok()?);
+        let places: Vec<usize> = sockets.iter().map(place).collect::<Option<_>>()?;
+        let mut paired: Vec<_> = places.into_iter().zip(sockets.drain(..)).collect();
+        paired.sort_unstable_by_key(|(place, _)| *place);
+        let mut there = vec![false; count];
+        for (place, socket) in paired {
+            there[place] = true;
+            sockets.push(socket);
         }
         let mut there = there.into_iter();
         self.links.to_mut().retain(|_| there.next().unwrap_or(false));
         self.viewers.to_mut().retain(|_| there.next().unwrap_or(false));
-        true
+        Some(count - sockets.len())
     }
 }

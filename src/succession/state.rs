@@ -13,12 +13,10 @@ use crate::zmtp::parser;
 use crc32fast::Hasher;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use socket2::SockRef;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufWriter, Cursor, Seek, Write};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
@@ -60,8 +58,8 @@ pub enum Refused {
     /// It cannot be written.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Its runs would take more memory than they may.
-    #[error("it is larger than history.total_bytes allows")]
+    /// It would take more memory than it may.
+    #[error("it is larger than 256 MiB, and than four times history.total_bytes")]
     TooLarge,
     /// It contradicts itself.
     #[error("it is not consistent: {0}")]
@@ -319,12 +317,6 @@ impl State<'_> {
         to.write_all(&FORMAT.to_le_bytes())?;
         to.write_all(&length.to_le_bytes())?;
         Ok(to.write_all(&sum.to_le_bytes())?)
-    }
-
-    /// Whether these are the sockets of its links and its viewers.
-    #[must_use]
-    pub fn matches(&self, sockets: &[OwnedFd]) -> bool {
-        self.cookies().map(Some).eq(sockets.iter().map(|socket| SockRef::from(socket).cookie().ok()))
     }
 
     pub(super) fn cookies(&self) -> impl Iterator<Item = u64> {
