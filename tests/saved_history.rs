@@ -188,7 +188,7 @@ fn what_is_no_saved_history_is_never_touched_and_the_start_refused() {
         fs::remove_dir(at(name)).expect("it is ours");
         // What nobody else may read.
         fs::write(at(name), text).expect("it is ours");
-        fs::set_permissions(at(name), fs::Permissions::from_mode(0)).expect("it is ours");
+        fs::set_permissions(at(name), fs::Permissions::from_mode(0o0)).expect("it is ours");
         assert!(refusal(&state, "").expect("it is refused").contains("it cannot be read (Permission denied"));
         if geteuid().is_root() {
             chown(at(name), Some(1), None).expect("root may");
