@@ -372,16 +372,14 @@ fn other_paths_of_roots_gain_nothing_either() {
         (format!("websocket_uri: 'unix:{secret_path}/new'\n"), 77, "and user recodex must be able to write to it"),
         (format!("websocket_uri: 'unix:{secret_path}/taken'\n"), 69, "is there already, and no socket"),
         (format!("websocket_uri: 'unix:{secret_path}/none/new'\n"), 69, "and user recodex must be able to write to it"),
+        (format!("websocket_uri: [127.0.0.1, 0]\nhistory: {{state: '{secret_path}/key'}}\n"), 78, "it cannot be read"),
     ] {
         configure(&config, RECODEX, "");
         write(&config, format!("zeromq_uri: [127.0.0.1, 0]\n{settings}")).expect("root may");
         place.refuses(text(&config), code, &[says]);
         assert_eq!(state(&secret), before, "{settings}");
     }
-    // The history goes on without its file.
-    configure(&config, RECODEX, &format!("history: {{state: '{secret_path}/key'}}\n"));
-    place.becomes(text(&config), [RECODEX, RECODEX]);
-    assert_eq!((state(&secret), state(&secret.join("key")).3), (before, vec!["private\n".into()]));
+    assert_eq!(state(&secret.join("key")).3, ["private\n"]);
 }
 
 /// A command with a path of the configuration in it would be led elsewhere by those who can write on the way to that path.
