@@ -40,12 +40,13 @@ async fn other_protocol(host_and_port: &str) -> Option<&'static str> {
         let mut stream = TcpStream::connect(host_and_port).await?;
         let request = format!("GET / HTTP/1.1\r\nHost: {host_and_port}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = [0; b"HTTP/1.1 426".len()];
-        stream.read_exact(&mut answer).await?;
+        // An alert of TLS is shorter.
+        let mut answer = Vec::new();
+        let _ = stream.take(b"HTTP/1.1 426".len() as u64).read_to_end(&mut answer).await;
         Ok::<_, io::Error>(answer)
     };
     let answer = timeout(CONNECT_TIMEOUT, asked).await.ok()?.ok()?;
-    match answer[0] {
+    match *answer.first()? {
         _ if answer.ends_with(b" 426") => Some("is the port where viewers connect"),
         HTTP => Some("speaks HTTP, as a monitor's status page does"),
         first if TLS_RECORDS.contains(&first) => Some("speaks TLS, as a monitor's port of viewers may"),

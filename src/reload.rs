@@ -96,7 +96,12 @@ impl Reader {
 /// Reads everything. Without a configuration file the settings stay.
 fn read(config: Option<&Path>, old: &Settings, listeners: usize) -> Result<Prepared, Failure> {
     let settings = config.map(Settings::load_again).transpose()?;
-    Prepared::new(settings.unwrap_or_else(|| old.clone()), old, listeners)
+    let prepared = Prepared::new(settings.unwrap_or_else(|| old.clone()), old, listeners)?;
+    // Looked at once more: what needs a restart is as it was, and no longer as in the file.
+    match config.and_then(|config| prepared.settings.collision(config)) {
+        Some(what) => Err(Failure::new(Exit::Config, what)),
+        None => Ok(prepared),
+    }
 }
 
 impl Prepared {
@@ -141,5 +146,19 @@ mod tests {
         }
         tokio::time::resume();
         assert_eq!(reader.run(|| Ok(7)).await.unwrap(), 7);
+    }
+
+    #[test]
+    fn a_history_in_a_file_of_the_log_that_stays_until_a_restart_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("config.yml");
+        let log = |name: &str| format!("logger: {{file: '{}/{name}'}}\n", directory.path().display());
+        let history = format!("history: {{state: '{}/a.1'}}\n", directory.path().display());
+        let old = Settings::parse(&config, log("a").as_bytes()).unwrap();
+        std::fs::write(&config, log("b") + &history).unwrap();
+        let refused = read(Some(&config), &old, 2).unwrap_err().to_string();
+        assert!(refused.contains("a.1") && refused.contains("history.state"), "{refused}");
+        let now = Settings::parse(&config, log("b").as_bytes()).unwrap();
+        assert!(read(Some(&config), &now, 2).is_ok());
     }
 }

@@ -36,8 +36,8 @@ enum Who {
     Everybody,
 }
 
-/// Refuses a configuration that others than root can change and that names another user than `recodex` or the file's owner, or
-/// another group than `recodex` or the owner's.
+/// Refuses a configuration that others than root can change and that names anybody but `recodex` or the file's owner, each with its
+/// own group only.
 ///
 /// The owner counts only if nobody else can change the file. All directories on the way are looked at, and those that symbolic
 /// links on the way lead through.

@@ -4,6 +4,7 @@ mod common;
 
 use common::{Broker, Monitor, Viewer, command, fence, run, taken_port, task};
 use std::fmt::Display;
+use std::io::{Read, Write};
 use std::process::Output;
 
 fn publish(monitor: &Monitor, words: &[&str]) -> Output {
@@ -101,6 +102,15 @@ fn another_port_is_known_for_what_it_is_69() {
     let monitor = Monitor::start("status_uri: [\"127.0.0.1\", 0]\n");
     is_not_taken(monitor.viewers, &["is the port where viewers connect", "zeromq_uri"]);
     is_not_taken(monitor.addresses("status requests")[0], &["speaks HTTP", "zeromq_uri"]);
+    // A port that speaks TLS answers anything else by an alert, and closes.
+    let (listener, address) = taken_port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 64]);
+            let _ = stream.write_all(b"\x15\x03\x01\0\x02\x02\x46");
+        }
+    });
+    is_not_taken(address, &["speaks TLS", "zeromq_uri"]);
 }
 
 #[test]

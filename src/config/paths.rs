@@ -86,7 +86,7 @@ impl Logger {
 
 impl Settings {
     /// What is wrong if two settings use one file, and at least one of them changes it; `config` is the file of these settings.
-    pub(super) fn collision(&self, config: &Path) -> Option<String> {
+    pub(crate) fn collision(&self, config: &Path) -> Option<String> {
         let mut all = vec![Files::new("the configuration", false, &[config.to_path_buf()])];
         if let Some(tls) = &self.tls {
             all.push(Files::new("tls.certificate", false, &[tls.certificate()]));
