@@ -1,6 +1,7 @@
-//! What an administrator can do so that the monitor's user can write or read a file. A ready command is named only for the
-//! directories that the packages make: the way to any other path may be in the hands of somebody who can lead the command elsewhere.
+//! Hints for an administrator whose monitor cannot write or read a file. A ready command is given only for the directories that the
+//! packages make. On the way to any other path, somebody may put a link that leads the command elsewhere.
 
+use crate::fs::directory_of;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Group, User, access, getegid, geteuid};
 use std::fs::symlink_metadata;
@@ -19,7 +20,7 @@ pub(crate) const LOG: Directory = Directory { path: "/var/log/recodex", mode: "0
 /// That of Unix sockets, each of which has a mode of its own.
 pub(crate) const SOCKET: Directory = Directory { path: "/run/recodex", mode: "0755" };
 
-/// What to do so that the file `path` can be opened for writing, after `error`. `usual` is the directory where such files are.
+/// A hint for a file `path` that could not be opened for writing because of `error`. `usual` is the directory where such files are.
 pub(crate) fn to_write(path: &Path, error: &Error, usual: Directory) -> String {
     match symlink_metadata(path) {
         Ok(found) if found.is_symlink() && is_about_the_way(error) => {
@@ -32,9 +33,9 @@ pub(crate) fn to_write(path: &Path, error: &Error, usual: Directory) -> String {
     }
 }
 
-/// What to do so that something new can be made at `path`, after `error`. `usual` is the directory where such files are.
+/// A hint for something new that could not be made at `path` because of `error`. `usual` is the directory where such files are.
 pub(crate) fn to_make(path: &Path, error: &Error, usual: Directory) -> String {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     if !is_about_the_way(error) {
         return "expected a path in a directory that the monitor's user can write to".into();
     }

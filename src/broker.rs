@@ -22,7 +22,7 @@ const ASK_AFTER: Duration = Duration::from_millis(500);
 /// How long what was sent may take to leave the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a link may take before a look whether anybody listens: the crate tries again and again, and does not say.
+/// The time after which a plain TCP connect tests whether anything listens. The crate retries a refused connect and does not report it.
 const LOOK_AFTER: Duration = Duration::from_millis(300);
 
 /// Tells what a port speaks that stays silent. Never returns if that is not known, or ZeroMQ: a monitor speaks at once.

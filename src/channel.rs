@@ -191,7 +191,7 @@ impl Run {
         self.number
     }
 
-    /// What this run costs in memory, in bytes. A probe's run is not counted: it must not take the room of a job.
+    /// Returns the memory that this run costs, in bytes. A probe's run costs 0, so that it never evicts a job.
     pub(crate) fn cost(&self) -> usize {
         if self.is_probe() { 0 } else { OVERHEAD + self.id.len() + self.bytes.capacity() }
     }

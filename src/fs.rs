@@ -24,6 +24,11 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     read_stamped(path, max).map(|read| read.bytes)
 }
 
+/// The directory that a path is in; `.` for a bare name.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// What was read of a file, and from which of its states.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stamped {

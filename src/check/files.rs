@@ -2,12 +2,13 @@
 //! user that the check has become.
 
 use super::holder::{self, Holder};
-use super::obstacle::{Kind, Obstacle, directory_of, outside, unopened, unreadable, unremovable, unwritable};
+use super::obstacle::{Kind, Obstacle, outside, unopened, unreadable, unremovable, unwritable};
 use super::ports;
 use super::report::Finding;
 use super::sandbox::Sandbox;
 use crate::config::{Output, Settings, temporary_path};
 use crate::failure::Exit;
+use crate::fs::directory_of;
 use crate::listen;
 use crate::logging::{self, Target};
 use crate::succession::file;

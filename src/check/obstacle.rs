@@ -4,6 +4,7 @@
 use super::report::Finding;
 use super::sandbox::{Reach, Sandbox};
 use crate::failure::Exit;
+use crate::fs::directory_of;
 use nix::errno::Errno;
 use nix::libc::S_ISVTX;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
@@ -136,11 +137,6 @@ pub(super) fn unwritable(directory: &Path, sandbox: Option<&Sandbox>) -> Option<
 /// True if the service manager gives a directory, with all that is in it, to the service's user as the service starts.
 fn becomes_the_users(directory: &Path, found: &Metadata, sandbox: Option<&Sandbox>) -> bool {
     sandbox.is_some_and(|sandbox| sandbox.makes(directory)) && found.uid() != geteuid().as_raw()
-}
-
-/// The directory that a path is in.
-pub(super) fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// True for `/proc` and what is in it.

@@ -1,6 +1,7 @@
 //! Settings that name the same file twice: whoever writes to the one would overwrite the other.
 
 use super::{Endpoint, Logger, Output, Settings};
+use crate::fs::directory_of;
 use std::ffi::OsStr;
 use std::fs::canonicalize;
 use std::os::unix::ffi::OsStrExt;
@@ -41,8 +42,8 @@ fn resolved(path: &Path) -> Vec<PathBuf> {
     if path.metadata().is_ok_and(|found| found.file_type().is_char_device() || found.file_type().is_fifo()) {
         return Vec::new();
     }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let by_name = canonicalize(directory).ok().zip(path.file_name()).map(|(directory, name)| directory.join(name));
+    let by_name =
+        canonicalize(directory_of(path)).ok().zip(path.file_name()).map(|(directory, name)| directory.join(name));
     let found: Vec<_> = canonicalize(path).into_iter().chain(by_name).collect();
     if found.is_empty() { vec![path.to_path_buf()] } else { found }
 }
