@@ -319,7 +319,9 @@ fn check_binds_nothing() {
 fn a_taken_port_is_refused_69_and_named() {
     let (_listener, taken) = taken_port();
     for (websocket, zeromq) in [(taken.port(), 0), (0, taken.port())] {
-        let config = format!("websocket_uri: [\"127.0.0.1\", {websocket}]\nzeromq_uri: [\"127.0.0.1\", {zeromq}]\n");
+        let config = format!(
+            "websocket_uri: [\"127.0.0.1\", {websocket}]\nzeromq_uri: [\"127.0.0.1\", {zeromq}]\nuser: nobody\n"
+        );
         let (_dir, path) = temporary("config.yml", config);
         let output = run(&["-c", path.to_str().expect("UTF-8")]);
         let said = stderr(&output);
@@ -333,7 +335,7 @@ fn a_taken_port_is_refused_69_and_named() {
 fn two_monitors_do_not_share_a_port() {
     let first = Monitor::start("");
     let config = format!(
-        "websocket_uri: [\"127.0.0.1\", {}]\nzeromq_uri: [\"127.0.0.1\", {}]\n",
+        "websocket_uri: [\"127.0.0.1\", {}]\nzeromq_uri: [\"127.0.0.1\", {}]\nuser: nobody\n",
         first.viewers.port(),
         first.brokers.port()
     );
@@ -347,7 +349,7 @@ fn two_monitors_do_not_share_a_port() {
 fn a_host_that_does_not_resolve_is_refused_69_and_named() {
     for key in ["websocket_uri", "zeromq_uri"] {
         let other = if key == "zeromq_uri" { "websocket_uri" } else { "zeromq_uri" };
-        let config = format!("{key}: [\"no-such-host.invalid\", 0]\n{other}: [\"127.0.0.1\", 0]\n");
+        let config = format!("{key}: [\"no-such-host.invalid\", 0]\n{other}: [\"127.0.0.1\", 0]\nuser: nobody\n");
         let (_dir, path) = temporary("config.yml", config);
         let output = run(&["-c", path.to_str().expect("UTF-8")]);
         assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
@@ -357,7 +359,7 @@ fn a_host_that_does_not_resolve_is_refused_69_and_named() {
 
 #[test]
 fn an_address_of_another_machine_is_refused_69() {
-    let config = "websocket_uri: [\"192.0.2.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\n";
+    let config = "websocket_uri: [\"192.0.2.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\nuser: nobody\n";
     let (_dir, path) = temporary("config.yml", config);
     let output = run(&["-c", path.to_str().expect("UTF-8")]);
     assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
