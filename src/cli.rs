@@ -9,16 +9,21 @@ use crate::shared::Shared;
 use crate::store::Kept;
 use crate::succession::{self, Estate, file};
 use crate::terminal::{Screen, print};
-use crate::{ask, check, demo, limits, logging, privileges, publish, reload, store, watch};
+use crate::{ask, check, demo, limits, logging, notify, privileges, publish, reload, store, watch};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long the end of the process waits for a service manager that does not take messages.
+const NOTIFY_LIMIT: Duration = Duration::from_millis(300);
 
 /// Relays the progress of ReCodEx jobs from the broker (ZeroMQ) to browsers (WebSocket).
 ///
@@ -138,6 +143,7 @@ pub fn main() -> ExitCode {
     limits::survive_full_files();
     let enough = limits::count_inherited().map_err(|e| Failure::new(Exit::Config, e.to_string()));
     let outcome = enough.and_then(|()| run(cli));
+    notify::finish(NOTIFY_LIMIT);
     logging::close();
     ended(outcome)
 }
@@ -147,8 +153,16 @@ fn ended(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // A closed stderr does not change the status.
-            let _ = writeln!(std::io::stderr(), "recodex-monitor: {}", logging::escape(&failure.to_string()));
+            let line = format!("recodex-monitor: {}\n", logging::escape(&failure.to_string()));
+            // In a thread: a pipe that nobody reads does not hold up the end. A closed stderr does not change the status.
+            let (done, written) = mpsc::channel();
+            let print = move || {
+                let _ = std::io::stderr().write_all(line.as_bytes());
+                let _ = done.send(());
+            };
+            if thread::Builder::new().spawn(print).is_ok() {
+                let _ = written.recv_timeout(logging::CLOSE_TIMEOUT);
+            }
             ExitCode::from(failure.status())
         }
     }
@@ -205,6 +219,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
         return print(&settings.to_yaml());
     }
     let log = logging::begin(settings.as_ref().map_or(Level::Info, |settings| settings.logger.level))?;
+    notify::open();
     let mut kept = store::take();
     let runtime = runtime()?;
     let inside = runtime.enter();

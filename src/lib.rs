@@ -30,6 +30,7 @@ pub mod logging;
 pub mod message;
 pub mod metrics;
 pub mod monitor_url;
+pub mod notify;
 pub mod peer;
 pub mod places;
 pub mod privileges;

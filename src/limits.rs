@@ -20,11 +20,13 @@ const RUNTIME: usize = 6;
 /// The log: its file or the journal's socket, a second one while it is rotated or a long line is sent, and the time zone.
 const LOG: usize = 4;
 /// What is open for a moment. At the start: the look-up of a host or a user (5), a certificate, `history.state`, the queue of the process
-/// before. Then: an accepted connection that has no place yet, a notification, the files of a reload (2). At the end: the
-/// queue's two ends, a notification, a pipe, a broker's link and its copy, the state's memory file, `history.state` (2). Never
+/// before. Then: an accepted connection that has no place yet, the files of a reload (2). At the end: the
+/// queue's two ends, a pipe, a broker's link and its copy, the state's memory file, `history.state` (2). Never
 /// all of one line at once.
-const MOMENTARY: usize = 10;
-/// A listening socket and a copy of it; those of the processes before are counted apart.
+const MOMENTARY: usize = 9;
+/// The socket of the service manager.
+const NOTIFY: usize = 1;
+/// A listening socket and a copy of it, be it one that waits for the service manager; those of the processes before are counted apart.
 const PER_LISTENER: usize = 2;
 /// The most processes before this one whose listening sockets are kept for those who are on the way to them. More come only from
 /// restarts in quick succession, and the service manager has no room for all.
@@ -133,14 +135,14 @@ pub fn generations(files: usize) -> usize {
 /// The descriptors for everything but connections.
 #[must_use]
 pub fn besides_connections(files: usize, listeners: usize) -> usize {
-    inherited() + RUNTIME + LOG + MOMENTARY + listeners * (PER_LISTENER + generations(files))
+    inherited() + RUNTIME + LOG + NOTIFY + MOMENTARY + listeners * (PER_LISTENER + generations(files))
 }
 
 /// The descriptors that are open, at the most, while a process takes what the one before left; `kept` are the listening sockets
 /// that come with it, `listeners` the process's own, which are bound before.
 #[must_use]
 pub fn while_taking_over(kept: usize, listeners: usize) -> usize {
-    inherited() + RUNTIME + MOMENTARY + kept + listeners * PER_LISTENER
+    inherited() + RUNTIME + NOTIFY + MOMENTARY + kept + listeners * PER_LISTENER
 }
 
 /// How many connections a process has room for that takes over from another: brokers and viewers together, and links that shake

@@ -13,7 +13,7 @@ use crate::succession::{Estate, file};
 use crate::tls::Certificate;
 use crate::websocket::stream::Stream;
 use crate::websocket::viewer;
-use crate::{limits, service, status, tls, zmtp};
+use crate::{limits, notify, service, status, tls, zmtp};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 use std::io;
@@ -204,6 +204,8 @@ impl Relay {
         tasks.spawn(tls::watch(Arc::clone(&shared)));
         let hub = Arc::clone(&shared.hub);
         tasks.spawn(async move { hub.keep_time().await });
+        // Until the end, while the other tasks are gone.
+        tokio::spawn(notify::attend());
         tasks.spawn(service::attend(Arc::clone(&shared)));
         let history = shared.settings().history.clone();
         let adopted = estate.is_some_and(|estate| estate.adopt(&shared));
@@ -218,8 +220,9 @@ impl Relay {
             _ = asked.wait_for(|stop| *stop) => Stop::ForGood,
         };
         service::stopping();
+        let deadline = Instant::now() + STOP_LIMIT;
         if stop == Stop::ForRestart {
-            match Parcel::new() {
+            match Parcel::new().await {
                 Ok(parcel) => {
                     tasks.shutdown().await;
                     shared.hub.freeze();
@@ -229,7 +232,6 @@ impl Relay {
                 Err(e) => log::warn!("nothing can be handed over to the next process: {e}"),
             }
         }
-        let deadline = Instant::now() + STOP_LIMIT;
         log::info!("stopping with {} viewers and {} channels", shared.viewers.taken(), shared.hub.usage().channels);
         tasks.shutdown().await;
         // The web server in front is to know at once.

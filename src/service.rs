@@ -1,5 +1,6 @@
 //! The service manager's side (`sd_notify(3)`): readiness, status, reload, watchdog. All of it is silent without one.
 
+use crate::notify::{self, Kind};
 use crate::shared::Shared;
 use sd_notify::NotifyState;
 use std::sync::Arc;
@@ -12,24 +13,21 @@ const STATUS_PERIOD: Duration = Duration::from_secs(5);
 /// How long the service manager is asked to wait for the end, from its beginning.
 const STOP_MICROS: u32 = 10_000_000;
 
+/// The least time between two signs of life.
+const LEAST_BEAT: Duration = Duration::from_millis(100);
+
 /// True once the service manager was told that the monitor stops.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(e) = sd_notify::notify(states) {
-        log::debug!("cannot notify the service manager: {e}");
-    }
-}
-
 /// The monitor relays.
 pub fn ready() {
-    notify(&[NotifyState::Ready]);
+    notify::send(Kind::Ready, &[NotifyState::Ready], None);
 }
 
 /// The monitor takes up its configuration anew; [`ready`] follows.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Ok(now) => notify::send(Kind::Reloading, &[NotifyState::Reloading, now], None),
         Err(e) => log::debug!("no monotonic clock: {e}"),
     }
 }
@@ -37,7 +35,8 @@ pub fn reloading() {
 /// The monitor stops, for good or for a restart.
 pub fn stopping() {
     STOPPING.store(true, Ordering::Relaxed);
-    notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(STOP_MICROS), NotifyState::Status("stopping")]);
+    let limit = NotifyState::ExtendTimeoutUsec(STOP_MICROS);
+    notify::send(Kind::Stopping, &[NotifyState::Stopping, limit, NotifyState::Status("stopping")], None);
 }
 
 /// Whether [`stopping`] was called in this process. The service manager must not be told of a reload then.
@@ -48,7 +47,9 @@ pub fn is_stopping() -> bool {
 /// Keeps the status line up to date, and the watchdog content as long as messages go through the hub. Never returns.
 pub async fn attend(shared: Arc<Shared>) {
     let watched = async {
-        match sd_notify::watchdog_enabled() {
+        let variable = |name| std::env::var(name).ok();
+        let limit = watchdog_limit(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref());
+        match limit.filter(|_| notify::is_open()) {
             Some(limit) => watchdog(&shared, limit / 2).await,
             None => std::future::pending().await,
         }
@@ -58,7 +59,7 @@ pub async fn attend(shared: Arc<Shared>) {
 
 /// Without a service manager nobody reads the status, so that nothing is done.
 async fn status(shared: &Shared) {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+    if !notify::is_open() {
         return;
     }
     let (mut last, mut messages, mut at) = (String::new(), shared.metrics.messages.get(), Instant::now());
@@ -75,7 +76,7 @@ async fn status(shared: &Shared) {
             shared.brokers.taken()
         );
         if line != last {
-            notify(&[NotifyState::Status(&line)]);
+            notify::send(Kind::Status, &[NotifyState::Status(&line)], None);
             last = line;
         }
         // While messages come, the rate changes; else there is nothing to tell until something happens.
@@ -86,11 +87,53 @@ async fn status(shared: &Shared) {
     }
 }
 
+/// The time within which a sign of life is expected of this process, if one is (`sd_watchdog_enabled(3)`).
+fn watchdog_limit(micros: Option<&str>, pid: Option<&str>) -> Option<Duration> {
+    let micros = micros?;
+    if pid.is_some_and(|pid| pid.parse() != Ok(std::process::id())) {
+        return None;
+    }
+    match micros.parse() {
+        Ok(0 | u64::MAX) => None,
+        Ok(micros) => Some(Duration::from_micros(micros)),
+        Err(_) => {
+            log::warn!("WATCHDOG_USEC={micros:?}: expected a whole number of microseconds; there is no watchdog");
+            None
+        }
+    }
+}
+
 async fn watchdog(shared: &Shared, period: Duration) {
-    let mut beat = interval(period.max(Duration::from_millis(1)));
+    if period < LEAST_BEAT {
+        log::warn!(
+            "WATCHDOG_USEC= asks for a sign of life within {:?}; one comes every {LEAST_BEAT:?}; set WatchdogSec= to 1 s or more",
+            period * 2
+        );
+    }
+    let mut beat = interval(period.max(LEAST_BEAT));
     loop {
         beat.tick().await;
         shared.hub.probe().await;
-        notify(&[NotifyState::Watchdog]);
+        notify::send(Kind::Watchdog, &[NotifyState::Watchdog], None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watchdog_is_one_with_a_time_for_this_process() {
+        let own = std::process::id().to_string();
+        assert_eq!(watchdog_limit(Some("400000"), None), Some(Duration::from_millis(400)));
+        assert_eq!(watchdog_limit(Some("1"), Some(&own)), Some(Duration::from_micros(1)));
+        let infinite = u64::MAX.to_string();
+        for micros in ["0", "", "x", "-1", "1.5", &infinite] {
+            assert_eq!(watchdog_limit(Some(micros), None), None, "{micros}");
+        }
+        for pid in ["1", "", "x"] {
+            assert_eq!(watchdog_limit(Some("400000"), Some(pid)), None, "{pid}");
+        }
+        assert_eq!(watchdog_limit(None, Some(&own)), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Descriptors that outlive the process: the service manager keeps them (`sd_notify(3)`, FDSTORE) and hands them to the next one.
 
 use crate::config::temporary_path;
+use crate::notify::{self, Kind};
 use crate::succession::{Estate, parcel};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Uid};
@@ -12,12 +13,14 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net;
 use std::path::Path;
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::time::timeout;
 
 /// What the names of listening sockets begin with; the number of the process follows, as the store counts them, and that of the
 /// socket.
 const LISTENER: &str = "listener-";
 /// How long the service manager may take to do what it is told.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A listening socket of the process before this one.
 #[derive(Debug)]
@@ -164,46 +167,45 @@ impl Kept {
     }
 }
 
-/// Has the service manager keep a descriptor under `name`.
+/// Has the service manager keep a descriptor under `name`. Without a service manager nothing is done.
 ///
 /// # Errors
-/// If it cannot be told. Without a service manager nothing is done.
+/// If the descriptor cannot be copied.
 pub fn keep(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     // Without FDPOLL=0 one end of a pair would be let go as soon as the other is closed.
     let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
-    sd_notify::notify_with_fds(&state, &[descriptor])
+    notify::send(Kind::Store, &state, Some(descriptor.try_clone_to_owned()?));
+    Ok(())
 }
 
 /// Has the service manager let go of what it keeps under `name`.
 pub fn forget(name: &str) {
-    if let Err(e) = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]) {
-        log::debug!("the service manager does not let go of {name:?}: {e}");
-    }
+    notify::send(Kind::Remove, &[NotifyState::FdStoreRemove, NotifyState::FdName(name)], None);
 }
 
-/// Waits until the service manager has done what it was told (`sd_notify_barrier(3)`).
+/// Waits until the service manager has done what it was told (`sd_notify_barrier(3)`), also what still waits to be sent.
 ///
 /// # Errors
-/// If it cannot be told, or does not get to it in time.
-pub fn barrier() -> io::Result<()> {
+/// If it does not get to it within [`PATIENCE`], or there is none.
+pub async fn barrier() -> io::Result<()> {
+    if !notify::is_open() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "there is no service manager"));
+    }
     // It closes its copy of `writer` once it gets there.
     let (reader, writer) = pipe()?;
-    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
-    drop(writer);
-    if has_ended(reader.as_fd(), PATIENCE)? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+    notify::send(Kind::Barrier, &[NotifyState::Custom("BARRIER=1")], Some(writer.into()));
+    if has_ended(reader.as_fd(), PATIENCE).await? {
+        return Ok(());
+    }
+    let what = format!("the service manager does not answer within {} s", PATIENCE.as_secs());
+    Err(io::Error::new(io::ErrorKind::TimedOut, what))
 }
 
-/// Whether the other end of a pipe or a pair is closed within `time`.
+/// Whether the other end of a pipe or a pair is closed within `time`. Nothing may come from it.
 ///
 /// # Errors
-/// Those of `poll(2)`.
-pub fn has_ended(end: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
-    loop {
-        match poll(&mut [PollFd::new(end, PollFlags::empty())], time) {
-            Err(nix::errno::Errno::EINTR) => {}
-            ended => return Ok(ended? > 0),
-        }
-    }
+/// Those of the system. Must be called in a tokio runtime.
+pub async fn has_ended(end: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
+    let end = notify::watch(end, Interest::READABLE)?;
+    Ok(timeout(time, end.readable()).await.is_ok())
 }

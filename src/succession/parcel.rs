@@ -4,7 +4,7 @@
 //! Kept one by one, every connection would be compared with all others kept (systemd does, with one system call each), and be
 //! named in one variable of the environment, which has a limit of 128 KiB.
 
-use crate::store;
+use crate::{notify, store};
 use memmap2::Mmap;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -48,8 +48,9 @@ impl Parcel {
     /// An empty one, which the service manager keeps already.
     ///
     /// # Errors
-    /// If there is no service manager, or it keeps nothing.
-    pub fn new() -> io::Result<Self> {
+    /// If there is no service manager, it keeps nothing, or it does not answer in time. Must be called in a tokio runtime, where
+    /// [`crate::notify::attend`] sends what waits.
+    pub async fn new() -> io::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         let parcel = Self::with(ours, QUEUE)?;
@@ -57,8 +58,13 @@ impl Parcel {
         store::forget(NAME);
         store::keep(NAME, theirs.as_fd())?;
         drop(theirs);
-        store::barrier()?;
-        if store::has_ended(parcel.0.as_fd(), CLOSED_BY)? {
+        if let Err(e) = store::barrier().await {
+            // What was sent already has no state, and the next process closes it.
+            notify::forget_descriptors();
+            store::forget(NAME);
+            return Err(e);
+        }
+        if store::has_ended(parcel.0.as_fd(), CLOSED_BY).await? {
             let what = "no service manager that keeps descriptors (FileDescriptorStoreMax=)";
             return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
