@@ -111,7 +111,7 @@ pub fn is_open() -> bool {
 /// Tells the service manager something, at once or as soon as it can be told.
 pub fn send(kind: Kind, states: &[NotifyState<'_>], descriptor: Option<OwnedFd>) {
     if let Some(manager) = MANAGER.get() {
-        let text = states.iter().map(|state| format!("{state}\n")).collect();
+        let text = states.iter().flat_map(|state| [state.to_string(), "\n".to_owned()]).collect();
         manager.send(Message { kind, text, descriptor });
     }
 }
