@@ -65,6 +65,15 @@ fn an_unknown_key_is_refused_where_it_stands_and_the_nearest_is_named() {
 }
 
 #[test]
+fn a_file_of_windows_editors_is_read_or_told_apart() {
+    let text = "---\r\nwebsocket_uri: [\"127.0.0.1\", 24567]\r\n";
+    assert_eq!(accepted(&format!("\u{feff}{text}")), accepted(text));
+    let utf_16: Vec<u8> = format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    refused(utf_16, "1:1", &["UTF-16", "save it as UTF-8"]);
+    refused("\u{feff}xyzzy: 1\r\n", "1:1", &["unknown key `xyzzy`"]);
+}
+
+#[test]
 fn a_value_of_the_wrong_type_is_refused_where_it_stands() {
     refused("accept_exit: 5\n", "1:14", &["accept_exit"]);
     refused("websocket_uri: 4567\n", "1:16", &["websocket_uri"]);

@@ -441,7 +441,16 @@ fn no_line_is_lost_or_torn_by_rotation() {
 
 #[test]
 fn with_no_rotations_the_file_is_never_rotated() {
-    let mut daemon = Daemon::logging_to_file("output: file, file: LOG, level: debug, max-size: 1024, rotations: 0");
+    is_never_rotated("max-size: 1024, rotations: 0");
+}
+
+#[test]
+fn with_no_size_the_file_is_never_rotated() {
+    is_never_rotated("max-size: 0, rotations: 3");
+}
+
+fn is_never_rotated(settings: &str) {
+    let mut daemon = Daemon::logging_to_file(&format!("output: file, file: LOG, level: debug, {settings}"));
     daemon.has_viewers(50);
     daemon.stop();
     let text = read_to_string(daemon.log()).expect("UTF-8");

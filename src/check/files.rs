@@ -122,7 +122,11 @@ pub(super) fn log(settings: &Settings, sandbox: Option<&Sandbox>) -> Finding {
         Some(obstacle) => return obstacle.finding(Exit::Config),
         None => {}
     }
-    let unrotated = if is_regular && logger.rotations > 0 { unwritable(directory_of(&path), sandbox) } else { None };
+    let unrotated = if is_regular && logger.rotations > 0 && logger.max_size > 0 {
+        unwritable(directory_of(&path), sandbox)
+    } else {
+        None
+    };
     match unrotated {
         Some(Obstacle { what, .. }) => Finding::Warning(format!("{shown} {can}, but not rotated: {what}")),
         None => Finding::Good(format!("{shown} {can}")),

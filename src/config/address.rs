@@ -1,6 +1,7 @@
 //! Where the monitor listens.
 
 use super::paths::{MAX_UNIX_PATH, temporary_path};
+use super::value::Whole;
 use serde::de::{Deserializer, Error, Expected, IgnoredAny, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
@@ -162,26 +163,8 @@ struct Port(u16);
 
 impl<'de> Deserialize<'de> for Port {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NumberOrText;
-        impl Visitor<'_> for NumberOrText {
-            type Value = Port;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a port from 0 to 65535, as a number or in quotes")
-            }
-
-            fn visit_u64<E: Error>(self, port: u64) -> Result<Port, E> {
-                u16::try_from(port).map(Port).map_err(|_| E::invalid_value(Unexpected::Unsigned(port), &self))
-            }
-
-            fn visit_i64<E: Error>(self, port: i64) -> Result<Port, E> {
-                Err(E::invalid_value(Unexpected::Signed(port), &self))
-            }
-
-            fn visit_str<E: Error>(self, port: &str) -> Result<Port, E> {
-                port.trim().parse().map(Port).map_err(|_| E::invalid_value(Unexpected::Str(port), &self))
-            }
-        }
-        deserializer.deserialize_any(NumberOrText)
+        let whole = Whole { what: "a port", min: 0, max: u16::MAX.into(), hint: ", as a number or in quotes" };
+        let port = deserializer.deserialize_any(whole)?;
+        u16::try_from(port).map(Self).map_err(D::Error::custom)
     }
 }

@@ -34,6 +34,11 @@ use thiserror::Error;
 const QUIET: Duration = Duration::from_millis(200);
 const QUIET_IF_CUT: Duration = Duration::from_secs(1);
 
+/// What some editors, such as Windows' Notepad, write before the first line of a file in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// The error for a file in another encoding.
+const UTF_16: &str = "the file is in UTF-16; save it as UTF-8 (in Notepad: `Save as`, encoding `UTF-8`)";
+
 /// The user that ReCodEx's services run as.
 pub const DEFAULT_USER: &str = "recodex";
 
@@ -106,10 +111,10 @@ pub struct Logger {
     pub file: Option<PathBuf>,
     /// The least severe level that is logged.
     pub level: Level,
-    /// The size in bytes at which the file is rotated.
-    #[serde(deserialize_with = "value::whole::<_, 1024, { 1 << 40 }>")]
+    /// The size in bytes at which the file is rotated; 0: never.
+    #[serde(deserialize_with = "value::whole::<_, 0, { 1 << 40 }>")]
     pub max_size: usize,
-    /// How many rotated files are kept.
+    /// How many rotated files are kept; 0: the file is never rotated.
     #[serde(deserialize_with = "value::whole::<_, 0, 1000>")]
     pub rotations: usize,
 }
@@ -307,6 +312,11 @@ impl Default for Zeromq {
     }
 }
 
+/// Whether a file is in UTF-16: it begins with that encoding's mark, or with a character of ASCII that has a zero byte beside it.
+fn is_utf_16(bytes: &[u8]) -> bool {
+    matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=u8::MAX, ..] | [1..=0x7f, 0, ..])
+}
+
 /// What is wrong with a configuration file.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub struct ConfigError {
@@ -382,6 +392,11 @@ impl Settings {
     /// The same, with the number of settings in the file.
     fn parse_and_count(path: &Path, bytes: &[u8]) -> Result<(Self, usize), ConfigError> {
         let error = |Mistake { place, message }| ConfigError { path: path.into(), place, message };
+        // Positions are counted without it.
+        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+        if is_utf_16(bytes) {
+            return Err(error(Mistake { place: Some((1, 1)), message: UTF_16.into() }));
+        }
         let text = str::from_utf8(bytes).map_err(|e| {
             let good = &bytes[..e.valid_up_to()];
             let line_start = good.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
@@ -513,7 +528,7 @@ mod tests {
             ("history:\n  finished: -1\n", "2:13: history.finished: invalid value: integer `-1`, expected a number of seconds from 0 to 604800".into()),
             ("history:\n  unfinished: .nan\n", "2:15: history.unfinished: invalid value: floating point `NaN`, expected a number of seconds from 0.1 to 31536000".into()),
             ("clients: {max: 0}\n", "1:16: clients.max: invalid value: integer `0`, expected a whole number from 1 to 10000000".into()),
-            ("clients: {max: many}\n", "1:16: clients.max: invalid type: string \"many\", expected a whole number from 1 to 10000000".into()),
+            ("clients: {max: many}\n", "1:16: clients.max: invalid value: string \"many\", expected a whole number from 1 to 10000000".into()),
             ("websocket_uri: \"unix:run/x\"\n", "1:16: websocket_uri: invalid value: string \"unix:run/x\", expected a host and a port, such as [\"127.0.0.1\", 4567], or \"unix:\" and an absolute path".into()),
             ("websocket_mode: 660\n", "1:17: websocket_mode: invalid type: integer `660`, expected a mode in octal digits and quotes, such as \"0660\"".into()),
             ("websocket_mode: \"0668\"\n", "1:17: websocket_mode: invalid value: string \"0668\", expected a mode in octal digits and quotes, such as \"0660\"".into()),
@@ -528,6 +543,91 @@ mod tests {
             ("accept_exit: sometimes\n", "1:14: accept_exit: invalid type: string \"sometimes\", expected a boolean; write true or false, without quotes".into()),
             ("logger: {file: \"\"}\n", "1:16: logger.file: there is no value; expected a path".into()),
             ("- 1\n", "1:1: invalid type: sequence, expected settings as `key: value` lines".into()),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), format!("c.yml:{error}"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_number_may_be_written_as_pythons_int_took_it() {
+        for (text, size) in [
+            ("1048576", 1_048_576),
+            ("\"1048576\"", 1_048_576),
+            ("' 2048 '", 2048),
+            ("1_048_576", 1_048_576),
+            ("\"1_048_576\"", 1_048_576),
+            ("1048576.0", 1_048_576),
+            ("'1048576.0'", 1_048_576),
+            ("1_048_576.0", 1_048_576),
+            ("512", 512),
+            ("0", 0),
+            ("0.0", 0),
+        ] {
+            let settings = parse(&format!("logger: {{max-size: {text}}}\n")).unwrap();
+            assert_eq!(settings.logger.max_size, size, "{text}");
+        }
+        let settings =
+            parse("logger: {rotations: '3'}\nclients: {max: '1_000'}\nzeromq_uri: [a, 7_894.0]\nstatus_uri: [a, 0]\n");
+        let settings = settings.unwrap();
+        assert_eq!((settings.logger.rotations, settings.clients.max, settings.zeromq_uri.port), (3, 1000, 7894));
+    }
+
+    #[test]
+    fn what_is_no_whole_number_is_refused_where_it_stands() {
+        for (value, found) in [
+            ("-1", "invalid value: integer `-1`"),
+            ("'-1'", "invalid value: string \"-1\""),
+            ("-1.0", "invalid value: floating point `-1.0`"),
+            ("1.5", "invalid value: floating point `1.5`"),
+            ("'1.5'", "invalid value: string \"1.5\""),
+            ("true", "invalid type: boolean `true`"),
+            ("'true'", "invalid value: string \"true\""),
+            (".nan", "invalid value: floating point `NaN`"),
+            (".inf", "invalid value: floating point `inf`"),
+            ("1001", "invalid value: integer `1001`"),
+            ("'1001'", "invalid value: string \"1001\""),
+            ("2e3", "invalid value: floating point `2000.0`"),
+            ("'99999999999999999999'", "invalid value: string \"99999999999999999999\""),
+            ("_1", "invalid value: string \"_1\""),
+            ("1_", "invalid value: string \"1_\""),
+            ("1__0", "invalid value: string \"1__0\""),
+            ("'1 0'", "invalid value: string \"1 0\""),
+            ("'.0'", "invalid value: string \".0\""),
+            ("[]", "invalid type: sequence"),
+        ] {
+            assert_eq!(
+                parse(&format!("logger:\n  rotations: {value}\n")).unwrap_err(),
+                format!("c.yml:2:14: logger.rotations: {found}, expected a whole number from 0 to 1000"),
+                "{value}"
+            );
+        }
+        for value in ["", "''", "' '"] {
+            let error = parse(&format!("logger:\n  rotations: {value}\n")).unwrap_err();
+            assert!(error.starts_with("c.yml:2:1"), "{error}");
+            assert!(error.contains("logger.rotations: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_begins_with_a_zero_is_ambiguous() {
+        let zero = "begins with a zero, which makes it octal for some programs and decimal for others; write";
+        for (text, error) in [
+            (
+                "zeromq_uri: [a, 04567]\n",
+                format!("1:17: zeromq_uri[1]: `04567` {zero} `4567`, or another number without the zero"),
+            ),
+            (
+                "zeromq_uri: [a, \"04567\"]\n",
+                format!("1:17: zeromq_uri[1]: `04567` {zero} `4567`, or another number without the zero"),
+            ),
+            (
+                "logger: {rotations: 010}\n",
+                format!("1:21: logger.rotations: `010` {zero} `10`, or another number without the zero"),
+            ),
+            (
+                "logger: {rotations: 00}\n",
+                format!("1:21: logger.rotations: `00` {zero} `0`, or another number without the zero"),
+            ),
         ] {
             assert_eq!(parse(text).unwrap_err(), format!("c.yml:{error}"), "{text:?}");
         }
@@ -588,6 +688,47 @@ mod tests {
         };
         assert_eq!(load(MAX_FILE), Ok(Settings::default()));
         assert!(load(MAX_FILE + 1).unwrap_err().to_string().contains("at most 65536 bytes"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_first_line_changes_nothing() {
+        let uri = "websocket_uri: [\"127.0.0.1\", 1]\n";
+        for text in [
+            "",
+            "---\n",
+            uri,
+            &format!("---\n{uri}"),
+            &format!("%YAML 1.1\n---\n{uri}"),
+            &format!("# comment\n{uri}zeromq_uri: [\"*\", 2]\n"),
+            "---\r\nwebsocket_uri:\r\n    - \"127.0.0.1\"\r\n    - 4567\r\nlogger:\r\n    level: \"debug\"\r\n...\r\n",
+            "websocket_uri:\n- a\n- 1\nzeromq_uri:\n- b\n- 2\n",
+            // Errors, which are placed as without the mark.
+            "xyzzy: 1\n",
+            "user: !x a\n",
+            "user: a\nuser: b\n",
+            "user: @a\n",
+            "%TAG ! a\n---\n",
+            "user: a\n--- b\n",
+            "logger:\n  level: x\n",
+        ] {
+            assert_eq!(parse(&format!("\u{feff}{text}")), parse(text), "{text:?}");
+        }
+        let error = Settings::parse(Path::new("c.yml"), b"\xef\xbb\xbfuser: \xff").unwrap_err();
+        assert_eq!(error.to_string(), "c.yml:1:7: expected UTF-8, found another byte");
+    }
+
+    #[test]
+    fn a_file_in_utf_16_is_recognised() {
+        for (marked, swapped) in [(false, false), (true, false), (false, true), (true, true)] {
+            let text = if marked { "\u{feff}---\r\nuser: a\r\n" } else { "---\r\nuser: a\r\n" };
+            let bytes = |unit: u16| if swapped { unit.to_be_bytes() } else { unit.to_le_bytes() };
+            let file: Vec<u8> = text.encode_utf16().flat_map(bytes).collect();
+            let error = Settings::parse(Path::new("c.yml"), &file).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "c.yml:1:1: the file is in UTF-16; save it as UTF-8 (in Notepad: `Save as`, encoding `UTF-8`)"
+            );
+        }
     }
 
     #[test]

@@ -210,27 +210,70 @@ impl<'de> Deserialize<'de> for Checked {
 pub(super) fn whole<'de, D: Deserializer<'de>, const MIN: u64, const MAX: u64>(
     deserializer: D,
 ) -> Result<usize, D::Error> {
-    struct Bounded {
-        min: u64,
-        max: u64,
+    let number = deserializer.deserialize_any(Whole { what: "a whole number", min: MIN, max: MAX, hint: "" })?;
+    usize::try_from(number).map_err(D::Error::custom)
+}
+
+/// A whole number within bounds. It may be in quotes, have underscores between its digits, or a fraction of zero: all that
+/// Python's `int()` took of a file.
+pub(super) struct Whole {
+    pub(super) what: &'static str,
+    pub(super) min: u64,
+    pub(super) max: u64,
+    /// What the error says after the bounds.
+    pub(super) hint: &'static str,
+}
+
+impl Whole {
+    fn check<E: Error>(&self, number: Option<u64>, found: Unexpected<'_>) -> Result<u64, E> {
+        let number = number.filter(|number| (self.min..=self.max).contains(number));
+        number.ok_or_else(|| E::invalid_value(found, self))
     }
-    impl Visitor<'_> for Bounded {
-        type Value = usize;
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a whole number from {} to {}", self.min, self.max)
-        }
+impl Visitor<'_> for Whole {
+    type Value = u64;
 
-        fn visit_u64<E: Error>(self, number: u64) -> Result<usize, E> {
-            let number_in = Some(number).filter(|number| (self.min..=self.max).contains(number));
-            number_in
-                .and_then(|number| usize::try_from(number).ok())
-                .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
-        }
-
-        fn visit_i64<E: Error>(self, number: i64) -> Result<usize, E> {
-            Err(E::invalid_value(Unexpected::Signed(number), &self))
-        }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, min, max, hint } = self;
+        write!(f, "{what} from {min} to {max}{hint}")
     }
-    deserializer.deserialize_any(Bounded { min: MIN, max: MAX })
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<u64, E> {
+        self.check(Some(number), Unexpected::Unsigned(number))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<u64, E> {
+        self.check(None, Unexpected::Signed(number))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<u64, E> {
+        // Written without a fraction if that is zero.
+        self.check(number.to_string().parse().ok(), Unexpected::Float(number))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
+        let digits = digits(text.trim());
+        if let Some(digits) = &digits
+            && let decimal = digits.trim_start_matches('0')
+            && digits.len() > 1
+            && decimal.len() < digits.len()
+        {
+            let decimal = if decimal.is_empty() { "0" } else { decimal };
+            return Err(E::custom(format_args!(
+                "`{text}` begins with a zero, which makes it octal for some programs and decimal for others; write `{decimal}`, or \
+                 another number without the zero"
+            )));
+        }
+        self.check(digits.and_then(|digits| digits.parse().ok()), Unexpected::Str(text))
+    }
+}
+
+/// The digits of a whole number without the underscores between them, and without a fraction of zero.
+fn digits(text: &str) -> Option<String> {
+    let whole = text
+        .split_once('.')
+        .map_or(Some(text), |(whole, fraction)| fraction.bytes().all(|digit| digit == b'0').then_some(whole))?;
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit());
+    whole.split('_').all(is_number).then(|| whole.replace('_', ""))
 }

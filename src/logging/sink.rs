@@ -262,8 +262,11 @@ impl LogFile {
             Some(open) => open.file,
             None => self.appender(&mut found)?,
         };
-        // As with Python's handler: no rotations, no rotation.
-        if self.rotations > 0 && found.is_some_and(|found| found.regular && found.size >= self.max_size) {
+        // As with Python's handler: no rotation if either is zero.
+        if self.rotations > 0
+            && self.max_size > 0
+            && found.is_some_and(|found| found.regular && found.size >= self.max_size)
+        {
             file = self.rotate(file, &mut found)?;
         }
         if let Err(e) = file.write_all(text.as_bytes()).and_then(|()| file.flush()) {
