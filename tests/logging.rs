@@ -1016,6 +1016,43 @@ fn stderr_that_is_closed_does_not_disturb_the_relay() {
     daemon.stop();
 }
 
+/// Has a log lose its directory for a while.
+fn loses_its_directory(stderr: Stdio) -> Daemon {
+    let daemon = Daemon::prepare(|_| {}).on_ports(&[], "output: file, file: LOG, level: debug", stderr);
+    let logs = daemon.directory.path().join("logs");
+    daemon.loses(
+        || fs::remove_dir_all(&logs).expect("it is ours"),
+        || make_open(&logs),
+        || read_to_string(daemon.log()).unwrap_or_default(),
+    );
+    daemon
+}
+
+#[test]
+fn stderr_is_told_that_the_file_cannot_be_written_and_that_it_can_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("stderr");
+    let mut daemon = loses_its_directory(File::create(&path).expect("it is ours").into());
+    daemon.stop();
+    let text = read_to_string(&path).expect("UTF-8");
+    let told: Vec<&str> = text.lines().collect();
+    let [failed, again] = told[..] else { panic!("two lines: {text}") };
+    let log = daemon.log().display().to_string();
+    assert!(
+        failed.starts_with(&format!("[recodex-monitor] [ERROR] cannot write the log to {log}: No such file")),
+        "{text}"
+    );
+    assert!(again.starts_with(&format!("[recodex-monitor] [INFO] the log is written to {log} again; ")), "{text}");
+}
+
+#[test]
+fn stderr_that_nobody_reads_does_not_hold_up_a_file_that_cannot_be_written() {
+    let (_reader, writer, _) = full_pipe();
+    let mut daemon = loses_its_directory(writer.into());
+    daemon.relays();
+    daemon.stop();
+}
+
 // The journal
 
 /// A stand-in for systemd-journald, at its place in a mount namespace of the monitor's own.
@@ -1279,4 +1316,26 @@ fn output_auto_is_the_journal_only_if_stderr_is_connected_to_it() {
             assert!(journal.holding(&[]).is_empty());
         }
     }
+}
+
+/// As in a container, which inherits the stream but has no journal.
+#[test]
+fn output_auto_is_stderr_if_the_journal_cannot_be_reached() {
+    if !can_be_private() {
+        return;
+    }
+    let start = Daemon::prepare(|_| {});
+    let empty = start.log.with_file_name("").display().to_string();
+    let path = start.directory.path().join("stderr");
+    let stderr = File::create(&path).expect("it is ours");
+    let metadata = stderr.metadata().expect("it is open");
+    let stream = format!("JOURNAL_STREAM={}:{}", metadata.dev(), metadata.ino());
+    let wrapper = [&["env", &stream], &IN_NAMESPACE[..], &[&empty]].concat();
+    let mut daemon = start.on_ports(&wrapper, "output: auto", stderr.into());
+    daemon.stop();
+    let text = read_to_string(&path).expect("UTF-8");
+    let first = text.lines().next().expect("a line");
+    assert!(first.starts_with("[recodex-monitor] [WARNING] logger.output: cannot reach the journal: "), "{text}");
+    assert!(first.ends_with("; the log goes to standard error instead"), "{text}");
+    assert!(text.contains("[recodex-monitor] [INFO] stopped: "), "{text}");
 }

@@ -92,6 +92,9 @@ pub(super) fn log(settings: &Settings, sandbox: Option<&Sandbox>) -> Finding {
         Target::Journal => {
             return match logging::reach_journal() {
                 Ok(()) => Finding::Good("the journal".into()),
+                Err(failure) if logger.output == Output::Auto => {
+                    Finding::Warning(format!("{failure}; the log goes to standard error instead"))
+                }
                 Err(failure) => Finding::from(&failure),
             };
         }

@@ -1,5 +1,6 @@
 //! The log: lines are queued without waiting and written by one thread, so that no disk and no reader holds up the relay.
 
+mod outage;
 mod probe;
 mod sink;
 mod standard;

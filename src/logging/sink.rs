@@ -1,7 +1,7 @@
 //! Where log lines go: the journal, a rotating file, or stderr; and what is said about lines that could not be written.
 
 use super::standard::{Standard, Stream};
-use super::{Dropped, Line, probe};
+use super::{Dropped, Line, outage, probe};
 use crate::advice;
 use crate::config::{DEFAULT_LOG, Logger, Output};
 use crate::failure::{Exit, Failure};
@@ -53,6 +53,8 @@ pub(super) struct Sink {
     lost: u64,
     /// When the first of them was lost, and why.
     since: Option<(DateTime<Local>, String)>,
+    /// Whether standard error was told that lines cannot be written.
+    told: bool,
 }
 
 enum Writer {
@@ -69,12 +71,20 @@ pub(super) type Print = dyn FnMut(&str) -> io::Result<()> + Send;
 
 impl Sink {
     pub(super) fn printing(print: Box<Print>) -> Self {
-        Self { writer: Writer::Function(print), lost: 0, since: None }
+        Self { writer: Writer::Function(print), lost: 0, since: None, told: false }
     }
 
     pub(super) fn open(settings: &Logger) -> Result<Self, Failure> {
         let writer = match Target::of(settings) {
-            Target::Journal => Writer::Journal(journal()?),
+            Target::Journal => match journal() {
+                Ok(journal) => Writer::Journal(journal),
+                // As in a container that has inherited the stream, but not the journal's socket.
+                Err(failure) if settings.output == Output::Auto => {
+                    log::warn!("{failure}; the log goes to standard error instead");
+                    Writer::Stderr(Stream::new(io::stderr()))
+                }
+                Err(failure) => return Err(failure),
+            },
             Target::File(path) => {
                 check(&path).map_err(|e| {
                     let what = what_to_do(&path, &e);
@@ -88,14 +98,20 @@ impl Sink {
             })?),
             Target::Stderr => Writer::Stderr(Stream::new(io::stderr())),
         };
-        Ok(Self { writer, lost: 0, since: None })
+        Ok(Self { writer, lost: 0, since: None, told: false })
     }
 
     /// Writes a line; one that cannot be written is counted and reported as soon as one can.
     pub(super) fn write(&mut self, line: &Line) {
-        let written = if self.settle() { self.writer.write(line) } else { return self.lost += 1 };
-        if let Err(e) = written {
+        if !self.settle() {
+            self.lost += 1;
+        } else if let Err(e) = self.writer.write(line) {
             self.lose(1, &e.to_string());
+        }
+        if let Some((_, why)) = self.since.as_ref().filter(|_| !self.told)
+            && let Some(what) = self.writer.apart()
+        {
+            self.told = outage::begins(&what, why);
         }
     }
 
@@ -117,6 +133,11 @@ impl Sink {
         if self.writer.write(&line).is_err() {
             return false;
         }
+        if std::mem::take(&mut self.told)
+            && let Some(what) = self.writer.apart()
+        {
+            outage::ends(&what, self.lost);
+        }
         (self.lost, self.since) = (0, None);
         true
     }
@@ -134,6 +155,15 @@ impl Sink {
 }
 
 impl Writer {
+    /// What it writes to, if that has nothing to do with standard output and standard error.
+    fn apart(&self) -> Option<String> {
+        match self {
+            Self::Journal(_) => Some("the journal".into()),
+            Self::File(file) => Some(file.path.display().to_string()),
+            _ => None,
+        }
+    }
+
     fn write(&mut self, line: &Line) -> io::Result<()> {
         match self {
             Self::Journal(journal) => {
