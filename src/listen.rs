@@ -64,6 +64,23 @@ impl Port {
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
+
+    /// The same as text. Where an address stands for all of the machine's, it says of which family.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.listeners.iter().filter_map(name).collect()
+    }
+}
+
+/// Where a socket listens, as text: `[::]` stands for IPv6 alone or for both families.
+fn name(listener: &TcpListener) -> Option<String> {
+    let at = listener.local_addr().ok()?;
+    let families = match at.ip() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) if SockRef::from(listener).only_v6().ok()? => " (IPv6 only)",
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => " (IPv4 and IPv6)",
+        _ => "",
+    };
+    Some(format!("{at}{families}"))
 }
 
 /// Binds every address of `address`; `key` is its configuration key, for errors.

@@ -267,10 +267,10 @@ fn serve<F: Future<Output = ()> + Send + 'static>(
     shared: &Arc<Shared>,
     accept: fn(TcpListener, Arc<Shared>) -> F,
 ) {
+    for at in port.names() {
+        log::info!("listening for {whom} on {at}");
+    }
     for listener in port.listeners {
-        if let Ok(at) = listener.local_addr() {
-            log::info!("listening for {whom} on {at}");
-        }
         tasks.spawn(accept(listener, Arc::clone(shared)));
     }
     for before in port.before {

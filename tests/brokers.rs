@@ -302,6 +302,11 @@ fn an_asterisk_listens_on_every_address() {
         let port = address.port();
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), "port {port}");
     }
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        assert!(!monitor.logged(&["listening for viewers on [::]:", " (IPv4 and IPv6)"]).is_empty());
+        let monitor = every_address_of("::", 0, 0);
+        assert!(!monitor.logged(&["listening for brokers on [::]:", " (IPv6 only)"]).is_empty());
+    }
 }
 
 #[test]

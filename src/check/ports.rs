@@ -33,7 +33,7 @@ pub(super) fn port(
     }
     match listen::bind(key, address, &mut Kept::default().listeners) {
         Ok(port) => {
-            let at: Vec<_> = port.addresses().iter().map(ToString::to_string).collect();
+            let at = port.names();
             held.push(port);
             Finding::Good(format!("{} can be bound", at.join(" and ")))
         }
