@@ -1,7 +1,9 @@
 //! Listening sockets: bound to every address of a host or to a path, accepted from without spinning when descriptors run out.
 
+mod interface;
 mod unix;
 
+pub use interface::interface_address;
 pub use unix::{UnixFile, bind_unix, drain_unix, is_listened_at};
 
 use crate::config::Address;
@@ -36,6 +38,9 @@ const ON_THE_WAY: Duration = Duration::from_secs(64);
 
 /// How long accepting pauses after it failed, usually for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The key whose host may be the name of a network interface, as libzmq took it.
+const TAKES_INTERFACE: &str = "zeromq_uri";
 
 static CANNOT_ACCEPT: Throttle = Throttle::new(Duration::from_secs(60));
 
@@ -86,7 +91,7 @@ fn name(listener: &TcpListener) -> Option<String> {
 /// Binds every address of `address`; `key` is its configuration key, for errors.
 ///
 /// `*` is every address of the machine. A name's addresses that this machine does not have are left out with a warning,
-/// as long as one is left. With port 0 all addresses share the port the system chose for the first.
+/// as long as one is left. The name of a network interface is its first IPv4 address, for `zeromq_uri` only. With port 0 all addresses share the port the system chose for the first.
 ///
 /// Where a socket of `kept` listens already, it is taken out, and a new one takes its place without a gap. It is a new one
 /// because address filters of the service manager hold for the sockets that are made while they are in force.
@@ -129,12 +134,15 @@ fn resolve(key: &str, address: &Address) -> Result<Vec<SocketAddr>, Failure> {
         return Ok(vec![(every, *port).into()]);
     }
     let host = host.trim_start_matches('[').trim_end_matches(']');
+    if key == TAKES_INTERFACE
+        && let Some(ip) = interface_address(host)
+    {
+        return Ok(vec![(ip, *port).into()]);
+    }
     let mut addresses = Vec::new();
     for at in (host, *port).to_socket_addrs().map_err(|e| {
-        Failure::new(
-            Exit::Unavailable,
-            format!("{key}: cannot resolve host {host:?}: {e}; expected an address, a name or \"*\""),
-        )
+        let what = interface::hint(key, host).unwrap_or_else(|| "expected an address, a name or \"*\"".into());
+        Failure::new(Exit::Unavailable, format!("{key}: cannot resolve host {host:?}: {e}; {what}"))
     })? {
         if !addresses.contains(&at) {
             addresses.push(at);

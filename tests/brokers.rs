@@ -309,6 +309,17 @@ fn an_asterisk_listens_on_every_address() {
     }
 }
 
+/// As libzmq's bind.
+#[test]
+fn the_name_of_an_interface_is_its_first_ipv4_address_for_brokers_only() {
+    let ports = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [lo, 0]\nuser: nobody\n";
+    let (_directory, path) = common::temporary("config.yml", ports);
+    let monitor = Monitor::start_from(&path);
+    assert_eq!(monitor.addresses("brokers")[0].ip().to_string(), "127.0.0.1");
+    let broker = Broker::connect(monitor.brokers);
+    fence(&monitor, &broker);
+}
+
 #[test]
 fn localhost_listens_on_what_it_resolves_to() {
     let monitor = every_address_of("localhost", 0, 0);

@@ -249,6 +249,8 @@ fn ports_that_the_monitor_holds_are_as_they_should_be() {
 
 #[test]
 fn a_host_that_does_not_resolve_fails_as_at_the_start() {
+    let interface = "which status_uri does not take; write its address, 127.0.0.1";
+    fails(&format!("{PORTS}status_uri: [lo, 0]\n"), 69, &["status_uri: ", "lo is a network interface", interface]);
     fails(&format!("{PORTS}status_uri: [\"no.such.host.invalid\", 1]\n"), 69, &["status_uri: ", "cannot resolve host"]);
 }
 
@@ -479,6 +481,21 @@ fn a_port_below_1024_fails_unless_the_unit_has_the_capability() {
     // Whether it is free is another matter.
     let (_, out, _) = machine.check(&config);
     assert!(out.contains("websocket_uri: 127.0.0.1:443") && !out.contains("may not bind"), "{out}");
+}
+
+#[test]
+fn an_interface_that_the_service_may_not_look_up_is_told_with_the_drop_in_that_helps() {
+    let config = PORTS.replace("zeromq_uri: [\"127.0.0.1\"", "zeromq_uri: [\"lo\"");
+    let families = |list: &str| format!("LogsDirectory=recodex\nRestrictAddressFamilies={list}");
+    let refusing = families("AF_INET AF_INET6 AF_UNIX");
+    Machine::with_unit(&[("LogsDirectory=recodex", &refusing)]).fails(
+        &config,
+        69,
+        &["zeromq_uri: ", "write that address, 127.0.0.1", "RestrictAddressFamilies=AF_NETLINK"],
+    );
+    let allowing = families("AF_INET AF_INET6 AF_NETLINK AF_UNIX");
+    let (_, out, _) = Machine::with_unit(&[("LogsDirectory=recodex", &allowing)]).check(&config);
+    assert!(out.contains("zeromq_uri: 127.0.0.1:") && !out.contains("AF_NETLINK"), "{out}");
 }
 
 #[test]

@@ -31,6 +31,16 @@ pub(super) fn port(
         let what = format!("{address}: the service may not bind a port below {} ({why}): {DROP_IN}", first_free_port());
         return Finding::Failed(Exit::NoPermission, what);
     }
+    if let Some(unit) = unit
+        && !unit.allows_family("AF_NETLINK")
+        && let Some(ip) = listen::interface_address(&address.host)
+    {
+        let what = format!(
+            "{address}: the service may not look up the address of a network interface; write that address, {ip}, or `systemctl edit \
+             recodex-monitor` and add the lines [Service] and RestrictAddressFamilies=AF_NETLINK"
+        );
+        return Finding::Failed(Exit::Unavailable, what);
+    }
     match listen::bind(key, address, &mut Kept::default().listeners) {
         Ok(port) => {
             let at = port.names();
@@ -84,6 +94,9 @@ fn first_free_port() -> u16 {
 
 fn addresses(address: &Address) -> Vec<SocketAddr> {
     let host = if matches!(address.host.as_str(), "" | "*") { "0.0.0.0" } else { &address.host };
+    if let Some(ip) = listen::interface_address(host) {
+        return vec![(ip, address.port).into()];
+    }
     (host.trim_matches(['[', ']']), address.port).to_socket_addrs().map_or_else(|_| Vec::new(), Iterator::collect)
 }
 

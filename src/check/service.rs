@@ -11,7 +11,7 @@ pub(super) const UNIT: &str = "recodex-monitor.service";
 const PROPERTIES: &str = "LoadState,NeedDaemonReload,MainPID,ExecStart,User,Group,SupplementaryGroups,DynamicUser,\
     AmbientCapabilities,CapabilityBoundingSet,PrivateUsers,SystemCallFilter,LimitNOFILE,RootDirectory,RootImage,ProtectSystem,\
     ProtectHome,PrivateTmp,ReadWritePaths,ReadOnlyPaths,InaccessiblePaths,BindPaths,BindReadOnlyPaths,TemporaryFileSystem,\
-    RuntimeDirectory,StateDirectory,CacheDirectory,LogsDirectory,ImportCredential";
+    RestrictAddressFamilies,RuntimeDirectory,StateDirectory,CacheDirectory,LogsDirectory,ImportCredential";
 
 /// The installed unit. A property that the service manager does not know is empty.
 #[derive(Debug, Default)]
@@ -115,9 +115,19 @@ impl Unit {
         (!self.allows_call("capset")).then_some("SystemCallFilter= has no capset")
     }
 
+    /// True if the service may have sockets of an address family.
+    pub(super) fn allows_family(&self, family: &str) -> bool {
+        self.allows("RestrictAddressFamilies", family)
+    }
+
     fn allows_call(&self, call: &str) -> bool {
-        let filter = self.get("SystemCallFilter");
-        let named = |list: &str| list.split_whitespace().any(|word| word == call);
+        self.allows("SystemCallFilter", call)
+    }
+
+    /// True if a list of what is allowed or, after a `~`, of what is not, allows something. An empty list allows everything.
+    fn allows(&self, property: &str, what: &str) -> bool {
+        let filter = self.get(property);
+        let named = |list: &str| list.split_whitespace().any(|word| word == what);
         match filter.strip_prefix('~') {
             Some(refused) => !named(refused),
             None => filter.is_empty() || named(filter),
