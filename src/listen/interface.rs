@@ -34,12 +34,11 @@ pub(super) fn hint(key: &str, host: &str) -> Option<String> {
             "{host} is a network interface, which {key} does not take; write its address, {}",
             addresses[0]
         )),
-        Ok(None) => None,
         Err(e) if key == super::TAKES_INTERFACE => Some(format!(
             "expected an address, a name or \"*\"; if {host} is a network interface, write its address, since it cannot be looked up \
              here ({e}): that needs AF_NETLINK in the service's RestrictAddressFamilies="
         )),
-        Err(_) => None,
+        Ok(None) | Err(_) => None,
     }
 }
 
