@@ -538,6 +538,40 @@ fn what_is_to_be_written_outside_of_the_units_paths_is_told_with_the_drop_in_tha
 }
 
 #[test]
+fn no_directory_is_promised_that_not_even_the_service_manager_can_make() {
+    if !is_root() {
+        return;
+    }
+    let unshare = ["unshare", "-m", "--propagation", "private"];
+    if !run_words(&[&unshare[..], &["true"]].concat()).status.success() {
+        return skipped("needs the right to make mount namespaces");
+    }
+    let machine = Machine::with_unit(&[]);
+    let history = "history: {state: /var/log/recodex/state}\n";
+    write(machine.config(), format!("{PORTS}logger: {{file: /var/log/recodex/monitor.log}}\n{history}"))
+        .expect("it is ours");
+    let config = machine.config();
+    let check = |prepare: &str| {
+        let script = format!("mount -t tmpfs tmpfs /var/log && {prepare} && exec \"$@\"");
+        let program = ["sh", "-c", &script, "-", PROGRAM, "check", "-c", config.to_str().expect("UTF-8")];
+        machine.check_with(&[&unshare[..], &program].concat())
+    };
+    let (status, out, err) = check("true");
+    assert!(status == 0 && has_line(&out, "ok", &["logger: ", "can be made"]), "{out}{err}");
+    let read_only = "mount -o remount,ro /var/log";
+    for (prepare, why) in [
+        (read_only, "mounted read-only"),
+        (&format!("mkdir /var/log/recodex && {read_only}"), "mounted read-only"),
+        ("ln -s none /var/log/recodex", "a link to nothing"),
+    ] {
+        let (status, out, err) = check(prepare);
+        assert!(has_line(&out, "FAILED", &["logger: /var/log/recodex: ", why]), "{prepare}: {out}{err}");
+        assert!(has_line(&out, "warning", &["history.state: ", why, "lost at a stop"]), "{prepare}: {out}{err}");
+        assert_eq!(status, 78, "{prepare}: {out}{err}");
+    }
+}
+
+#[test]
 fn a_configuration_that_the_services_user_cannot_read_fails() {
     if !is_root() {
         return;

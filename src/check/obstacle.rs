@@ -8,6 +8,7 @@ use crate::fs::directory_of;
 use nix::errno::Errno;
 use nix::libc::S_ISVTX;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{AccessFlags, access, geteuid};
 use std::fs::{Metadata, OpenOptions, metadata, symlink_metadata};
 use std::io::{self, ErrorKind};
@@ -106,7 +107,7 @@ pub(super) fn outside(path: &Path, directory: &Path, sandbox: Option<&Sandbox>) 
 
 /// Returns the reason why the service can make no file in a directory, if there is one.
 pub(super) fn unwritable(directory: &Path, sandbox: Option<&Sandbox>) -> Option<Obstacle> {
-    if let Some(obstacle) = outside(directory, directory, sandbox) {
+    if let Some(obstacle) = outside(directory, directory, sandbox).or_else(|| unmakable(directory)) {
         return Some(obstacle);
     }
     let (kind, why) = match metadata(directory) {
@@ -132,6 +133,25 @@ pub(super) fn unwritable(directory: &Path, sandbox: Option<&Sandbox>) -> Option<
         Err(e) => (Kind::Permission, format!("it cannot be looked at: {e}; give the monitor's user a way to it")),
     };
     Some(Obstacle { kind, what: format!("{}: {why}", directory.display()) })
+}
+
+/// Returns the reason why nobody can make a directory, or anything in it, if there is one. The service manager, which makes some of
+/// them as root, cannot either.
+fn unmakable(directory: &Path) -> Option<Obstacle> {
+    let refused = |why: &str| Some(Obstacle { kind: Kind::Absent, what: format!("{}: {why}", directory.display()) });
+    let is_missing = |path: &Path| metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound);
+    if is_missing(directory) && symlink_metadata(directory).is_ok() {
+        return refused("it is a link to nothing; remove the link, or name another path");
+    }
+    // What is missing would be made in the nearest directory that is there.
+    let above = |path: &&Path| !path.as_os_str().is_empty() && !is_missing(path);
+    let nearest = directory.ancestors().find(above).unwrap_or(Path::new("."));
+    if statvfs(nearest).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY)) {
+        return refused(
+            "nothing can be made there, as the file system is mounted read-only; mount it writable, or name another path",
+        );
+    }
+    None
 }
 
 /// True if the service manager gives a directory, with all that is in it, to the service's user as the service starts.
