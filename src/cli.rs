@@ -45,6 +45,12 @@ struct Run {
     /// Check the configuration, print the settings in force, and exit
     #[arg(long)]
     check: bool,
+    /// Check what a reload would read, print nothing if it is right, and exit
+    ///
+    /// Reads the configuration, the certificate and the file of `history.state`, and exits with 78 if a reload would be refused. The
+    /// unit does this before each reload.
+    #[arg(long, requires = "config", conflicts_with = "check")]
+    check_reload: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -211,6 +217,9 @@ async fn execute(command: Command, screen: &Screen) -> Result<(), Failure> {
 
 fn monitor(run: &Run) -> Result<(), Failure> {
     let config = run.config.as_deref();
+    if run.check_reload {
+        return config.map_or(Ok(()), reload::check);
+    }
     let settings = config.map(Settings::load).transpose().map(Option::unwrap_or_default);
     if run.check {
         let mut settings = settings?;

@@ -93,6 +93,19 @@ impl Reader {
     }
 }
 
+/// Checks what a reload would read, for a monitor whose settings are not known: keys that need a restart are not told from others.
+///
+/// # Errors
+/// If a reload would be refused; also for a certificate of `tls` that only a restart would take up.
+pub fn check(config: &Path) -> Result<(), Failure> {
+    let mut settings = Settings::load_again(config)?;
+    settings.fit(limits::open_files(), 0).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
+    settings.history.state.as_deref().map_or(Ok(()), file::check)?;
+    // Credentials do not change until a restart, and systemd (252) does not let this process read them, only the main one.
+    let tls = settings.tls.as_ref().filter(|tls| tls.certificate.is_absolute() && tls.key.is_absolute());
+    tls.map_or(Ok(()), |tls| Certificate::load_again(tls).map(drop))
+}
+
 /// Reads everything. Without a configuration file the settings stay.
 fn read(config: Option<&Path>, old: &Settings, listeners: usize) -> Result<Prepared, Failure> {
     let settings = config.map(Settings::load_again).transpose()?;

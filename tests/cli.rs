@@ -237,6 +237,38 @@ fn a_bad_config_is_refused_without_check_too() {
     assert!(!stderr(&output).contains("listening"), "{}", stderr(&output));
 }
 
+/// The unit runs `--check-reload` before each reload, into the journal.
+#[test]
+fn a_check_of_a_reload_says_nothing_but_what_is_wrong() {
+    let (dir, path) = temporary("config.yml", "");
+    let shown = path.to_str().expect("UTF-8");
+    let check = |config: &str| {
+        std::fs::write(&path, config).expect("it is ours");
+        let output = run(&["-c", shown, "--check-reload"]);
+        assert_eq!(stdout(&output), "", "{config}");
+        (output.status.code(), stderr(&output))
+    };
+    let state = dir.path().join("state");
+    let history = format!("history: {{state: {}}}\n", state.display());
+    assert_eq!(check("user: no-such-user\n"), (Some(0), String::new()), "it needs a restart");
+    assert_eq!(check(&history), (Some(0), String::new()));
+    assert!(!state.exists(), "it makes nothing");
+    let config = "logger:\n  levle: info\n";
+    let (status, said) = check(config);
+    assert_eq!((status, said.lines().count()), (Some(78), 1), "{said}");
+    assert!(said.contains(&format!("{shown}:2:3: ")) && said.contains("`level`"), "{said}");
+    std::fs::create_dir(&state).expect("it is ours");
+    let tls = "tls: {certificate: /nowhere/c.pem, key: /nowhere/k.pem}\n";
+    for (config, why) in [("", "it sets nothing"), (&*history, "history.state: "), (tls, "/nowhere/c.pem")] {
+        let (status, said) = check(config);
+        assert_eq!((status, said.lines().count()), (Some(78), 1), "{config}: {said}");
+        assert!(said.contains(why), "{config}: {said}");
+    }
+    let credentials = check("tls: {certificate: c.pem, key: k.pem}\n");
+    assert_eq!(credentials, (Some(0), String::new()), "only the service's main process can read them");
+    assert_eq!(run(&["--check-reload"]).status.code(), Some(64), "there is nothing to check");
+}
+
 #[test]
 fn an_empty_config_is_all_defaults() {
     let defaults = stdout(&run(&["--check"]));

@@ -139,6 +139,15 @@ fn the_unit_starts_the_program_with_the_shipped_config() {
 }
 
 #[test]
+fn a_reload_first_checks_the_file_that_the_service_reads() {
+    let commands = &unit()["Service.ExecReload"];
+    let [check, kill] = &commands[..] else { panic!("{commands:?}") };
+    assert_eq!(check, &format!("{} --check-reload", setting("Service.ExecStart")));
+    assert!(Cli::try_parse_from(check.split_whitespace()).is_ok(), "{check}");
+    assert_eq!(kill, "/bin/kill -HUP $MAINPID");
+}
+
+#[test]
 fn a_restart_is_told_from_a_stop_and_there_is_room_for_what_is_handed_over() {
     assert_eq!(setting("Service.RestartKillSignal"), "SIGUSR2");
     assert!(seconds("Service.FileDescriptorStoreMax") > 2 * 2 * 9);
