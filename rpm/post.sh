@@ -13,6 +13,14 @@ for file in /etc/recodex/monitor/config.yml /var/log/recodex/monitor.log*; do
         chown -h recodex:recodex "$file" || :
     fi
 done
+for unit in /etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system; do
+    unit=$unit/recodex-monitor.service
+    # A link to nothing masks the service, which is meant.
+    if [ -f "$unit" ] && [ ! "$unit" -ef "/usr/lib/systemd/system/${unit##*/}" ] && [ ! "$unit" -ef "/lib/systemd/system/${unit##*/}" ]; then
+        echo "recodex-monitor: systemd uses $unit, and not this package's; if it is left from another installation:" \
+            "rm $unit && systemctl daemon-reload && systemctl restart recodex-monitor" >&2
+    fi
+done
 # %systemd_post
 if [ "$1" -eq 1 ]; then
     if [ -x /usr/lib/systemd/systemd-update-helper ]; then

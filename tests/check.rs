@@ -572,6 +572,50 @@ fn no_directory_is_promised_that_not_even_the_service_manager_can_make() {
 }
 
 #[test]
+fn a_unit_that_is_used_in_place_of_the_packaged_one_is_a_warning() {
+    if !is_root() {
+        return;
+    }
+    let unshare = ["unshare", "-m", "--propagation", "private"];
+    let etc = Path::new("/etc/systemd/system");
+    if !etc.is_dir() || !run_words(&[&unshare[..], &["true"]].concat()).status.success() {
+        return skipped("needs systemd's directories and the right to make mount namespaces");
+    }
+    let used = "LoadState=loaded\nFragmentPath=/etc/systemd/system/recodex-monitor.service";
+    let machine = Machine::with_unit(&[("LoadState=loaded", used)]);
+    write(machine.config(), PORTS).expect("it is ours");
+    let config = machine.config();
+    let check = |prepare: &str| {
+        let script = format!(
+            "cd /etc/systemd/system && mount -t tmpfs tmpfs . && cd . && mount -t tmpfs tmpfs /usr/lib/systemd/system && cd \"$PWD\" && \
+             {prepare} && exec \"$@\""
+        );
+        let program = ["sh", "-c", &script, "-", PROGRAM, "check", "-c", config.to_str().expect("UTF-8")];
+        machine.check_with(&[&unshare[..], &program].concat())
+    };
+    let packaged = "/usr/lib/systemd/system/recodex-monitor.service";
+    let words = ["service: ", "uses /etc/systemd/system/recodex-monitor.service, and not ", packaged, "(rm)"];
+    for (prepare, is_shadowed) in [
+        (format!("touch recodex-monitor.service {packaged}"), true),
+        ("touch recodex-monitor.service".into(), false),
+        (format!("touch {packaged} && ln -s {packaged} recodex-monitor.service"), false),
+    ] {
+        let (status, out, err) = check(&prepare);
+        assert_eq!(has_line(&out, "warning", &words), is_shadowed, "{prepare}: {out}{err}");
+        assert_eq!(status, 0, "{prepare}: {out}{err}");
+    }
+}
+
+#[test]
+fn a_unit_that_systemd_does_not_start_is_said_to_be_so() {
+    let machine = Machine::new();
+    machine.answers("systemctl", "LoadState=masked\n");
+    machine.passes(PORTS, "warning", &["service: ", "is masked", "systemctl unmask recodex-monitor"]);
+    machine.answers("systemctl", "LoadState=bad-setting\n");
+    machine.fails(PORTS, 78, &["service: ", "bad-setting", "systemctl status recodex-monitor"]);
+}
+
+#[test]
 fn a_configuration_that_the_services_user_cannot_read_fails() {
     if !is_root() {
         return;

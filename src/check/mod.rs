@@ -40,7 +40,8 @@ const FEWEST_FILES: u64 = 64;
 pub fn run(config: Option<&Path>) -> Result<(), Failure> {
     let is_named = config.is_some();
     let config = config.or_else(|| Some(Path::new(CONFIG)).filter(|path| path.exists()));
-    let installed = service::installed();
+    let mut installed = service::installed();
+    let no_unit = installed.as_mut().err().and_then(|no_unit| no_unit.finding.take());
     let unit = installed.as_ref().ok();
     if let Some(unit) = unit {
         take_limit(unit);
@@ -57,10 +58,13 @@ pub fn run(config: Option<&Path>) -> Result<(), Failure> {
             return report.end();
         }
     };
-    let judge = account::judge(installed.as_ref().map_err(String::as_str), &settings, config);
+    let judge = account::judge(installed.as_ref().map_err(|no_unit| &*no_unit.why), &settings, config);
     let Judge { line, finding, account, by_unit } = judge;
     Report::say(&line)?;
     report.add("configuration", named(config, is_named))?;
+    if let Some(finding) = no_unit {
+        report.add("service", finding)?;
+    }
     let sandbox = unit.map(Sandbox::of);
     if let (Some(unit), Some(sandbox)) = (unit, &sandbox) {
         for finding in service(unit, sandbox, config) {
@@ -149,6 +153,16 @@ fn service(unit: &Unit, sandbox: &Sandbox, config: Option<&Path>) -> Vec<Finding
         let what = "the unit's files have changed since systemd read them, and what is checked is the older state; run `systemctl \
                     daemon-reload`";
         findings.push(Finding::Warning(what.into()));
+    }
+    if let Some((used, other)) = unit.shadowed() {
+        let remove = if used.starts_with("/usr/local") { "packaging/install --uninstall" } else { "rm" };
+        let what = format!(
+            "systemd uses {}, and not {}; if it is left from another installation, remove it ({remove}), then `systemctl daemon-reload` \
+             and `systemctl restart recodex-monitor`; what is to differ on this machine goes into a drop-in (`systemctl edit recodex-monitor`)",
+            used.display(),
+            other.display()
+        );
+        findings.push(Finding::Warning(what));
     }
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
     match (unit.configuration(), config) {

@@ -1,17 +1,28 @@
 //! The installed unit, as the service manager tells it.
 
 use super::command::answer_of;
+use super::report::Finding;
+use crate::failure::Exit;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The unit's name.
 pub(super) const UNIT: &str = "recodex-monitor.service";
 
-const PROPERTIES: &str = "LoadState,NeedDaemonReload,MainPID,ExecStart,User,Group,SupplementaryGroups,DynamicUser,\
+const PROPERTIES: &str = "LoadState,FragmentPath,NeedDaemonReload,MainPID,ExecStart,User,Group,SupplementaryGroups,DynamicUser,\
     AmbientCapabilities,CapabilityBoundingSet,PrivateUsers,SystemCallFilter,LimitNOFILE,RootDirectory,RootImage,ProtectSystem,\
     ProtectHome,PrivateTmp,ReadWritePaths,ReadOnlyPaths,InaccessiblePaths,BindPaths,BindReadOnlyPaths,TemporaryFileSystem,\
     RestrictAddressFamilies,RuntimeDirectory,StateDirectory,CacheDirectory,LogsDirectory,ImportCredential";
+
+/// The directories of unit files. The first that has the unit counts; drop-ins come in addition.
+const DIRECTORIES: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 
 /// The installed unit. A property that the service manager does not know is empty.
 #[derive(Debug, Default)]
@@ -30,19 +41,43 @@ pub(super) enum Configuration {
     Unknown,
 }
 
+/// The reason why there is no unit that could be started.
+#[derive(Debug)]
+pub(super) struct NoUnit {
+    /// The reason, as a clause.
+    pub(super) why: String,
+    /// What to do, if there is a unit nevertheless.
+    pub(super) finding: Option<Finding>,
+}
+
+impl From<String> for NoUnit {
+    fn from(why: String) -> Self {
+        Self { why, finding: None }
+    }
+}
+
 /// Asks the service manager for the installed unit.
 ///
 /// # Errors
-/// With the reason, as a clause, if there is no unit that could be started, or no answer.
-pub(super) fn installed() -> Result<Unit, String> {
+/// If there is no unit that could be started, or no answer.
+pub(super) fn installed() -> Result<Unit, NoUnit> {
     let answer = answer_of(Command::new("systemctl").args(["show", "--no-pager", "-p", PROPERTIES, UNIT]))?;
     let unit = Unit::parse(&answer);
     match unit.get("LoadState") {
         "loaded" => Ok(unit),
-        "not-found" => Err(format!("there is no {UNIT} here")),
-        "masked" => Err(format!("{UNIT} is masked")),
-        "" => Err("systemctl tells nothing of units (no systemd runs here?)".into()),
-        state => Err(format!("{UNIT} cannot be loaded ({state})")),
+        "not-found" => Err(format!("there is no {UNIT} here").into()),
+        "masked" => {
+            let why = format!("{UNIT} is masked");
+            let what = format!("{why}, so that it cannot be started; to undo this: `systemctl unmask recodex-monitor`");
+            Err(NoUnit { why, finding: Some(Finding::Warning(what)) })
+        }
+        "" => Err("systemctl tells nothing of units (no systemd runs here?)".to_owned().into()),
+        state => {
+            let why = format!("{UNIT} cannot be loaded ({state})");
+            let what =
+                format!("{why}, so that it cannot be started; `systemctl status recodex-monitor` says what is wrong");
+            Err(NoUnit { why, finding: Some(Finding::Failed(Exit::Config, what)) })
+        }
     }
 }
 
@@ -65,6 +100,17 @@ impl Unit {
     /// True if a property is on.
     pub(super) fn is_on(&self, property: &str) -> bool {
         self.get(property) == "yes"
+    }
+
+    /// The file of the unit, and another file of the same name that would count if this one were not there.
+    pub(super) fn shadowed(&self) -> Option<(&Path, PathBuf)> {
+        let used = Path::new(self.get("FragmentPath"));
+        let real = used.canonicalize().ok()?;
+        let rank = DIRECTORIES.iter().position(|directory| used.parent() == Some(Path::new(directory)))?;
+        let others = DIRECTORIES[rank + 1..].iter().map(|directory| Path::new(directory).join(UNIT));
+        // One directory may be a link to another one.
+        let is_other = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path != real);
+        others.into_iter().find(is_other).map(|other| (used, other))
     }
 
     /// The user as which the service manager starts the monitor; none if that is root.
