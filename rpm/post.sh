@@ -1,18 +1,19 @@
-# The Python monitor's package replaces a configuration that was never changed along with itself; rpm/pre.sh has kept it.
-if [ -e /etc/recodex/monitor/config.yml.upgrade ]; then
-    mv -f /etc/recodex/monitor/config.yml.upgrade /etc/recodex/monitor/config.yml
+# A configuration that was there before the transaction keeps its owner and mode, and one of the Python monitor's its content:
+# rpm/pre.sh has kept them. rpm has given the file to recodex, if it has touched it at all. Only such a file is written, and only
+# one that is open, since recodex could put another one or a link in its place at any time.
+config=/etc/recodex/monitor/config.yml kept=/var/lib/rpm-state/recodex-monitor
+if [ -s $kept/owner ] && [ -f $config ] && [ ! -L $config ]; then
+    {
+        read -r owner mode <$kept/owner
+        if [ "$(readlink /proc/self/fd/3)" = $config ] &&
+            [ "$(LC_ALL=C stat -L -c '%F %h %U:%G' /proc/self/fd/3)" = "regular file 1 recodex:recodex" ]; then
+            [ ! -e $kept/config.yml ] || cat $kept/config.yml >/proc/self/fd/3
+            chown "$owner" /proc/self/fd/3
+            chmod "$mode" /proc/self/fd/3
+        fi
+    } 3<$config
 fi
-# Files that were there before too. Nothing may lead elsewhere on the way: a directory that was the user's could have been
-# made a link to anything.
-for directory in /etc/recodex /etc/recodex/monitor; do
-    [ ! -L "$directory" ] || { echo "$directory is a link; expected a directory" >&2; exit 1; }
-    chown root:root "$directory" || :
-done
-for file in /etc/recodex/monitor/config.yml /var/log/recodex/monitor.log*; do
-    if [ -f "$file" ] && [ ! -L "$file" ] && [ "$(stat -c %h "$file")" = 1 ]; then
-        chown -h recodex:recodex "$file" || :
-    fi
-done
+rm -rf $kept
 for unit in /etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system; do
     unit=$unit/recodex-monitor.service
     # A link to nothing masks the service, which is meant.

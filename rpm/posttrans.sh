@@ -1,5 +1,15 @@
-# Only now, or it would go with the Python monitor's package if it is empty.
-systemd-tmpfiles --create recodex-monitor.conf || :
+config=/etc/recodex/monitor/config.yml logs=/var/log/recodex
+# Only now, or it would go with the Python monitor's package if it is empty. One that exists keeps its owner, mode and content.
+[ -e $logs ] || [ -L $logs ] || install -d -o recodex -g recodex -m 0755 $logs || :
+as_recodex() {
+    setpriv --reuid recodex --regid recodex --init-groups "$@"
+}
+if ! as_recodex test -r "$config"; then
+    echo "recodex-monitor: user recodex cannot read $config; \`recodex-monitor check\` says what is in the way" >&2
+elif grep -Eq "^[^#]*($logs/|output:[^#]*file)" "$config" && ! as_recodex test -w "$logs" -a -x "$logs"; then
+    echo "recodex-monitor: user recodex cannot write logs to $logs, so the service does not start; give that user the directory:" \
+        "install -d -o recodex -g recodex -m 0755 $logs" >&2
+fi
 # Here and not in %postun: at the first upgrade, that is the Python monitor's. A service that does not run is left alone.
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :

@@ -2,14 +2,17 @@
 getent group recodex >/dev/null || groupadd -r recodex || exit 1
 getent passwd recodex >/dev/null ||
     useradd -r -M -g recodex -d /etc/recodex -s /sbin/nologin -c "ReCodEx Code Examiner" recodex || exit 1
-# The Python monitor, whose program is a script: rpm would replace its configuration if that was never changed. rpm/post.sh
-# puts back what is kept here. Nobody but root may have a hand in it.
-if [ "$1" -ge 2 ] && [ "$(head -c 2 /usr/bin/recodex-monitor)" = "#!" ] && [ ! -L /etc/recodex ] &&
-    [ ! -L /etc/recodex/monitor ]; then
-    chown root:root /etc/recodex /etc/recodex/monitor
-    if [ -f /etc/recodex/monitor/config.yml ] && [ ! -L /etc/recodex/monitor/config.yml ]; then
-        rm -rf /etc/recodex/monitor/config.yml.upgrade
-        cp -p /etc/recodex/monitor/config.yml /etc/recodex/monitor/config.yml.upgrade
-    fi
+# rpm gives a configuration that nobody changed the owner and mode of the package, and replaces the Python monitor's, whose
+# program is a script. rpm/post.sh puts back what is kept here. The directory may belong to recodex, who could put another file or
+# a link in its place at any time. So one open file is looked at and copied.
+config=/etc/recodex/monitor/config.yml kept=/var/lib/rpm-state/recodex-monitor
+rm -rf $kept
+if [ -f $config ] && [ ! -L $config ] && mkdir -p $kept && chmod 700 $kept; then
+    {
+        [ "$(readlink /proc/self/fd/3)" = $config ] &&
+            [ "$(LC_ALL=C stat -L -c '%F %h' /proc/self/fd/3)" = "regular file 1" ] &&
+            stat -L -c '%u:%g %a' /proc/self/fd/3 >$kept/owner &&
+            if [ "$1" -ge 2 ] && [ "$(head -c 2 /usr/bin/recodex-monitor)" = "#!" ]; then cat <&3 >$kept/config.yml; fi
+    } 3<$config
 fi
 exit 0

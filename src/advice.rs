@@ -15,8 +15,8 @@ pub(crate) struct Directory {
     mode: &'static str,
 }
 
-/// That of the log. What is logged is for the user and its group.
-pub(crate) const LOG: Directory = Directory { path: "/var/log/recodex", mode: "0750" };
+/// That of the log, which other ReCodEx services share. The log files have modes of their own.
+pub(crate) const LOG: Directory = Directory { path: "/var/log/recodex", mode: "0755" };
 /// That of Unix sockets, each of which has a mode of its own.
 pub(crate) const SOCKET: Directory = Directory { path: "/run/recodex", mode: "0755" };
 

@@ -400,7 +400,7 @@ fn a_command_is_named_for_the_directories_of_the_packages_alone() {
     assert!(!place.path("none").exists(), "nothing is made as root");
     let (logs, run) = (make(&place.path("log")), make(&place.path("run")));
     for (usual, at, key, code, mode) in [
-        ("/var/log", &logs, "logger: {file: /var/log/recodex/monitor.log}\n", 78, 0o750),
+        ("/var/log", &logs, "logger: {file: /var/log/recodex/monitor.log}\n", 78, 0o755),
         ("/run", &run, "websocket_uri: 'unix:/run/recodex/monitor.sock'\nzeromq_uri: [127.0.0.1, 0]\n", 69, 0o755),
     ] {
         let made = at.join("recodex");

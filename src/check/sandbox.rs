@@ -32,13 +32,15 @@ pub(super) struct Sandbox {
     rules: Vec<Rule>,
     /// Directories that the service manager makes as the service starts, and gives to the service's user.
     made: Vec<PathBuf>,
+    /// A directory for files of the service that stay, to name in errors.
+    own: Option<PathBuf>,
     /// Paths without which the service does not start, and that are missing.
     missing: Vec<(PathBuf, &'static str)>,
 }
 
 impl Sandbox {
     pub(super) fn of(unit: &Unit) -> Self {
-        let mut sandbox = Self { rules: Vec::new(), made: Vec::new(), missing: Vec::new() };
+        let mut sandbox = Self { rules: Vec::new(), made: Vec::new(), own: None, missing: Vec::new() };
         sandbox.protect(unit);
         let listed = [
             ("ReadWritePaths", Reach::Writable),
@@ -82,6 +84,11 @@ impl Sandbox {
                 sandbox.made.push(path);
             }
         }
+        // The first path of the packaged unit's ReadWritePaths= is the log directory; /run is emptied at each boot.
+        let written =
+            unit.list("ReadWritePaths").first().map(|path| PathBuf::from(path.trim_start_matches(['-', '+'])));
+        let lasting = sandbox.made.iter().rev().find(|path| !path.starts_with("/run")).cloned();
+        sandbox.own = lasting.or(written).or_else(|| sandbox.made.last().cloned());
         sandbox
     }
 
@@ -149,9 +156,9 @@ impl Sandbox {
         self.made.iter().any(|made| made == directory || *made == resolve(directory))
     }
 
-    /// A directory of the service's own, to name in errors.
+    /// A directory for files of the service that stay, to name in errors.
     pub(super) fn own(&self) -> Option<&Path> {
-        self.made.last().map(PathBuf::as_path)
+        self.own.as_deref()
     }
 
     /// The missing paths without which the service does not start, each with the setting that names it.
@@ -183,8 +190,25 @@ mod tests {
         Sandbox::of(&Unit::parse(unit)).reach(Path::new(path)).0
     }
 
-    const PACKAGED: &str =
-        "ProtectSystem=strict\nProtectHome=yes\nPrivateTmp=yes\nLogsDirectory=recodex\nRuntimeDirectory=recodex\n";
+    const PACKAGED: &str = "ProtectSystem=strict\nProtectHome=yes\nPrivateTmp=yes\nReadWritePaths=-/var/log/recodex\nRuntimeDirectory=recodex\n";
+
+    #[test]
+    fn the_directory_to_name_is_one_whose_files_stay() {
+        for (unit, expected) in [
+            (PACKAGED, "/var/log/recodex"),
+            ("RuntimeDirectory=recodex\nLogsDirectory=recodex\nReadWritePaths=/srv\n", "/var/log/recodex"),
+            ("RuntimeDirectory=recodex\n", "/run/recodex"),
+        ] {
+            assert_eq!(Sandbox::of(&Unit::parse(unit)).own(), Some(Path::new(expected)), "{unit}");
+        }
+    }
+
+    #[test]
+    fn the_service_manager_makes_no_directory_that_is_only_writable() {
+        let makes = |unit: &str| Sandbox::of(&Unit::parse(unit)).makes(Path::new("/var/log/recodex"));
+        assert!(!makes(PACKAGED));
+        assert!(makes("LogsDirectory=recodex\n"));
+    }
 
     #[test]
     fn the_packaged_service_writes_its_own_directories_only() {
@@ -205,7 +229,11 @@ mod tests {
 
     #[test]
     fn a_drop_in_opens_and_closes_paths() {
-        let with = |line: &str| format!("{PACKAGED}{line}\n");
+        // systemd tells the paths of a drop-in in the same line.
+        let with = |line: &str| match line.strip_prefix("ReadWritePaths=") {
+            Some(more) => PACKAGED.replace("-/var/log/recodex", &format!("-/var/log/recodex {more}")),
+            None => format!("{PACKAGED}{line}\n"),
+        };
         let opened = with("ReadWritePaths=\"/srv/with space\" -/srv/a /home/x");
         assert_eq!(reach(&opened, "/srv/with space/state"), Reach::Writable);
         assert_eq!(reach(&opened, "/srv/a"), Reach::Writable);
