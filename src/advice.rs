@@ -20,6 +20,14 @@ pub(crate) const LOG: Directory = Directory { path: "/var/log/recodex", mode: "0
 /// That of Unix sockets, each of which has a mode of its own.
 pub(crate) const SOCKET: Directory = Directory { path: "/run/recodex", mode: "0755" };
 
+impl Directory {
+    /// The command that gives this user the directory, if `directory` is this one.
+    pub(crate) fn command(&self, directory: &Path) -> Option<String> {
+        let command = || format!("install -d -o {} -g {} -m {} {}", user(), group(), self.mode, self.path);
+        (directory == Path::new(self.path)).then(command)
+    }
+}
+
 /// A hint for a file `path` that could not be opened for writing because of `error`. `usual` is the directory where such files are.
 pub(crate) fn to_write(path: &Path, error: &Error, usual: Directory) -> String {
     match symlink_metadata(path) {
@@ -40,11 +48,9 @@ pub(crate) fn to_make(path: &Path, error: &Error, usual: Directory) -> String {
         return "expected a path in a directory that the monitor's user can write to".into();
     }
     let (user, shown) = (user(), directory.display());
-    if directory == Path::new(usual.path) && access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
-        let (mode, group) = (usual.mode, group());
-        return format!(
-            "user {user} cannot make it there; give that user the directory: `install -d -o {user} -g {group} -m {mode} {shown}`"
-        );
+    let command = usual.command(directory);
+    if let Some(command) = command.filter(|_| access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_err()) {
+        return format!("user {user} cannot make it there; give that user the directory: `{command}`");
     }
     format!("the directory {shown} must exist, and user {user} must be able to write to it")
 }

@@ -531,7 +531,11 @@ fn what_is_to_be_written_outside_of_the_units_paths_is_told_with_the_drop_in_tha
     }
     let packaged = format!("{PORTS}logger: {{file: /var/log/recodex/monitor.log}}\n");
     if !Path::new("/var/log/recodex").exists() {
+        // An administrator's unit may still have LogsDirectory=, with which the service manager makes it.
         Machine::with_unit(&[]).passes(&packaged, "ok", &["logger: ", "can be made"]);
+        let ours = [("LogsDirectory=recodex\n", ""), ("ReadWritePaths=", "ReadWritePaths=-/var/log/recodex")];
+        let command = ["`install -d -o nobody -g ", " -m 0755 /var/log/recodex`"];
+        Machine::with_unit(&ours).fails(&packaged, 78, &["logger: ", "no such directory", command[0], command[1]]);
     }
     let missing = Machine::with_unit(&[("ReadWritePaths=", "ReadWritePaths=/no/such/path")]);
     missing.fails(PORTS, 78, &["service: ", "/no/such/path", "226/NAMESPACE"]);

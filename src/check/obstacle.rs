@@ -3,6 +3,7 @@
 
 use super::report::Finding;
 use super::sandbox::{Reach, Sandbox};
+use crate::advice;
 use crate::failure::Exit;
 use crate::fs::directory_of;
 use nix::errno::Errno;
@@ -121,14 +122,20 @@ pub(super) fn unwritable(directory: &Path, sandbox: Option<&Sandbox>) -> Option<
                 return None;
             }
             let kind = if e == Errno::EACCES { Kind::Permission } else { Kind::Absent };
-            (kind, format!("nothing can be made in it: {e}; give it to the monitor's user"))
+            (kind, format!("nothing can be made in it: {e}; {}", to_give(directory, "give it to the monitor's user")))
         }
         Ok(_) => (Kind::Absent, "it is no directory; name another path".into()),
         Err(e) if e.kind() == ErrorKind::NotFound => {
             if sandbox.is_some_and(|sandbox| sandbox.makes(directory)) {
                 return None;
             }
-            (Kind::Absent, "there is no such directory; make it, and give it to the monitor's user".into())
+            (
+                Kind::Absent,
+                format!(
+                    "there is no such directory; {}",
+                    to_give(directory, "make it, and give it to the monitor's user")
+                ),
+            )
         }
         Err(e) => (Kind::Permission, format!("it cannot be looked at: {e}; give the monitor's user a way to it")),
     };
@@ -152,6 +159,12 @@ fn unmakable(directory: &Path) -> Option<Obstacle> {
         );
     }
     None
+}
+
+/// What to do about a directory that the user cannot write to: a command, if the packages make it, else what is `usual`.
+fn to_give(directory: &Path, usual: &str) -> String {
+    let command = [advice::LOG, advice::SOCKET].iter().find_map(|made| made.command(directory));
+    command.map_or_else(|| usual.to_owned(), |command| format!("give the monitor's user the directory: `{command}`"))
 }
 
 /// True if the service manager gives a directory, with all that is in it, to the service's user as the service starts.
