@@ -6,7 +6,7 @@ use std::process::Command;
 mod common;
 
 /// A machine with user and group recodex, without systemd, and without dpkg's and rpm's records.
-const MACHINE: &str = r##"
+const MACHINE: &str = r#"
 set -eu
 umask 022
 work=$(mktemp -d) && mount -t tmpfs tmpfs "$work"
@@ -42,7 +42,7 @@ by_hand() {
 new() { install -D -m 640 $shipped $config; }
 is() { [ "$(stat -c '%U:%G %a' "$1")" = "$2 $3" ] || { echo "$1: $(stat -c '%U:%G %a' "$1"), expected $2 $3"; exit 1; }; }
 state() { find /etc/recodex $logs -printf '%p %u:%g %m\n' -type f -exec md5sum {} + | sort; }
-"##;
+"#;
 
 /// Runs a script there, and returns what was said; `None`, and said, where that is not possible.
 fn run(script: &str) -> Option<String> {
@@ -93,7 +93,7 @@ done"##);
 
 #[test]
 fn a_new_configuration_and_a_new_log_directory_are_given_to_recodex() {
-    run(r##"
+    run(r#"
 for how in "deb" by_hand; do
     [ "$how" = by_hand ] || new
     said=$($how 2>&1)
@@ -107,7 +107,7 @@ done
 unpack() { new; chown recodex:recodex $config; }
 rpm_ 1
 is $config recodex:recodex 640
-is $logs recodex:recodex 755"##);
+is $logs recodex:recodex 755"#);
 }
 
 #[test]
@@ -122,7 +122,7 @@ new && chgrp recodex $config && deb && is $config root:recodex 640"##);
 
 #[test]
 fn nothing_beyond_a_link_is_given_away() {
-    run(r##"
+    run(r#"
 mkdir /etc/victim && install -m 600 $shipped /etc/victim/config.yml
 mkdir /etc/recodex && ln -s /etc/victim /etc/recodex/monitor
 deb && by_hand
@@ -147,12 +147,12 @@ mkdir -p /etc/logs && chmod 700 /etc/logs && ln -s /etc/logs $logs
 deb && by_hand && rpm_ 2
 [ -L $logs ] && is /etc/logs root:root 700
 rm $logs && ln -s /nowhere $logs && deb && by_hand && rpm_ 2
-[ -L $logs ] && [ ! -e /nowhere ]"##);
+[ -L $logs ] && [ ! -e /nowhere ]"#);
 }
 
 #[test]
 fn rpm_puts_back_owner_and_mode_and_the_python_monitors_content() {
-    run(r##"
+    run(r#"
 unpack() { install -o recodex -g recodex -m 640 $shipped $config; }
 for before in "root:recodex 640" "root:recodex 644" "recodex:recodex 600"; do
     new && chown ${before% *} $config && chmod ${before#* } $config
@@ -168,12 +168,12 @@ for before in "root:recodex 640" "recodex:recodex 600"; do
     md5sum -c "$work/sum"
     is $config $before
 done
-[ ! -e /var/lib/rpm-state/recodex-monitor ]"##);
+[ ! -e /var/lib/rpm-state/recodex-monitor ]"#);
 }
 
 #[test]
 fn a_log_directory_that_recodex_cannot_write_to_is_said_with_the_command() {
-    run(r##"
+    run(r#"
 command="install -d -o recodex -g recodex -m 0755 $logs"
 for how in "deb" "rpm_ 1" by_hand; do
     for setting in "file: $logs/monitor.log" "output: file"; do
@@ -189,12 +189,12 @@ for how in "deb" "rpm_ 1" by_hand; do
     chmod 600 $config
     $how 2>&1 | grep -F "cannot read $config" || { echo "$how: nothing said"; exit 1; }
     rm -r /etc/recodex $logs
-done"##);
+done"#);
 }
 
 #[test]
 fn a_user_without_a_group_of_its_name_gets_one() {
-    run(r##"
+    run(r#"
 for how in "deb" "rpm_ 1" by_hand; do
     sed -i '/^recodex:/d' /etc/group /etc/gshadow
     sed -i 's/^recodex:.*/recodex:x:64001:100::\/etc\/recodex:\/bin\/false/' /etc/passwd
@@ -209,5 +209,5 @@ sed -i '/^recodex:/d' /etc/group
 mkdir "$work/bin" && printf '#!/bin/sh\nexit 1\n' >"$work/bin/groupadd" && chmod 755 "$work/bin/groupadd"
 rm -rf /usr/local/*
 ! PATH=$work/bin:$PATH by_hand || exit 1
-[ ! -e /etc/recodex ] && [ -z "$(ls /usr/local)" ]"##);
+[ ! -e /etc/recodex ] && [ -z "$(ls /usr/local)" ]"#);
 }
