@@ -122,7 +122,7 @@ new && chgrp recodex $config && deb && is $config root:recodex 640"##);
 
 #[test]
 fn nothing_beyond_a_link_is_given_away() {
-    run(r#"
+    run(r"
 mkdir /etc/victim && install -m 600 $shipped /etc/victim/config.yml
 mkdir /etc/recodex && ln -s /etc/victim /etc/recodex/monitor
 deb && by_hand
@@ -147,7 +147,7 @@ mkdir -p /etc/logs && chmod 700 /etc/logs && ln -s /etc/logs $logs
 deb && by_hand && rpm_ 2
 [ -L $logs ] && is /etc/logs root:root 700
 rm $logs && ln -s /nowhere $logs && deb && by_hand && rpm_ 2
-[ -L $logs ] && [ ! -e /nowhere ]"#);
+[ -L $logs ] && [ ! -e /nowhere ]");
 }
 
 #[test]
