@@ -2,6 +2,7 @@
 
 use crate::config::Settings;
 use crate::connect::unknown_host;
+use crate::deadline::timeout;
 use crate::failure::{Exit, Failure};
 use crate::first_byte::{FirstByte, NOTHING, TLS_ALERT, Watched, ZMTP};
 use crate::host_port::check_host_and_port;
@@ -20,7 +21,6 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 /// How long a monitor may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,6 +1,7 @@
 //! A broker's end of the ZeroMQ link, for the commands that act as one.
 
 use crate::connect::unknown_host;
+use crate::deadline::timeout;
 use crate::failure::{Exit, Failure};
 use crate::first_byte::{HTTP, TLS_RECORDS, ZMTP};
 use crate::host_port::check_host_and_port;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Bytes;
 use zeromq::{RouterSocket, Socket, SocketOptions, SocketSend, ZmqError, ZmqMessage};
 

@@ -1,6 +1,7 @@
 //! A viewer's end of the WebSocket, as the web client is: for the commands that watch a channel.
 
 use crate::connect::{Socket, connect, is_end};
+use crate::deadline::timeout_at;
 use crate::failure::{Exit, Failure};
 use crate::logging::escape;
 use crate::message::check_channel;
@@ -9,7 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use std::path::Path;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Bytes;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::Message;

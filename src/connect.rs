@@ -1,5 +1,6 @@
 //! The way to a monitor's WebSocket: TCP, TLS, the handshake; and in plain words what is wrong with each.
 
+use crate::deadline::timeout;
 use crate::failure::{Exit, Failure};
 use crate::first_byte::{FirstByte, HTTP, NOTHING, TLS_ALERT, TLS_RECORDS, Watched, ZMTP};
 use crate::monitor_url::MonitorUrl;
@@ -11,7 +12,6 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::rustls;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::client::Response;

@@ -6,6 +6,7 @@ mod monitor;
 
 use crate::broker::Broker;
 use crate::client::{Client, Received, Tally};
+use crate::deadline::timeout;
 use crate::failure::{Exit, Failure};
 use crate::relay::Stop;
 use crate::terminal::Screen;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio::signal::ctrl_c;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// How many viewers each job has.
 const VIEWERS: u64 = 3;

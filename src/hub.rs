@@ -6,6 +6,7 @@
 use crate::channel::{End, PROBE, Place, Run, Unfinished};
 use crate::config::History;
 use crate::cursor::{Cursor, Turn};
+use crate::deadline::look_again;
 use crate::logging::{Abridged, Throttle};
 use crate::message::{Kind, RELEASE_FRAME};
 use crate::metrics::Metrics;
@@ -22,6 +23,9 @@ use tokio::time::{Instant, sleep_until};
 ///
 /// With 200,000 runs due at once, a run took 1 to 2 µs in a debug build, so that a call takes about half a millisecond.
 pub const SLICE: usize = 256;
+
+/// How long what is due may wait for links that do not stop sending.
+const READ_ON: Duration = Duration::from_secs(1);
 
 static RELEASED: Throttle = Throttle::bursts(5, Duration::from_secs(60));
 static EXPIRED: Throttle = Throttle::bursts(5, Duration::from_secs(60));
@@ -238,9 +242,16 @@ impl Hub {
                 state.remove(slot);
             }
         }
-        state.over = true;
-        drop(state);
-        self.expire(now);
+        self.bring_down(state, now);
+    }
+
+    /// Brings the history under a bound that is new, as far as [`SLICE`] runs go. [`Hub::keep_time`] does the rest, and what is due by
+    /// its time.
+    fn bring_down(&self, mut state: MutexGuard<'_, State>, now: Instant) {
+        let (bound, mut left) = (state.limits.total_bytes, SLICE);
+        self.evict(&mut state, None, bound, &mut left);
+        state.over = left == 0;
+        self.set_alarm(&mut state, now);
     }
 
     /// Sends a message through the hub and completes when it has come out at a subscribed cursor. No history goes for it.
@@ -261,14 +272,12 @@ impl Hub {
         self.state().discard(slot, End::Finished);
     }
 
-    /// Takes up changed limits. They apply to what comes. Up to [`SLICE`] runs that are due by them go at once, the others follow in
-    /// slices ([`Hub::keep_time`]).
+    /// Takes up changed limits. They apply to what comes. Up to [`SLICE`] runs that are too many by them go at once, the others and
+    /// those that are due follow in slices ([`Hub::keep_time`]).
     pub fn set_limits(&self, limits: History) {
         let mut state = self.state();
         state.limits = limits;
-        state.over = true;
-        drop(state);
-        self.expire(Instant::now());
+        self.bring_down(state, Instant::now());
     }
 
     /// What the hub holds now.
@@ -334,6 +343,9 @@ impl Hub {
     }
 
     /// Calls [`Hub::expire`] whenever something is due, and lets other tasks have their turn after each call. Never returns.
+    ///
+    /// Before each call it waits for what is in the sockets: a message that came while the process was paused ends a silence, and a
+    /// viewer that named its channel gets the history that is there.
     pub async fn keep_time(&self) {
         loop {
             let alarm = self.state().alarm;
@@ -345,10 +357,24 @@ impl Hub {
             };
             tokio::select! {
                 () = ring => {
+                    self.read_on().await;
                     self.expire(Instant::now());
                     yield_now().await;
                 }
                 () = self.earlier.notified() => {}
+            }
+        }
+    }
+
+    /// Completes when brokers' links and viewers have taken up what was in their sockets. A link that does not stop sending is
+    /// waited for [`READ_ON`].
+    async fn read_on(&self) {
+        let until = Instant::now() + READ_ON;
+        loop {
+            let before = self.metrics.received_bytes.get();
+            look_again().await;
+            if self.metrics.received_bytes.get() == before || Instant::now() >= until {
+                return;
             }
         }
     }

@@ -18,6 +18,7 @@ pub mod client;
 pub mod config;
 pub mod connect;
 pub mod cursor;
+pub mod deadline;
 pub mod demo;
 pub mod failure;
 mod first_byte;

@@ -7,6 +7,7 @@ pub use interface::interface_address;
 pub use unix::{UnixFile, bind_unix, drain_unix, is_listened_at};
 
 use crate::config::Address;
+use crate::deadline::timeout;
 use crate::failure::{Exit, Failure};
 use crate::limits;
 use crate::logging::Throttle;
@@ -23,7 +24,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::task::yield_now;
-use tokio::time::timeout;
 
 /// Connects that may wait to be accepted; the system may allow fewer (net.core.somaxconn).
 const BACKLOG: u32 = 4096;

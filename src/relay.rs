@@ -1,11 +1,13 @@
 //! The relay: both ports, the hub between them, and the way they stop.
 
 use crate::config::{Endpoint, Settings};
+use crate::deadline::timeout_at;
 use crate::failure::{Exit, Failure};
 use crate::listen::{self, Port, UnixFile};
 use crate::logging::Throttle;
 use crate::metrics::LinkRefusal;
 use crate::peer::Peer;
+use crate::places::Places;
 use crate::shared::Shared;
 use crate::store::{Kept, Listener};
 use crate::succession::parcel::Parcel;
@@ -23,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// How long stopping may take; with what ends the process it stays under the 5 s that are promised.
 pub const STOP_LIMIT: Duration = Duration::from_millis(4_500);
@@ -239,16 +241,16 @@ impl Relay {
             file.remove();
         }
         shared.stop.send_replace(true);
-        let _ = timeout_at(deadline, shared.brokers.all_free()).await;
+        all_free(&shared.brokers, deadline).await;
         // Before the hub stops: what has failed is still to be released.
         let saving = shared.history_to_save();
         let saving = saving.map(|(path, history)| spawn_blocking(move || file::save(&path, history)));
         shared.hub.stop();
-        if timeout_at(deadline, shared.viewers.all_free()).await.is_err() {
+        if !all_free(&shared.viewers, deadline).await {
             log::warn!("{} viewers did not take what was sent to them in time", shared.viewers.taken());
         }
         let grace = deadline.min(Instant::now() + ASKERS_GRACE);
-        let _ = timeout_at(grace, shared.askers.all_free()).await;
+        all_free(&shared.askers, grace).await;
         if let Some(saving) = saving {
             // A slow disk may take its time.
             service::stopping();
@@ -257,6 +259,14 @@ impl Relay {
         log::info!("stopped: {}", shared.metrics);
         None
     }
+}
+
+/// Waits until all places are free, or until the deadline; returns whether they are. In a task of its own, so that connections have
+/// their turn before it, see [`crate::deadline::turns`].
+async fn all_free(places: &Arc<Places>, deadline: Instant) -> bool {
+    let places = Arc::clone(places);
+    let waiting = tokio::spawn(async move { timeout_at(deadline, places.all_free()).await });
+    waiting.await.is_ok_and(|waited| waited.is_ok())
 }
 
 /// Accepts at a port's sockets, and those before them.

@@ -4,6 +4,7 @@
 //! That thread may hang with its disk; nothing waits for it but this reload, which gives up after [`READ_LIMIT`].
 
 use crate::config::Settings;
+use crate::deadline::timeout;
 use crate::failure::{Exit, Failure};
 use crate::shared::Shared;
 use crate::succession::file;
@@ -16,7 +17,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 /// How long reading may take.
 pub const READ_LIMIT: Duration = Duration::from_secs(30);

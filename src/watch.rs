@@ -1,6 +1,7 @@
 //! `watch`: one viewer of one channel, on a terminal or for a program.
 
 use crate::client::{Client, NO_CODE, Received, Tally};
+use crate::deadline::passed;
 use crate::failure::{Exit, Failure};
 use crate::logging::escape;
 use crate::terminal::Screen;
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::signal::ctrl_c;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How often the progress line is drawn.
 const TICK: Duration = Duration::from_millis(100);
@@ -47,7 +48,7 @@ pub async fn run(
         let received = tokio::select! {
             received = client.next() => received?,
             _ = &mut interrupted => break None,
-            () = sleep_until(close_by.unwrap_or_else(Instant::now)), if close_by.is_some() => return Err(no_close()),
+            () = passed(close_by.unwrap_or_else(Instant::now)), if close_by.is_some() => return Err(no_close()),
             _ = ticks.tick(), if line.is_some() => {
                 screen.show(line.iter().map(|line| line.text(tally.as_ref())).collect());
                 continue;

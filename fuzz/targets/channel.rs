@@ -179,6 +179,7 @@ fuzz_target!(|input: &[u8]| {
                     }
                 }
                 hub.settle(now, &restored);
+                hub.expire(now);
                 hubs += 1;
             }
             15 if a > 250 => {

@@ -701,6 +701,7 @@ fn changed_limits_apply_to_what_is_there() {
     bench.publish("new", "STARTED");
     bench.hub.set_limits(History { finished: Seconds::from_secs(0), ..History::default() });
     bench.check();
+    bench.hub.expire(bench.now);
     assert_eq!(bench.hub.usage().channels, 1);
     bench.hub.set_limits(History { total_bytes: 100, ..History::default() });
     assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, draining: 0, bytes: 0 });

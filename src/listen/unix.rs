@@ -3,6 +3,7 @@
 use super::cannot_bind;
 use crate::advice;
 use crate::config::{Mode, temporary_path};
+use crate::deadline::timeout;
 use crate::failure::{Exit, Failure};
 use crate::store::UnixListener as Kept;
 use nix::sys::stat::{self, umask};
@@ -15,7 +16,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
 
 /// How long it may take to find out that nobody waits at a Unix socket.
 const WAITED: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 use super::report::{Report, seconds};
 use crate::cursor::Turn;
+use crate::deadline::passed;
 use crate::logging;
 use crate::message::{checked_frame_length, frame_text};
 use crate::shared::Shared;
@@ -14,7 +15,7 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// The time between two samples.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -101,7 +102,7 @@ impl Pace {
         loop {
             let until = *self.0.0.borrow();
             match until.filter(|until| *until > Instant::now()) {
-                Some(until) => sleep_until(until).await,
+                Some(until) => passed(until).await,
                 None => return,
             }
         }

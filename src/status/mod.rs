@@ -6,6 +6,7 @@ pub mod report;
 
 pub use live::{Live, sample};
 
+use crate::deadline::HttpTimer;
 use crate::logging::Throttle;
 use crate::message::MAX_CHANNEL_ID;
 use crate::relay::UNSENT;
@@ -20,7 +21,7 @@ use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use live::Pace;
 use report::{Report, readiness};
 use ring::digest::{SHA256, digest};
@@ -92,7 +93,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         async move { Ok::<_, Infallible>(answer(&request, &shared, pace).await) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT).max_buf_size(MAX_HEAD).keep_alive(false);
+    http.timer(HttpTimer).header_read_timeout(REQUEST_TIMEOUT).max_buf_size(MAX_HEAD).keep_alive(false);
     let connection = http.serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         served = connection => if let Err(e) = served {

@@ -1,11 +1,11 @@
 //! What the monitor says about itself, for the page and for `recodex-monitor status`.
 
+use crate::deadline::timeout;
 use crate::logging::Notice;
 use crate::shared::Shared;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
-use tokio::time::timeout;
 
 /// How long a message may take through the hub.
 const MOVES_WITHIN: Duration = Duration::from_secs(2);

@@ -4,6 +4,7 @@ use super::left::Left;
 use super::socket::{Received, Socket};
 use crate::config::Clients;
 use crate::cursor::{Cursor, Turn};
+use crate::deadline::{turns, was_paused};
 use crate::shared::Shared;
 use std::future::poll_fn;
 use std::io;
@@ -70,7 +71,17 @@ impl Relaying {
                 .await
             };
             if rang {
-                match self.clock.ring(&shared.settings().clients) {
+                let paused = self.clock.was_paused();
+                if self.clock.is_over() {
+                    // What the viewer sent or took in time comes first.
+                    for _ in 0..turns() {
+                        yield_now().await;
+                        if let Err(left) = self.step(shared) {
+                            return left;
+                        }
+                    }
+                }
+                match self.clock.ring(&shared.settings().clients, paused) {
                     Ok(true) => self.socket.ping(),
                     Ok(false) => {}
                     Err(left) => return left,
@@ -147,6 +158,17 @@ impl Clock {
         [self.answer_by, self.room_by].into_iter().flatten().fold(self.ping_at, Instant::min)
     }
 
+    /// Whether the viewer is to be given up, if it has not sent or taken anything meanwhile.
+    fn is_over(&self) -> bool {
+        let now = Instant::now();
+        [self.answer_by, self.room_by].into_iter().flatten().any(|by| by <= now)
+    }
+
+    /// Whether this process was paused before it saw that the next deadline is over.
+    fn was_paused(&self) -> bool {
+        was_paused(self.next())
+    }
+
     /// Sets the timer to the next deadline. One that moved further away is found when the timer rings.
     fn arm(&self, timer: Pin<&mut Sleep>) {
         let next = self.next();
@@ -172,14 +194,21 @@ impl Clock {
         self.answer_by = None;
     }
 
-    /// What is due now: true for a ping.
-    fn ring(&mut self, clients: &Clients) -> Result<bool, Left> {
+    /// What is due now: true for a ping. `paused` is whether this process was paused meanwhile.
+    fn ring(&mut self, clients: &Clients, paused: bool) -> Result<bool, Left> {
         let now = Instant::now();
-        if self.room_by.is_some_and(|by| by <= now) {
-            return Err(Left::Stalled);
-        }
-        if self.answer_by.is_some_and(|by| by <= now) {
-            return Err(Left::Silent);
+        let over = |by: Option<Instant>| by.is_some_and(|by| by <= now);
+        match (over(self.room_by), over(self.answer_by)) {
+            (false, false) => {}
+            // The viewer could not be heard: it is asked again, and has the whole time again.
+            _ if paused => {
+                if self.room_by.is_some() {
+                    self.room_by = Some(now + clients.stall_timeout.duration());
+                }
+                (self.answer_by, self.ping_at) = (None, now);
+            }
+            (true, _) => return Err(Left::Stalled),
+            (false, true) => return Err(Left::Silent),
         }
         if self.ping_at > now {
             return Ok(false);

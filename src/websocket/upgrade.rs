@@ -1,11 +1,11 @@
 //! The HTTP side of a viewer's connection: one request, answered by 101 or by an error in one line of text.
 
 use super::stream::Stream;
+use crate::deadline::timeout;
 use std::io;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::error::{Error as WebSocketError, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};

@@ -11,6 +11,7 @@ use super::upgrade::{self, FOREIGN, TOO_MANY};
 use crate::channel::End;
 use crate::config::{Clients, Origin, Settings};
 use crate::cursor::Cursor;
+use crate::deadline::timeout;
 use crate::logging::{Throttle, escape};
 use crate::message::MAX_CHANNEL_ID;
 use crate::metrics::ViewerRefusal;
@@ -23,7 +24,7 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tokio_tungstenite::tungstenite::http::header::ORIGIN;
 use tokio_tungstenite::tungstenite::protocol::Message;
@@ -186,9 +187,9 @@ impl Viewer {
     async fn begin(&mut self) -> Result<(), Left> {
         let mut stop = self.shared.stop.subscribe();
         if let Stage::Connected(..) | Stage::Request { .. } = self.stage {
-            let deadline = Instant::now() + self.shared.settings().clients.handshake_timeout.duration();
+            let limit = self.shared.settings().clients.handshake_timeout.duration();
             tokio::select! {
-                request = timeout_at(deadline, self.request()) => request.map_err(|_| Left::Handshake)??,
+                request = timeout(limit, self.request()) => request.map_err(|_| Left::Handshake)??,
                 _ = stop.wait_for(|stop| *stop) => return Err(Left::Stopping),
             }
         }

@@ -5,6 +5,7 @@ pub mod handshakes;
 pub mod parser;
 pub mod roll;
 
+use crate::deadline::timeout;
 use crate::logging::Throttle;
 use crate::message::Message;
 use crate::metrics::{LinkRefusal, Metrics};
@@ -21,7 +22,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 /// The routing id under which brokers address the monitor.
 pub const ROUTING_ID: &str = "recodex-monitor";

@@ -1,0 +1,117 @@
+//! Deadlines that look at the sockets once more before they act.
+//!
+//! After a pause of the process (SIGSTOP, a virtual machine's snapshot, a loaded machine) its timers and its sockets are due together.
+//! Tokio then fires the timers first: a signal interrupts its `epoll_wait`, which it takes for no events; and one call returns 1,024
+//! events at most. What a peer sent in time would come too late. So every deadline gives the I/O driver some turns after its time is
+//! over, and counts only if what came out of the sockets did not end the wait.
+
+use hyper::rt::{Sleep, Timer};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
+
+/// How many turns follow a deadline at least: a future that takes several steps, such as reading a message in parts, ends in them.
+const TURNS: usize = 16;
+/// The most events that one turn of the I/O driver brings; Tokio's default.
+const EVENTS: usize = 1024;
+
+/// A deadline that is seen later than this shows that the process was paused.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A deadline came before the future was complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elapsed;
+
+/// How many turns follow a deadline, so that every socket that is ready has woken its task, and that task has run, more than once.
+///
+/// In a runtime of one thread, one call of [`yield_now`] completes after the I/O driver was asked and the tasks that it woke have
+/// run. There are hardly more sockets than tasks. It holds in a task only: the future of `block_on` goes before all tasks.
+#[must_use]
+pub fn turns() -> usize {
+    TURNS + Handle::current().metrics().num_alive_tasks() / EVENTS
+}
+
+/// Lets the sockets have their [`turns`].
+pub async fn look_again() {
+    for _ in 0..turns() {
+        yield_now().await;
+    }
+}
+
+/// Whether a deadline is seen so late that this process must have been paused.
+#[must_use]
+pub fn was_paused(at: Instant) -> bool {
+    at.elapsed() > PAUSE
+}
+
+/// Completes after `at`, when the sockets were looked at once more.
+pub async fn passed(at: Instant) {
+    sleep_until(at).await;
+    look_again().await;
+}
+
+/// Waits for `future` until `at`, and for what is in the sockets then.
+///
+/// # Errors
+/// [`Elapsed`] if the future is not complete.
+pub async fn timeout_at<F: Future>(at: Instant, future: F) -> Result<F::Output, Elapsed> {
+    tokio::select! {
+        biased;
+        output = future => Ok(output),
+        () = passed(at) => Err(Elapsed),
+    }
+}
+
+/// Waits for `future` for this time, and for what is in the sockets then. If this process was paused meanwhile, the peer could not be
+/// heard, or not be answered: it has the whole time again.
+///
+/// # Errors
+/// [`Elapsed`] if the future is not complete.
+pub async fn timeout<F: Future>(time: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let over = async {
+        loop {
+            let at = Instant::now() + time;
+            sleep_until(at).await;
+            let paused = was_paused(at);
+            look_again().await;
+            if !paused {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        output = future => Ok(output),
+        () = over => Err(Elapsed),
+    }
+}
+
+/// The deadlines of hyper.
+#[derive(Debug)]
+pub struct HttpTimer;
+
+/// A wait of [`HttpTimer`].
+struct Wait(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
+
+impl Timer for HttpTimer {
+    fn sleep(&self, time: Duration) -> Pin<Box<dyn Sleep>> {
+        Box::pin(Wait(Box::pin(passed(Instant::now() + time))))
+    }
+
+    fn sleep_until(&self, at: std::time::Instant) -> Pin<Box<dyn Sleep>> {
+        Box::pin(Wait(Box::pin(passed(at.into()))))
+    }
+}
+
+impl Future for Wait {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl Sleep for Wait {}
