@@ -34,7 +34,7 @@ pub const DEFAULT: &str = "127.0.0.1:4568";
 ///
 /// # Errors
 /// [`Exit::Usage`] if `address` is none, [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if it says that it is not
-/// ready.
+/// ready, whether or not somebody reads the output to its end.
 pub async fn run(config: Option<&Path>, address: Option<&str>) -> Result<(), Failure> {
     let configured = config.map(Settings::load).transpose()?.map(|settings| {
         let missing = "the configuration has no status_uri, so that the monitor cannot be asked; set it, such as to [\"127.0.0.1\", 4568]";

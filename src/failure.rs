@@ -13,6 +13,8 @@ pub enum Exit {
     Unavailable = 69,
     /// `EX_SOFTWARE`: the system refused what a program can expect.
     Software = 70,
+    /// `EX_IOERR`: standard output cannot be written.
+    Output = 74,
     /// `EX_NOPERM`: the system does not allow it.
     NoPermission = 77,
     /// `EX_CONFIG`: the configuration is wrong.

@@ -61,7 +61,7 @@ impl Screen {
     /// Prints one line that stays. What could garble it is escaped. Returns false if nobody reads the output any more.
     ///
     /// # Errors
-    /// [`Exit::Failed`] if it cannot be written.
+    /// [`Exit::Output`] if it cannot be written.
     pub fn print(&self, line: &str) -> Result<bool, Failure> {
         let mut state = self.state();
         let text = format!("{}{}\n{}", erase(state.drawn), escape(line), self.frame(&mut state));
@@ -143,7 +143,7 @@ fn write_out(text: &str) -> Result<bool, Failure> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(Failure::new(Exit::Failed, format!("cannot write to standard output: {e}"))),
+        Err(e) => Err(Failure::new(Exit::Output, format!("cannot write to standard output: {e}"))),
     }
 }
 
@@ -152,7 +152,7 @@ fn write_out(text: &str) -> Result<bool, Failure> {
 /// A pipe whose reader has gone is no error: the reader has had what it wanted.
 ///
 /// # Errors
-/// [`Exit::Failed`] if it cannot be written.
+/// [`Exit::Output`] if it cannot be written.
 pub fn print(text: &str) -> Result<(), Failure> {
     write_out(text).map(drop)
 }

@@ -157,7 +157,7 @@ fn printed_to(file: &str, args: &str) -> Output {
 fn output_that_cannot_be_written_is_an_error_and_no_panic() {
     for args in ["--check", "--help", "--version", "help publish", "completions bash", "demo --jobs 1"] {
         let output = printed_to("/dev/full", args);
-        assert_eq!(output.status.code(), Some(1), "{args}: {}", stderr(&output));
+        assert_eq!(output.status.code(), Some(74), "{args}: {}", stderr(&output));
         assert!(
             stderr(&output).contains("cannot write to standard output: No space left"),
             "{args}: {}",

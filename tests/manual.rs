@@ -567,6 +567,7 @@ fn statuses() -> BTreeSet<u8> {
         Exit::Software,
         Exit::NoPermission,
         Exit::Config,
+        Exit::Output,
         Exit::Interrupted,
     ];
     all.into_iter()
@@ -577,6 +578,7 @@ fn statuses() -> BTreeSet<u8> {
             | Exit::Software
             | Exit::NoPermission
             | Exit::Config
+            | Exit::Output
             | Exit::Interrupted => {}
         })
         .map(|exit| exit as u8)

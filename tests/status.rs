@@ -12,7 +12,9 @@ use common::exposition::{Format, Metrics};
 use common::http::{self, Answer, Events, STATUS, ask, connect, get, metrics, read_to_close, status};
 use common::viewer::upgrade_request;
 use common::zmtp::{command as zmtp_command, greeting, message, ready as zmtp_ready};
-use common::{Broker, Event, Monitor, RawPeer, Scene, Viewer, command, run, taken_port, task, temporary, until};
+use common::{
+    Broker, Event, Monitor, PROGRAM, RawPeer, Scene, Viewer, command, fence, run, taken_port, task, temporary, until,
+};
 use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
 use serde_json::{Value, json};
 
@@ -994,4 +996,27 @@ fn status_says_69_where_no_monitor_answers() {
         assert_eq!((code, screen.as_str()), (Some(69), ""), "{said}");
         assert!(said.contains(&address) && said.contains(why) && said.lines().count() == 1, "{why}: {said}");
     }
+}
+
+/// What `status` ends with when its output goes there.
+fn ended_into(address: &str, output: impl Into<std::process::Stdio>) -> (Option<i32>, String) {
+    let ran = std::process::Command::new(PROGRAM).args(["status", address]).stdout(output).output();
+    let ran = ran.expect("the program starts");
+    (ran.status.code(), String::from_utf8_lossy(&ran.stderr).into_owned())
+}
+
+/// Such as `| true` and `| head -1`.
+#[test]
+fn status_into_a_pipe_that_nobody_reads_ends_by_what_is_so() {
+    let monitor = Monitor::start(STATUS);
+    let address = status(&monitor).to_string();
+    let unread = || std::io::pipe().expect("there are pipes").1;
+    let (code, said) = ended_into(&address, unread());
+    assert_eq!((code, said.lines().count()), (Some(1), 1), "no broker is connected: {said}");
+    let broker = Broker::connect(monitor.brokers);
+    fence(&monitor, &broker);
+    assert_eq!(ended_into(&address, unread()), (Some(0), String::new()));
+    // A full disk is another matter than a monitor that is not ready.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there");
+    assert_eq!(ended_into(&address, full).0, Some(74));
 }

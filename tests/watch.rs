@@ -505,3 +505,22 @@ fn a_certificate_out_of_its_time_is_refused_also_if_it_is_given() {
         fails(&[&url, "job", "--ca", text(&tls.certificate())], 69, words);
     }
 }
+
+/// Such as `| head -1`.
+#[test]
+fn a_reader_that_has_gone_ends_it_quietly_and_a_full_disk_is_an_error() {
+    let monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&["job", "STARTED"]);
+    let url = format!("ws://{}", monitor.viewers);
+    let into = |output: Stdio| {
+        let ran = Command::new(PROGRAM).args(["watch", "--json", &url, "job"]).stdout(output).output();
+        let ran = ran.expect("the program starts");
+        (ran.status.code(), String::from_utf8_lossy(&ran.stderr).into_owned())
+    };
+    let (reader, unread) = std::io::pipe().expect("there are pipes");
+    drop(reader);
+    assert_eq!(into(unread.into()), (Some(0), String::new()));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there");
+    assert_eq!(into(full.into()).0, Some(74));
+}
