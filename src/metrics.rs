@@ -109,6 +109,8 @@ labels! {
         NotReading = "not_reading",
         /// `zeromq.max_connections` was reached.
         Full = "full",
+        /// It sent something and closed the link before its handshake was over.
+        HungUp = "hung_up",
     }
 }
 

@@ -5,6 +5,7 @@ use crate::shared::Shared;
 use crate::websocket::stream::{Raw, Session};
 use crate::websocket::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};
 use crate::{advice, config, fs};
+use chrono::{DateTime, Local};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -41,6 +42,8 @@ pub struct Certificate {
     config: Arc<ServerConfig>,
     /// The file it comes from.
     pub path: PathBuf,
+    /// When it begins.
+    pub begins: SystemTime,
     /// When it ends.
     pub expires: SystemTime,
     /// The host names it is for.
@@ -81,7 +84,7 @@ impl Certificate {
         let Some(first) = chain.first() else {
             return Err(failed("certificate", &certificate, "expected a certificate in PEM, found none"));
         };
-        let (expires, names) = look_at(first)
+        let (begins, expires, names) = look_at(first)
             .map_err(|e| failed("certificate", &certificate, &format!("the first certificate cannot be read: {e}")))?;
         let private = private
             .map_err(|what| advice::to_read(&key, what))
@@ -102,7 +105,7 @@ impl Certificate {
             }
             e => failed("key", &key, &format!("it cannot be used with {}: {e}", certificate.display())),
         })?;
-        Ok(Self { config: Arc::new(config), path: certificate, expires, names })
+        Ok(Self { config: Arc::new(config), path: certificate, begins, expires, names })
     }
 
     /// Shakes hands with a viewer.
@@ -121,10 +124,15 @@ impl Certificate {
         Ok(Session::new(tcp, session))
     }
 
-    /// What is to be said of its end at this time, if anything.
+    /// Says what is wrong with its dates at this time, if anything.
     #[must_use]
     pub fn warning(&self, now: SystemTime) -> Option<String> {
         let path = self.path.display();
+        if now < self.begins {
+            let from = DateTime::<Local>::from(self.begins).format("%Y-%m-%d %H:%M");
+            let what = "is this machine's clock right? Browsers refuse it until then";
+            return Some(format!("tls.certificate: {path}: it is valid only from {from} on; {what}"));
+        }
         match self.expires.duration_since(now) {
             Err(_) => Some(format!("tls.certificate: {path}: it has expired; browsers refuse it")),
             Ok(left) if left < EXPIRES_SOON => {
@@ -183,19 +191,20 @@ fn not_pem(error: &pem::Error, expected: &str) -> String {
     }
 }
 
-/// When a certificate ends, and for which names it is.
-fn look_at(certificate: &CertificateDer<'_>) -> Result<(SystemTime, Vec<String>), x509_cert::der::Error> {
+/// When a certificate begins and ends, and for which names it is.
+fn look_at(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime, Vec<String>), x509_cert::der::Error> {
     let certificate = x509_cert::Certificate::from_der(certificate)?;
     let certificate = certificate.tbs_certificate();
+    let begins = SystemTime::UNIX_EPOCH + certificate.validity().not_before.to_unix_duration();
     let expires = SystemTime::UNIX_EPOCH + certificate.validity().not_after.to_unix_duration();
     let names = certificate.get_extension::<SubjectAltName>()?.map_or_else(Vec::new, |(_, names)| {
         let name = |name| if let GeneralName::DnsName(name) = name { Some(name.to_string()) } else { None };
         names.0.into_iter().filter_map(name).collect()
     });
-    Ok((expires, names))
+    Ok((begins, expires, names))
 }
 
-/// Warns, once a day, of a certificate that is about to end. Never returns.
+/// Warns, once a day, of a certificate that is about to end or is not valid yet. Never returns.
 pub async fn watch(shared: Arc<Shared>) {
     loop {
         if let Some(warning) = shared.certificate().and_then(|certificate| certificate.warning(SystemTime::now())) {

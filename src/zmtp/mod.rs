@@ -61,6 +61,8 @@ enum Ended {
     Full,
     #[error("zeromq.allow no longer names it")]
     NotAllowed,
+    #[error("the peer hung up in its handshake; expected a ROUTER or DEALER socket of ZeroMQ without CURVE or PLAIN")]
+    HungUp,
 }
 
 /// Shakes hands with a peer; once it is a broker, another task receives from it until it goes or the monitor stops.
@@ -137,6 +139,7 @@ impl Link {
     async fn begin(mut self) {
         let time = self.shared.settings().zeromq.handshake_timeout.duration();
         match timeout(time, self.handshake()).await.unwrap_or(Err(Ended::Handshake)) {
+            Err(Ended::ByPeer | Ended::MidMessage | Ended::Io(_)) if self.has_sent() => self.close(&Ended::HungUp),
             Err(ended) => self.close(&ended),
             Ok(()) => match self.shared.brokers.take() {
                 Some(place) => {
@@ -171,6 +174,11 @@ impl Link {
         drop(place);
     }
 
+    /// Whether the peer has sent anything. Port probes have not: they are neither counted nor logged.
+    fn has_sent(&self) -> bool {
+        self.parser.stage() != Stage::Greeting || self.parser.is_mid_message()
+    }
+
     /// What is to be said and counted of a link that ended.
     fn close(&self, ended: &Ended) {
         let refusal = match ended {
@@ -179,6 +187,7 @@ impl Link {
             Ended::NotReading => Some(LinkRefusal::NotReading),
             Ended::Full => Some(LinkRefusal::Full),
             Ended::NotAllowed => Some(LinkRefusal::NotAllowed),
+            Ended::HungUp => Some(LinkRefusal::HungUp),
             _ => None,
         };
         if let Some(refusal) = refusal {
