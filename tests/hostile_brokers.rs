@@ -53,6 +53,15 @@ fn handshake() -> Vec<u8> {
 // Before the handshake.
 
 #[test]
+fn a_peer_that_hangs_up_in_its_handshake_is_logged() {
+    let scene = Scene::new(PATIENT);
+    let mut peer = RawPeer::connect(scene.monitor.brokers);
+    peer.send_what_goes(&greeting(b"NULL")[..10]);
+    drop(peer);
+    scene.monitor.wait_log("the peer hung up in its handshake");
+}
+
+#[test]
 fn other_protocols_are_closed() {
     let mut zmtp1 = vec![0x01, 0x00];
     zmtp1.extend_from_slice(b"\x04\x00job\x08\x00STARTED");

@@ -1484,6 +1484,9 @@ fn a_warning_begins_14_days_before_the_end() {
     let in_days = |days| text(format!("in {days} days"));
     let today = || text("today".to_owned());
     let expired = Some("it has expired; browsers refuse it".to_owned());
+    assert_eq!(said(certificate.begins), None);
+    let early = said(certificate.begins - moment).expect("it is not valid yet");
+    assert!(early.starts_with("it is valid only from "), "{early}");
     assert_eq!(said(end - days(30)), None);
     assert_eq!(said(end - days(14)), None);
     assert_eq!(said(end - days(14) + moment), in_days(13));
