@@ -1,5 +1,6 @@
 //! The way to a monitor's WebSocket: TCP, TLS, the handshake; and in plain words what is wrong with each.
 
+use crate::client_handshake::shake_hands;
 use crate::deadline::timeout;
 use crate::failure::{Exit, Failure};
 use crate::first_byte::{FirstByte, HTTP, NOTHING, TLS_ALERT, TLS_RECORDS, Watched, ZMTP};
@@ -13,10 +14,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::header::LOCATION;
-use tokio_tungstenite::{WebSocketStream, client_async};
 
 /// How long each step may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,10 +60,9 @@ pub async fn connect(url: &str, ca: Option<&Path>) -> Result<Socket, Failure> {
             Box::new(stream.map_err(|e| unavailable(no_session(&e, &to, &first)))?)
         }
     };
-    let connected = timeout(CONNECT_TIMEOUT, client_async(to.uri.clone(), stream)).await;
+    let connected = timeout(CONNECT_TIMEOUT, shake_hands(to.uri.clone(), stream)).await;
     let connected = connected.map_err(|_| late("no answer to the WebSocket handshake", "; is it a monitor?"))?;
-    let (socket, _) = connected.map_err(|e| unavailable(no_websocket(&e, &to, &first)))?;
-    Ok(socket)
+    connected.map_err(|e| unavailable(no_websocket(&e, &to, &first)))
 }
 
 /// What is said of a port that speaks ZeroMQ.

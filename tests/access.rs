@@ -59,6 +59,17 @@ fn a_page_of_a_foreign_origin_gets_403_and_is_logged_once_with_its_origin_escape
 }
 
 #[test]
+fn of_a_request_that_names_two_origins_neither_counts() {
+    let monitor = Monitor::start("allowed_origins: [\"https://a.example\", \"https://b.example\"]\n");
+    let (a, b) = (("Origin", "https://a.example"), ("Origin", "https://b.example"));
+    drop(Viewer::connected(monitor.viewers).upgrade(&[a, a]));
+    for two in [[a, b], [a, ("Origin", "https://evil.example")], [("Origin", "https://evil.example"), a]] {
+        let answer = Viewer::connected(monitor.viewers).refused(&two);
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{two:?}: {answer}");
+    }
+}
+
+#[test]
 fn a_reload_takes_up_origins_and_shares() {
     let (_directory, path) = temporary("config.yml", "");
     set_permissions(path.parent().expect("it has one"), Permissions::from_mode(0o755)).expect("it is ours");

@@ -55,6 +55,46 @@ fn header_names_and_tokens_are_understood_in_any_case() {
     viewer.read_upgrade();
 }
 
+/// RFC 9110, sections 5.3 and 5.6.1: several lines of a list are one list; tabs, empty elements and other elements do no harm.
+#[test]
+fn the_headers_of_an_upgrade_are_read_as_lists() {
+    let monitor = Monitor::start("");
+    let (upgrade, connection, version) = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13");
+    for (line, list) in [
+        (connection, "Connection: keep-alive\r\nConnection: Upgrade"),
+        (connection, "Connection: Upgrade\r\nConnection: close"),
+        (connection, "Connection: keep-alive,\tUpgrade"),
+        (connection, "Connection:\tupgrade\t,"),
+        (connection, "Connection: ,, Upgrade"),
+        (connection, "Connection:\r\nConnection: Upgrade"),
+        (upgrade, "Upgrade: websocket, foo"),
+        (upgrade, "Upgrade: h2c\r\nUpgrade: WebSocket"),
+        (upgrade, "Upgrade:\tfoo/2 ,\twebsocket"),
+        (version, "Sec-WebSocket-Version: 13, 8"),
+        (version, "Sec-WebSocket-Version: 8\r\nSec-WebSocket-Version:\t13"),
+        (version, "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: a,b\r\nSec-WebSocket-Protocol: c"),
+    ] {
+        let mut viewer = Viewer::connected(monitor.viewers);
+        viewer.send_raw(upgrade_request("/").replace(line, list).as_bytes());
+        let head = viewer.raw_head();
+        assert!(head.starts_with(b"HTTP/1.1 101 "), "{list:?}: {}", String::from_utf8_lossy(&head));
+    }
+    let key =
+        upgrade_request("/").lines().find(|line| line.starts_with("Sec-WebSocket-Key")).unwrap_or_default().to_owned();
+    for (line, list, status) in [
+        (connection, "Connection: keep-alive, upgrades", "426"),
+        (connection, "Connection: keep-alive upgrade", "426"),
+        (connection, "Connection: x=\", upgrade,\"", "426"),
+        (upgrade, "Upgrade: websockets", "426"),
+        (upgrade, "Upgrade: \"websocket\"", "426"),
+        (version, "Sec-WebSocket-Version: 8, 7", "426"),
+        (&*key, &*format!("{key}\r\n{key}"), "400"),
+    ] {
+        let request = upgrade_request("/").replace(line, list);
+        assert_eq!(answer(&monitor, request.as_bytes()).0, status, "{list:?}");
+    }
+}
+
 #[test]
 fn a_subscription_in_the_same_packet_as_the_upgrade_is_read() {
     let monitor = Monitor::start("");

@@ -265,6 +265,47 @@ fn an_answer_that_is_no_upgrade_is_explained_69() {
     }
 }
 
+/// A web server in between may add to the lists, and may write them in several lines.
+#[test]
+fn the_headers_of_an_answer_are_read_as_lists() {
+    let (listener, address) = taken_port();
+    let answers = [
+        ("Connection: keep-alive, Upgrade\r\nUpgrade: websocket", true),
+        ("Connection: keep-alive\r\nConnection:\tupgrade,\r\nUpgrade: foo\r\nUpgrade: WebSocket", true),
+        ("Connection: Upgrade\r\nUpgrade: foo, websocket", true),
+        ("Connection: close\r\nUpgrade: websocket", false),
+        ("Connection: Upgrade\r\nUpgrade: websockets", false),
+        ("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: a", false),
+        ("Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Extensions: permessage-deflate", false),
+    ];
+    let server = std::thread::spawn(move || {
+        for ((headers, _), stream) in answers.into_iter().zip(listener.incoming()) {
+            let mut stream = stream.expect("somebody connects");
+            let mut request = Vec::new();
+            let mut byte = [0];
+            while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count > 0) {
+                request.push(byte[0]);
+            }
+            let request = String::from_utf8(request).expect("it is text");
+            let key =
+                request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).expect("there is a key");
+            let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+            let answer =
+                format!("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {accept}\r\n{headers}\r\n\r\n");
+            // FINISHED and the close with 1000 at once.
+            let end = b"\x81\x16{\"command\":\"FINISHED\"}\x88\x02\x03\xe8";
+            let _ = stream.write_all(&[answer.as_bytes(), end].concat());
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    for (headers, taken) in answers {
+        let output = run(&["watch", &format!("ws://{address}/"), "job"]);
+        assert_eq!(output.status.code(), Some(if taken { 0 } else { 69 }), "{headers:?}: {}", stderr(&output));
+        assert_eq!(stderr(&output).contains("its answer is not that of a WebSocket server"), !taken, "{headers:?}");
+    }
+    server.join().expect("it answers all");
+}
+
 /// Answers one viewer's handshake as a monitor does, sends `bytes` and then ends the connection.
 fn monitor_that_sends(bytes: &'static [u8]) -> SocketAddr {
     let (listener, address) = taken_port();

@@ -1,6 +1,7 @@
 //! The HTTP side of a viewer's connection: one request, answered by 101 or by an error in one line of text.
 
 use super::stream::Stream;
+use crate::header_list::has_token;
 use crate::deadline::timeout;
 use std::io;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::error::{Error as WebSocketError, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
-use tokio_tungstenite::tungstenite::http::HeaderMap;
+use tokio_tungstenite::tungstenite::http::header::{CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
 
 /// The longest request head, in bytes.
 pub const MAX_HEAD: usize = 16 * 1024;
@@ -150,12 +152,25 @@ fn reply(
     if head.first() == Some(&TLS_HANDSHAKE) {
         return Err(&NO_TLS);
     }
-    let (_, request) = Request::try_parse(head).map_err(|e| judge(&e))?.ok_or(&BAD_REQUEST)?;
+    let (_, mut request) = Request::try_parse(head).map_err(|e| judge(&e))?.ok_or(&BAD_REQUEST)?;
+    read_lists(request.headers_mut())?;
     let response = create_response(&request).map_err(|e| judge(&e))?;
     admit(request.headers())?;
     let mut reply = Vec::with_capacity(160);
     write_response(&mut reply, &response).map_err(|e| judge(&e))?;
     Ok(reply)
+}
+
+/// Puts in place of each list in which an upgrade is asked for the one word that the handshake library looks for, if the list has it.
+fn read_lists(headers: &mut HeaderMap) -> Result<(), &'static Answer> {
+    for (name, word) in [(CONNECTION, "upgrade"), (UPGRADE, "websocket"), (SEC_WEBSOCKET_VERSION, "13")] {
+        if !has_token(headers, &name, word) {
+            return Err(&UPGRADE_REQUIRED);
+        }
+        headers.insert(name, HeaderValue::from_static(word));
+    }
+    // It is no list, and there is one (RFC 6455, section 11.3.1).
+    if headers.get_all(SEC_WEBSOCKET_KEY).iter().count() > 1 { Err(&BAD_REQUEST) } else { Ok(()) }
 }
 
 /// Turns a connection away with `answer`, before it has a place.
