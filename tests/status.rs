@@ -92,6 +92,7 @@ fn every_path_has_its_status_and_type_and_none_is_kept_in_a_cache() {
         let head = ask(at, "HEAD", path, "");
         assert_eq!((head.status, head.body.as_str()), (200, ""), "HEAD {path}");
         assert_eq!(head.header("content-type"), Some("text/event-stream"), "HEAD {path}");
+        assert_eq!(head.header("x-accel-buffering"), Some("no"), "HEAD {path}");
     }
     assert_eq!(get(at, "/healthz").body, "ok\n");
 }
@@ -114,6 +115,24 @@ fn the_page_may_run_nothing_but_itself() {
     assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"), "{policy}");
     // It asks for nothing of another host.
     assert!(!page.body.contains("http://") && !page.body.contains("https://"));
+}
+
+/// A page of another site may have its own name lead here.
+#[test]
+fn every_host_of_a_request_must_be_the_monitors() {
+    let monitor = start("");
+    let at = status(&monitor);
+    for (hosts, code) in [
+        ("", 200),
+        ("Host: localhost\r\n", 200),
+        ("Host: evil.example\r\n", 421),
+        ("Host: localhost\r\nHost: evil.example\r\n", 421),
+        ("Host: evil.example\r\nHost: localhost\r\n", 421),
+    ] {
+        let request = format!("GET /status HTTP/1.1\r\n{hosts}\r\n");
+        let answer = common::viewer::http(at, request.as_bytes());
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{hosts:?}: {answer}");
+    }
 }
 
 #[test]
@@ -311,7 +330,15 @@ fn both_formats_say_the_same_and_only_who_asks_gets_openmetrics() {
         };
         (format, Metrics::parse(&answer.body, format))
     };
-    for accept in ["", "Accept: */*\r\n", "Accept: text/plain\r\n", "Accept: text/html,*/*;q=0.8\r\n"] {
+    for accept in [
+        "",
+        "Accept: */*\r\n",
+        "Accept: text/plain\r\n",
+        "Accept: text/html,*/*;q=0.8\r\n",
+        "Accept: application/openmetrics-text;q=0\r\n",
+        "Accept: application/openmetrics-text;q=0.1\r\nAccept: text/plain\r\n",
+        "Accept: image/png\r\n",
+    ] {
         assert!(in_format(accept).0 == Format::Text, "{accept}");
     }
     // What Prometheus sends.

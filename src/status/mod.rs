@@ -1,5 +1,6 @@
 //! The status listener: what the monitor does, over HTTP, for those who run it.
 
+mod accept;
 pub mod exposition;
 mod live;
 pub mod report;
@@ -16,7 +17,7 @@ use data_encoding::BASE64;
 use http_body_util::channel::Channel;
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -133,8 +134,7 @@ async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>, pace: Pace) -
             let Ok(metrics) = exposition::open_metrics(Arc::clone(shared), ready) else {
                 return whole(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the metrics cannot be written\n");
             };
-            let mut asked = request.headers().get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
-            if asked.any(|accept| accept.contains("application/openmetrics-text")) {
+            if accept::prefers_open_metrics(request.headers()) {
                 whole(StatusCode::OK, exposition::OPEN_METRICS, metrics)
             } else {
                 whole(StatusCode::OK, exposition::TEXT, exposition::text(&metrics))
@@ -165,11 +165,12 @@ async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>, pace: Pace) -
 /// Whether the request is for this monitor by a name that is its own. Else a page of another site could have its own name lead here,
 /// and read what is not for it.
 fn is_meant(request: &Request<Incoming>, shared: &Shared) -> bool {
-    let Some(host) = request.headers().get(HOST) else { return true };
-    let Ok(host) = host.to_str().unwrap_or_default().parse::<Authority>() else { return false };
-    let host = host.host().trim_start_matches('[').trim_end_matches(']');
-    let own = shared.settings().status_uri.as_ref().is_some_and(|own| own.host.eq_ignore_ascii_case(host));
-    own || host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+    request.headers().get_all(HOST).iter().all(|host| {
+        let Ok(host) = host.to_str().unwrap_or_default().parse::<Authority>() else { return false };
+        let host = host.host().trim_start_matches('[').trim_end_matches(']');
+        let own = shared.settings().status_uri.as_ref().is_some_and(|own| own.host.eq_ignore_ascii_case(host));
+        own || host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+    })
 }
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -179,7 +180,10 @@ fn whole(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Resp
 }
 
 fn stream(events: Channel<Bytes>) -> Response<Body> {
-    response(StatusCode::OK, "text/event-stream", Either::Right(events))
+    let mut stream = response(StatusCode::OK, "text/event-stream", Either::Right(events));
+    // Else nginx would keep events back until its buffer is full.
+    stream.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    stream
 }
 
 fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
