@@ -1,8 +1,8 @@
 //! The HTTP side of a viewer's connection: one request, answered by 101 or by an error in one line of text.
 
 use super::stream::Stream;
-use crate::header_list::has_token;
 use crate::deadline::timeout;
+use crate::header_list::has_token;
 use std::io;
 use std::time::Duration;
 use thiserror::Error;
