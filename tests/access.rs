@@ -70,6 +70,18 @@ fn of_a_request_that_names_two_origins_neither_counts() {
 }
 
 #[test]
+fn a_wildcard_allows_the_pages_of_every_host_below_a_domain() {
+    let monitor = Monitor::start("allowed_origins: [\"https://*.example.org/\"]\n");
+    for origin in ["https://a.example.org", "https://a.b.example.org"] {
+        drop(Viewer::connected(monitor.viewers).upgrade(&[("Origin", origin)]));
+    }
+    for origin in ["https://example.org", "https://evil.example/.example.org", "http://a.example.org"] {
+        let answer = Viewer::connected(monitor.viewers).refused(&[("Origin", origin)]);
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{origin}: {answer}");
+    }
+}
+
+#[test]
 fn a_reload_takes_up_origins_and_shares() {
     let (_directory, path) = temporary("config.yml", "");
     set_permissions(path.parent().expect("it has one"), Permissions::from_mode(0o755)).expect("it is ours");

@@ -9,70 +9,6 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
-/// The origins of pages (RFC 6454) that may connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Every page.
-    Any,
-    /// Those of this scheme, host and port, in lower case.
-    Site(String),
-}
-
-impl Origin {
-    /// Whether this is what a browser sends as `Origin`.
-    #[must_use]
-    pub fn matches(&self, sent: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Site(site) => sent.eq_ignore_ascii_case(site),
-        }
-    }
-}
-
-impl Serialize for Origin {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Any => "*".serialize(serializer),
-            Self::Site(site) => site.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Origin {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Origin;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an origin without a path, such as \"https://recodex.example.org\", or \"*\"")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Origin, E> {
-                let wrong = || E::invalid_value(Unexpected::Str(text), &self);
-                if text == "*" {
-                    return Ok(Origin::Any);
-                }
-                let site = text.to_lowercase();
-                let (scheme, authority) = site.split_once("://").ok_or_else(wrong)?;
-                // A browser leaves out the port that goes without saying, and writes a name's other characters in Punycode.
-                let implied = match scheme {
-                    "http" => ":80",
-                    "https" => ":443",
-                    _ => return Err(wrong()),
-                };
-                let authority = authority.strip_suffix(implied).unwrap_or(authority);
-                let known = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
-                if authority.is_empty() || !authority.chars().all(known) {
-                    return Err(wrong());
-                }
-                Ok(Origin::Site(format!("{scheme}://{authority}")))
-            }
-        }
-        deserializer.deserialize_str(Text)
-    }
-}
-
 /// Who may speak for others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proxy {
@@ -204,10 +140,6 @@ impl Listed for Network {
 
 impl Listed for Proxy {
     const WHAT: &str = "addresses and networks";
-}
-
-impl Listed for Origin {
-    const WHAT: &str = "origins";
 }
 
 /// Reads a list.

@@ -7,13 +7,15 @@ mod address;
 mod descriptors;
 mod explain;
 mod node;
+mod origin;
 mod paths;
 mod typed;
 mod value;
 mod yaml;
 
-pub use access::{Network, Origin, Proxy, ProxyHeader};
+pub use access::{Network, Proxy, ProxyHeader};
 pub use address::{Address, Endpoint, Mode};
+pub use origin::Origin;
 pub use paths::{DEFAULT_LOG, temporary_path, with_suffix};
 pub use value::{Level, Output, Seconds};
 pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
@@ -58,7 +60,7 @@ pub struct Settings {
     pub status_uri: Option<Address>,
     /// The certificate with which viewers are served over TLS; by default none.
     pub tls: Option<Tls>,
-    /// The origins whose pages may connect.
+    /// The origins whose pages may connect; `https://*.example.org` is every host below the domain.
     #[serde(deserialize_with = "access::list")]
     pub allowed_origins: Vec<Origin>,
     /// Whose word is taken for a viewer's address.
@@ -532,7 +534,7 @@ mod tests {
             ("websocket_uri: \"unix:run/x\"\n", "1:16: websocket_uri: invalid value: string \"unix:run/x\", expected a host and a port, such as [\"127.0.0.1\", 4567], or \"unix:\" and an absolute path".into()),
             ("websocket_mode: 660\n", "1:17: websocket_mode: invalid type: integer `660`, expected a mode in octal digits and quotes, such as \"0660\"".into()),
             ("websocket_mode: \"0668\"\n", "1:17: websocket_mode: invalid value: string \"0668\", expected a mode in octal digits and quotes, such as \"0660\"".into()),
-            ("allowed_origins: [\"https://a/b\"]\n", "1:19: allowed_origins[0]: invalid value: string \"https://a/b\", expected an origin without a path, such as \"https://recodex.example.org\", or \"*\"".into()),
+            ("allowed_origins: [\"https://a/b\"]\n", "1:19: allowed_origins[0]: invalid value: string \"https://a/b\", expected an origin without a path: \"https://a\"".into()),
             ("allowed_origins: \"*\"\n", "1:18: allowed_origins: invalid type: string \"*\", expected a list of origins".into()),
             ("trusted_proxies: [nginx]\n", "1:19: trusted_proxies[0]: invalid value: string \"nginx\", expected an address or a network, such as \"192.0.2.7\" or \"10.1.0.0/16\", or \"unix:\"".into()),
             ("proxy_header: X-Forwarded-For\n", "1:15: proxy_header: unknown value `X-Forwarded-For`; did you mean `x-forwarded-for`? (known: x-forwarded-for, x-real-ip, forwarded)".into()),
@@ -631,29 +633,6 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap_err(), format!("c.yml:{error}"), "{text:?}");
         }
-    }
-
-    #[test]
-    fn an_origin_is_compared_as_browsers_send_it() {
-        let allowed =
-            parse("allowed_origins: [\"HTTPS://A.example:443\", \"http://b:8080\", \"http://[::1]\"]\n").unwrap();
-        let allows = |sent| allowed.allowed_origins.iter().any(|origin| origin.matches(sent));
-        for (sent, allowed) in [
-            ("https://a.example", true),
-            ("https://A.EXAMPLE", true),
-            ("http://b:8080", true),
-            ("http://[::1]", true),
-            ("http://a.example", false),
-            ("https://a.example:8443", false),
-            ("https://a.example.evil", false),
-            ("https://xa.example", false),
-            ("http://b", false),
-            ("null", false),
-            ("", false),
-        ] {
-            assert_eq!(allows(sent), allowed, "{sent}");
-        }
-        assert!(Settings::default().allowed_origins[0].matches("null"));
     }
 
     #[test]
