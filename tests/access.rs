@@ -5,7 +5,7 @@
 mod common;
 
 use common::viewer::{V2, proxy_header as v2, upgrade_request};
-use common::{Broker, Monitor, Viewer, command, open_directory, run, temporary, unique, until};
+use common::{Broker, Host, Monitor, Viewer, command, open_directory, run, temporary, unique, until};
 use std::fs::{Permissions, metadata, set_permissions, write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -142,6 +142,35 @@ fn only_trusted_proxies_are_believed() {
     assert_eq!(known_as(&monitor, 2, &[("X-Forwarded-For", "192.0.2.1, 127.0.0.3")]), "192.0.2.1");
 }
 
+/// A socket for both families has its peers of IPv4 in their form for IPv6, and tools print them so.
+#[test]
+fn an_address_of_ipv4_is_the_same_in_its_form_for_ipv6() {
+    let config = "logger: {level: debug}\ntrusted_proxies: [\"::ffff:127.0.0.2\", \"::ffff:127.0.0.8/125\"]\n\
+                  zeromq: {allow: [\"::ffff:127.0.0.1\"]}\nclients: {max_per_address: 1}\n";
+    let monitor = Monitor::start_at(Host { name: "*", ..Host::default() }, config);
+    let at = |port| (Ipv4Addr::LOCALHOST, port).into();
+    let connect = |last| Viewer::connected_from(loopback(last), at(monitor.viewers.port()));
+    for (last, header, known) in [
+        (2, "::ffff:192.0.2.1", "192.0.2.1"),
+        (9, "[::ffff:192.0.2.2]:80", "192.0.2.2:80"),
+        (3, "192.0.2.3", "127.0.0.3:"),
+    ] {
+        let channel = unique("job");
+        drop(connect(last).upgrade(&[("X-Forwarded-For", header)]).subscribe(&channel));
+        let name = monitor.viewer_of(&channel);
+        assert!(name.starts_with(known), "{name}");
+    }
+    let _first = connect(2).upgrade(&[("X-Forwarded-For", "::ffff:192.0.2.4")]);
+    assert!(connect(9).refused(&[("X-Forwarded-For", "192.0.2.4")]).starts_with("HTTP/1.1 429 "));
+    drop(connect(9).upgrade(&[("X-Forwarded-For", "64:ff9b::192.0.2.4")]));
+    // The broker's address is in zeromq.allow.
+    let broker = Broker::connect(at(monitor.brokers.port()));
+    broker.send(&["job", "STARTED"]);
+    let mut viewer = connect(4).upgrade(&[]);
+    viewer.send_text("job");
+    viewer.texts(&[command("STARTED")]);
+}
+
 #[test]
 fn only_the_header_that_proxy_header_names_is_believed() {
     let all = [
@@ -250,6 +279,7 @@ fn with_the_proxy_protocol_a_viewer_is_who_the_header_says() {
     for (header, name) in [
         (b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 80\r\n".to_vec(), "192.0.2.1:4711"),
         (b"PROXY TCP6 2001:db8::1 ::1 4711 80\r\n".to_vec(), "[2001:db8::1]:4711"),
+        (b"PROXY TCP6 ::ffff:192.0.2.9 ::ffff:127.0.0.1 4711 80\r\n".to_vec(), "192.0.2.9:4711"),
         (v2([192, 0, 2, 2], &[]), "192.0.2.2:4711"),
         (v2([192, 0, 2, 3], &[4, 0, 2, 7, 7]), "192.0.2.3:4711"),
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1:"),

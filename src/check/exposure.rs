@@ -17,9 +17,10 @@ fn anybody() -> impl Iterator<Item = IpAddr> {
 
 /// Warns if others than brokers can publish.
 pub(super) fn brokers(settings: &Settings) -> Finding {
-    let all = anybody().all(|ip| settings.zeromq.allow.iter().any(|network| network.contains(ip)));
-    if is_local(&settings.zeromq_uri) || !all {
-        return Finding::Good(if all {
+    // With every address of IPv4, or every one of IPv6, it names anybody.
+    let any = anybody().any(|ip| settings.zeromq.allow.iter().any(|network| network.contains(ip)));
+    if is_local(&settings.zeromq_uri) || !any {
+        return Finding::Good(if any {
             "only this machine can connect".into()
         } else {
             "only some may connect".into()

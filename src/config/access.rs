@@ -9,6 +9,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
+const PROXY_EXPECTED: &str = "an address or a network, such as \"192.0.2.7\" or \"10.1.0.0/16\", or \"unix:\"";
+const NETWORK_EXPECTED: &str = "an address or a network, such as \"192.0.2.7\", \"10.1.0.0/16\" or \"2001:db8::/32\"";
+const TOO_WIDE: &str = "96 bits or more after an address in the form \"::ffff:192.0.2.7\"; every address of IPv4 is \"0.0.0.0/0\", \
+                        every one of IPv6 is \"::/0\"";
+
 /// Who may speak for others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proxy {
@@ -34,12 +39,15 @@ impl<'de> Deserialize<'de> for Proxy {
             type Value = Proxy;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address or a network, such as \"192.0.2.7\" or \"10.1.0.0/16\", or \"unix:\"")
+                f.write_str(PROXY_EXPECTED)
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Proxy, E> {
-                let proxy = if text == UNIX { Some(Proxy::Unix) } else { Network::parse(text).map(Proxy::Network) };
-                proxy.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+                if text == UNIX {
+                    return Ok(Proxy::Unix);
+                }
+                let network = Network::parse(text, PROXY_EXPECTED);
+                network.map(Proxy::Network).map_err(|expected| E::invalid_value(Unexpected::Str(text), &expected))
             }
         }
         deserializer.deserialize_str(Text)
@@ -87,14 +95,14 @@ impl Network {
         vec![Self(Ipv4Net::default().into()), Self(Ipv6Net::default().into())]
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let network: IpNet = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()?;
-        let mapped = match network {
-            IpNet::V6(v6) => v6.prefix_len().checked_sub(96).zip(v6.addr().to_ipv4_mapped()),
-            IpNet::V4(_) => None,
-        };
-        let v4 = mapped.and_then(|(length, address)| Ipv4Net::new(address, length).ok());
-        Some(Self(v4.map_or(network, IpNet::V4)))
+    /// Reads an address or a network; `expected` is what else to write.
+    fn parse(text: &str, expected: &'static str) -> Result<Self, &'static str> {
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| expected)?;
+        let IpNet::V6(v6) = network else { return Ok(Self(network)) };
+        let Some(address) = v6.addr().to_ipv4_mapped() else { return Ok(Self(network)) };
+        // One that is wider would have all addresses of IPv4, and those of IPv6 that nobody has.
+        let length = v6.prefix_len().checked_sub(96).ok_or(TOO_WIDE)?;
+        Ipv4Net::new(address, length).map(|v4| Self(v4.into())).map_err(|_| expected)
     }
 
     /// Whether the address is in the network.
@@ -117,11 +125,12 @@ impl<'de> Deserialize<'de> for Network {
             type Value = Network;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address or a network, such as \"192.0.2.7\", \"10.1.0.0/16\" or \"2001:db8::/32\"")
+                f.write_str(NETWORK_EXPECTED)
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Network, E> {
-                Network::parse(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+                let network = Network::parse(text, NETWORK_EXPECTED);
+                network.map_err(|expected| E::invalid_value(Unexpected::Str(text), &expected))
             }
         }
         deserializer.deserialize_str(Text)
@@ -169,26 +178,40 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: Listed + Deserialize<'de>>(
 mod tests {
     use super::*;
 
+    fn network(text: &str) -> Network {
+        Network::parse(text, "a network").unwrap()
+    }
+
     #[test]
     fn a_network_of_ipv4_in_its_form_for_ipv6_is_that_of_ipv4() {
-        for (text, network) in [
+        for (text, printed) in [
             ("::ffff:127.0.0.1", "127.0.0.1/32"),
             ("::ffff:7f00:1", "127.0.0.1/32"),
+            ("::FFFF:192.0.2.10/128", "192.0.2.10/32"),
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
             ("::ffff:10.1.2.3/104", "10.1.2.3/8"),
             ("::ffff:0:0/96", "0.0.0.0/0"),
-            ("::ffff:0:0/95", "::ffff:0.0.0.0/95"),
             ("::/0", "::/0"),
             ("::1", "::1/128"),
             ("2001:db8::/32", "2001:db8::/32"),
             ("10.0.0.0/8", "10.0.0.0/8"),
         ] {
-            assert_eq!(
-                serde_yaml::to_string(&Network::parse(text)).unwrap().trim().trim_matches('\''),
-                network,
-                "{text}"
-            );
+            assert_eq!(serde_yaml::to_string(&network(text)).unwrap().trim().trim_matches('\''), printed, "{text}");
         }
-        assert!(Network::parse("::ffff:127.0.0.0/104").unwrap().contains("127.1.2.3".parse().unwrap()));
-        assert!(!Network::parse("::ffff:127.0.0.1").unwrap().contains("127.0.0.2".parse().unwrap()));
+        assert!(network("::ffff:127.0.0.0/104").contains("127.1.2.3".parse().unwrap()));
+        assert!(!network("::ffff:127.0.0.1").contains("127.0.0.2".parse().unwrap()));
+        for text in ["::ffff:0:0/95", "::ffff:192.0.2.0/24", "::ffff:0:0/0"] {
+            assert_eq!(Network::parse(text, "a network"), Err(TOO_WIDE), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_other_network_of_ipv6_has_addresses_of_ipv4() {
+        // The compatible form, which is long gone, and two ways to translate addresses: what comes from there is a peer of IPv6.
+        for text in
+            ["::192.0.2.10", "64:ff9b::192.0.2.10", "::ffff:0:192.0.2.10", "2002:c000:20a::/48", "::/0", "::/90"]
+        {
+            assert!(!network(text).contains("192.0.2.10".parse().unwrap()), "{text}");
+        }
     }
 }
