@@ -53,7 +53,7 @@ fn fit(element: &[u8], format: &str) -> Option<Preference> {
                 break;
             }
             "version" if version.strip_prefix("version=")? == value.trim_start().trim_matches('"') => {
-                specific = NAMED + 1
+                specific = NAMED + 1;
             }
             "version" => return None,
             // The character set and the way of escaping, of which all that is here is the same in each.
