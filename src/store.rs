@@ -186,7 +186,7 @@ pub fn forget(name: &str) {
 /// Waits until the service manager has done what it was told (`sd_notify_barrier(3)`), also what still waits to be sent.
 ///
 /// # Errors
-/// If it does not get to it within [`PATIENCE`], or there is none.
+/// If it does not get to it within 1 s, or there is none.
 pub async fn barrier() -> io::Result<()> {
     if !notify::is_open() {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "there is no service manager"));
