@@ -76,7 +76,7 @@ impl Relaying {
                     // What the viewer sent or took in time comes first.
                     for _ in 0..turns() {
                         yield_now().await;
-                        if let Err(left) = self.step(shared) {
+                        if let Err(left) = self.look(shared).await {
                             return left;
                         }
                     }
@@ -90,21 +90,33 @@ impl Relaying {
         }
     }
 
-    /// Reads what the viewer sent, which only shows that it lives, and writes what it has not got yet.
+    /// Reads what the viewer sent, and writes what it has not got yet.
     fn step(&mut self, shared: &Shared) -> Result<Wait, Left> {
-        let mut more = true;
+        let more = self.read()?;
+        let wait = self.write(shared)?;
+        Ok(if more { Wait::Turn } else { wait })
+    }
+
+    /// The same at a deadline. It writes only if the viewer has made room: one that has not is stalled, whatever became of its channel.
+    async fn look(&mut self, shared: &Shared) -> Result<(), Left> {
+        self.read()?;
+        let stream = self.socket.stream();
+        if poll_fn(|cx| Poll::Ready(stream.poll_write_ready(cx).is_ready())).await {
+            self.write(shared)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the viewer sent, which only shows that it lives; returns whether there may be more.
+    fn read(&mut self) -> Result<bool, Left> {
         for _ in 0..STEPS {
             match self.socket.receive()? {
                 Received::Message(_) => self.clock.answered(),
                 Received::Part => {}
-                Received::Nothing => {
-                    more = false;
-                    break;
-                }
+                Received::Nothing => return Ok(false),
             }
         }
-        let wait = self.write(shared)?;
-        Ok(if more { Wait::Turn } else { wait })
+        Ok(true)
     }
 
     /// Writes what the viewer has not got yet.
