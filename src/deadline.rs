@@ -6,7 +6,7 @@
 //! over, and counts only if what came out of the sockets did not end the wait.
 
 use hyper::rt::{Sleep, Timer};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -68,10 +68,12 @@ pub async fn timeout_at<F: Future>(at: Instant, future: F) -> Result<F::Output, 
 /// Waits for `future` for this time, and for what is in the sockets then. If this process was paused meanwhile, the peer could not be
 /// heard, or not be answered: it has the whole time again.
 ///
+/// A future that is large and waits in many tasks should be pinned before: this one has room for it twice.
+///
 /// # Errors
 /// [`Elapsed`] if the future is not complete.
 pub async fn timeout<F: Future>(time: Duration, future: F) -> Result<F::Output, Elapsed> {
-    let over = async {
+    let over = pin!(async {
         loop {
             let at = Instant::now() + time;
             sleep_until(at).await;
@@ -81,7 +83,7 @@ pub async fn timeout<F: Future>(time: Duration, future: F) -> Result<F::Output, 
                 return;
             }
         }
-    };
+    });
     tokio::select! {
         biased;
         output = future => Ok(output),

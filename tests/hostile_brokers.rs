@@ -302,8 +302,10 @@ fn whom_zeromq_allow_does_not_name_is_closed_and_logged_once() {
             refused.is_closed();
         }
     }
-    assert_eq!(scene.monitor.logged(&["zeromq.allow does not name it"]).len(), 1);
+    let words = ["zeromq.allow does not name it"];
+    scene.monitor.wait_logged(&words);
     scene.is_unharmed();
+    assert_eq!(scene.monitor.logged(&words).len(), 1);
 }
 
 #[test]

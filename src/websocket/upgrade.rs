@@ -4,6 +4,7 @@ use super::stream::Stream;
 use crate::deadline::timeout;
 use crate::header_list::has_token;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -204,12 +205,12 @@ fn judge(error: &WebSocketError) -> &'static Answer {
 }
 
 async fn refuse<T>(stream: &mut Stream, answer: &'static Answer) -> Result<T, Refused> {
-    let told = async {
+    let told = pin!(async {
         stream.write_all(answer.to_string().as_bytes()).await?;
         stream.shutdown().await?;
         // Closing with unread bytes would send a reset, and the client might never see the answer.
         stream.drain().await
-    };
+    });
     let _ = timeout(LINGER, told).await;
     Err(Refused::Answered(answer))
 }

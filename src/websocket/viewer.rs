@@ -22,6 +22,7 @@ use crate::succession::state;
 use socket2::SockRef;
 use std::borrow::Cow;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -188,18 +189,20 @@ impl Viewer {
         let mut stop = self.shared.stop.subscribe();
         if let Stage::Connected(..) | Stage::Request { .. } = self.stage {
             let limit = self.shared.settings().clients.handshake_timeout.duration();
+            let request = pin!(self.request());
             tokio::select! {
-                request = timeout(limit, self.request()) => request.map_err(|_| Left::Handshake)??,
+                request = timeout(limit, request) => request.map_err(|_| Left::Handshake)??,
                 _ = stop.wait_for(|stop| *stop) => return Err(Left::Stopping),
             }
         }
         if let Stage::Naming(socket) = &mut self.stage {
             let limit = self.shared.settings().clients.subscribe_timeout.duration();
-            let id = tokio::select! {
-                named = timeout(limit, channel_id(socket)) => {
-                    named.unwrap_or(Err(Left::Unnamed))
+            let id = {
+                let named = pin!(channel_id(socket));
+                tokio::select! {
+                    named = timeout(limit, named) => named.unwrap_or(Err(Left::Unnamed)),
+                    _ = stop.wait_for(|stop| *stop) => Err(End::Stopping.into()),
                 }
-                _ = stop.wait_for(|stop| *stop) => Err(End::Stopping.into()),
             }?;
             let peer = self.peer;
             log::debug!(RECODEX_PEER:% = peer, RECODEX_CHANNEL = id.as_str(); "viewer {peer} subscribed to channel {id}");

@@ -17,6 +17,7 @@ use parser::{Event, GREETING, Parser, Parts, Stage, Violation};
 use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -138,7 +139,8 @@ impl Drop for Link {
 impl Link {
     async fn begin(mut self) {
         let time = self.shared.settings().zeromq.handshake_timeout.duration();
-        match timeout(time, self.handshake()).await.unwrap_or(Err(Ended::Handshake)) {
+        let done = timeout(time, pin!(self.handshake())).await;
+        match done.unwrap_or(Err(Ended::Handshake)) {
             Err(Ended::ByPeer | Ended::MidMessage | Ended::Io(_)) if self.has_sent() => self.close(&Ended::HungUp),
             Err(ended) => self.close(&ended),
             Ok(()) => match self.shared.brokers.take() {
