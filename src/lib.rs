@@ -35,6 +35,7 @@ pub mod metrics;
 pub mod monitor_url;
 pub mod notify;
 pub mod peer;
+mod pem;
 pub mod places;
 pub mod privileges;
 pub mod publish;

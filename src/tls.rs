@@ -4,10 +4,11 @@ use crate::failure::{Exit, Failure};
 use crate::shared::Shared;
 use crate::websocket::stream::{Raw, Session};
 use crate::websocket::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};
-use crate::{advice, config, fs};
+use crate::{advice, config, fs, pem};
 use chrono::{DateTime, Local};
 use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::Error::NoItemsFound;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{Accepted, Acceptor};
 use rustls::{Error, InconsistentKeys, ServerConfig};
@@ -76,22 +77,24 @@ impl Certificate {
         let failed = |key: &str, path: &Path, what: &str| {
             Failure::new(Exit::Config, format!("tls.{key}: {}: {what}", path.display()))
         };
-        let chain = chain.map_err(|what| advice::to_read(&certificate, what)).and_then(|pem| {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-            chain.map_err(|e| not_pem(&e, "a certificate"))
+        let chain = chain.map_err(|what| advice::to_read(&certificate, what)).and_then(|file| {
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem::without_mark(&file)).collect();
+            let chain = chain.map_err(|e| pem::explain(&e, &file, "a certificate"))?;
+            let first = chain.first().ok_or_else(|| pem::explain(&NoItemsFound, &file, "a certificate"))?;
+            let facts = look_at(first).map_err(|e| format!("the first certificate cannot be read: {e}"))?;
+            Ok((chain, facts))
         });
-        let chain = chain.map_err(|what| failed("certificate", &certificate, &what))?;
-        let Some(first) = chain.first() else {
-            return Err(failed("certificate", &certificate, "expected a certificate in PEM, found none"));
-        };
-        let (begins, expires, names) = look_at(first)
-            .map_err(|e| failed("certificate", &certificate, &format!("the first certificate cannot be read: {e}")))?;
+        let (chain, (begins, expires, names)) = chain.map_err(|what| failed("certificate", &certificate, &what))?;
         let private = private
             .map_err(|what| advice::to_read(&key, what))
-            .and_then(|pem| {
-                PrivateKeyDer::from_pem_slice(&pem).map_err(|e| not_pem(&e, "a private key without a password"))
+            .and_then(|file| {
+                let private = PrivateKeyDer::from_pem_slice(pem::without_mark(&file));
+                private.map_err(|e| pem::explain(&e, &file, "a private key without a password"))
             })
             .map_err(|what| failed("key", &key, &what))?;
+        if ring::sign::any_supported_type(&private).is_err() {
+            return Err(failed("key", &key, &pem::refused_key(&private)));
+        }
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let config = builder.with_safe_default_protocol_versions().and_then(|builder| {
             let mut config = builder.with_no_client_auth().with_single_cert(chain, private)?;
@@ -182,13 +185,6 @@ type Files = (Result<Vec<u8>, String>, Result<Vec<u8>, String>);
 fn read(settings: &config::Tls) -> Files {
     let read = |path: PathBuf| fs::read_bounded(&path, MAX_FILE);
     (read(settings.certificate()), read(settings.key()))
-}
-
-fn not_pem(error: &pem::Error, expected: &str) -> String {
-    match error {
-        pem::Error::NoItemsFound => format!("expected {expected} in PEM, found none"),
-        e => format!("expected {expected} in PEM: {e}"),
-    }
 }
 
 /// When a certificate begins and ends, and for which names it is.

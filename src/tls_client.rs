@@ -2,12 +2,14 @@
 
 use crate::failure::{Exit, Failure};
 use crate::fs::read_bounded_or_pipe;
+use crate::pem;
 use crate::tls::MAX_FILE;
 use chrono::{DateTime, Local};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::Error::NoItemsFound;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -66,11 +68,11 @@ pub fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
 /// Reads the certificates in a PEM file, or from a pipe.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let wrong = |what: String| Failure::new(Exit::Usage, format!("--ca {}: {what}", path.display()));
-    let pem = read_bounded_or_pipe(path, MAX_FILE).map_err(wrong)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.map_err(|e| wrong(format!("expected certificates in PEM: {e}")))?;
+    let file = read_bounded_or_pipe(path, MAX_FILE).map_err(wrong)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem::without_mark(&file)).collect();
+    let found = found.map_err(|e| wrong(pem::explain(&e, &file, "certificates")))?;
     if found.is_empty() {
-        return Err(wrong("expected certificates in PEM (-----BEGIN CERTIFICATE-----), found none".into()));
+        return Err(wrong(pem::explain(&NoItemsFound, &file, "certificates")));
     }
     for (i, certificate) in found.iter().enumerate() {
         let usable = RootCertStore::empty().add(certificate.clone());

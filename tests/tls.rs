@@ -1205,8 +1205,8 @@ fn a_certificate_or_key_that_cannot_be_used_is_refused_78_with_its_path() {
     for (name, text, why) in [
         ("empty.pem", String::new(), "found none"),
         ("text.pem", "no PEM\n".to_owned(), "found none"),
-        ("key-only.pem", pair.key.clone(), "found none"),
-        ("der.pem", "\u{30}\u{1}\u{1}".to_owned(), "found none"),
+        ("key-only.pem", pair.key.clone(), "found a section \"PRIVATE KEY\""),
+        ("der.pem", "\u{30}\u{77}\u{2}\u{1}\u{1}".to_owned(), "found DER"),
         ("half.pem", pair.certificate[..pair.certificate.len() / 2].to_owned(), "expected a certificate in PEM"),
         ("junk.pem", junk.to_owned(), "the first certificate cannot be read"),
     ] {
@@ -1219,11 +1219,15 @@ fn a_certificate_or_key_that_cannot_be_used_is_refused_78_with_its_path() {
     for (name, text, why) in [
         ("empty.key", String::new(), "found none"),
         ("text.key", "no PEM\n".to_owned(), "found none"),
-        ("certificate.key", pair.certificate.clone(), "found none"),
-        ("encrypted.key", ENCRYPTED_KEY.to_owned(), "expected a private key without a password"),
-        ("older.key", OLDER_ENCRYPTED_KEY.to_owned(), "expected a private key without a password"),
+        ("certificate.key", pair.certificate.clone(), "found a section \"CERTIFICATE\""),
+        ("encrypted.key", ENCRYPTED_KEY.to_owned(), "expected a private key without a password in PEM, found one with"),
+        (
+            "older.key",
+            OLDER_ENCRYPTED_KEY.to_owned(),
+            "expected a private key without a password in PEM, found one with",
+        ),
         ("half.key", pair.key[..pair.key.len() / 2].to_owned(), "expected a private key"),
-        ("junk.key", junk.to_owned(), "it cannot be used with"),
+        ("junk.key", junk.to_owned(), "it is damaged"),
     ] {
         let path = file(name, &text);
         refused(&run_with(&[], &certificate, &path), &["tls.key: ", &path.display().to_string(), why]);
