@@ -611,6 +611,16 @@ fn a_unit_that_is_used_in_place_of_the_packaged_one_is_a_warning() {
 }
 
 #[test]
+fn a_service_whose_protection_could_not_be_set_up_is_led_to_the_drop_in_for_containers() {
+    let ended = |status: &str| Machine::with_unit(&[("MainPID=0", &format!("MainPID=0\nExecMainStatus={status}"))]);
+    let helps = "\"Containers\", has the drop-in that helps";
+    ended("226").passes(PORTS, "warning", &["service: ", "226/NAMESPACE", "container", helps]);
+    ended("217").passes(PORTS, "warning", &["service: ", "217/USER", "PrivateUsers=yes", helps]);
+    let (_, out, _) = ended("78").check(PORTS);
+    assert!(!out.contains("ontainer"), "{out}");
+}
+
+#[test]
 fn a_unit_that_systemd_does_not_start_is_said_to_be_so() {
     let machine = Machine::new();
     machine.answers("systemctl", "LoadState=masked\n");

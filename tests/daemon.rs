@@ -329,3 +329,40 @@ fn completions_are_printed_for_each_shell() {
     }
     assert_eq!(common::run(&["completions", "tcsh"]).status.code(), Some(64));
 }
+
+/// As in a container without a service manager: PID 1, another user, no capability, and nothing that can be written to.
+#[test]
+fn as_pid_1_on_a_read_only_root_it_relays_and_ends_with_sigterm() {
+    const SCRIPT: &str = "mount -o remount,bind,ro / && exec setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set=-all \
+                          --no-new-privs \"$0\" -c \"$1\"";
+    if !is_root() {
+        return;
+    }
+    let unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"];
+    let can = |script: &str| common::run_words(&[&unshare[..], &["sh", "-c", script]].concat()).status.success();
+    if !can("mount -o remount,bind,ro /") {
+        return common::skipped("needs the right to make namespaces, and to mount in them");
+    }
+    let directory = open_directory();
+    let (config, log) = (directory.path().join("config.yml"), directory.path().join("stderr"));
+    write(&config, "websocket_uri: [\"*\", 0]\nzeromq_uri: [\"*\", 0]\n").expect("it is ours");
+    let mut child = Command::new(unshare[0])
+        .args(&unshare[1..])
+        .args(["sh", "-c", SCRIPT, PROGRAM, config.to_str().expect("UTF-8")])
+        .env_remove("JOURNAL_STREAM")
+        .stderr(std::fs::File::create(&log).expect("it is ours"))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let logged = || read_to_string(&log).expect("UTF-8");
+    until("it listens", || logged().contains("listening for viewers").then_some(()));
+    let children = read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).expect("it runs");
+    let pid = children.trim().parse().expect("one child");
+    assert_eq!(status(pid, "NSpid").last().map(String::as_str), Some("1"));
+    assert_eq!(status(pid, "CapEff"), ["0000000000000000"]);
+    assert!(common::kill(pid, "HUP").success());
+    until("it reloads", || logged().contains("the configuration is taken up").then_some(()));
+    assert!(common::kill(pid, "TERM").success());
+    assert_eq!(child.wait().expect("our child").code(), Some(0), "{}", logged());
+    assert!(logged().contains("stopped: 0 messages"), "{}", logged());
+}

@@ -15,6 +15,7 @@ mod service;
 
 use crate::config::{Address, Endpoint, Settings};
 use crate::failure::{Exit, Failure};
+use crate::fs;
 use account::{Account, Judge};
 use certificate::CertificateFiles;
 use nix::sys::resource::{Resource, setrlimit};
@@ -183,6 +184,17 @@ fn service(unit: &Unit, sandbox: &Sandbox, config: Option<&Path>) -> Vec<Finding
             findings.push(Finding::Warning(what));
         }
         _ => {}
+    }
+    if let Some(what) = unit.unprotected().filter(|_| sandbox.missing().is_empty()) {
+        // systemd writes this file in a container.
+        let container = fs::read_bounded(Path::new("/run/systemd/container"), 64).unwrap_or_default();
+        let place = match String::from_utf8_lossy(&container).trim() {
+            "" => "if this is a container".into(),
+            name => format!("this is a container ({name})"),
+        };
+        findings.push(Finding::Warning(format!(
+            "{what}; `journalctl -u recodex-monitor` has the reason; {place}: docs/installation.md, \"Containers\", has the drop-in that helps"
+        )));
     }
     for (path, key) in sandbox.missing() {
         let shown = path.display();

@@ -10,7 +10,7 @@ use std::process::Command;
 /// The unit's name.
 pub(super) const UNIT: &str = "recodex-monitor.service";
 
-const PROPERTIES: &str = "LoadState,FragmentPath,NeedDaemonReload,MainPID,ExecStart,User,Group,SupplementaryGroups,DynamicUser,\
+const PROPERTIES: &str = "LoadState,FragmentPath,NeedDaemonReload,MainPID,ExecMainStatus,ExecStart,User,Group,SupplementaryGroups,DynamicUser,\
     AmbientCapabilities,CapabilityBoundingSet,PrivateUsers,SystemCallFilter,LimitNOFILE,RootDirectory,RootImage,ProtectSystem,\
     ProtectHome,PrivateTmp,ReadWritePaths,ReadOnlyPaths,InaccessiblePaths,BindPaths,BindReadOnlyPaths,TemporaryFileSystem,\
     RestrictAddressFamilies,RuntimeDirectory,StateDirectory,CacheDirectory,LogsDirectory,ImportCredential";
@@ -111,6 +111,19 @@ impl Unit {
         // One directory may be a link to another one.
         let is_other = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path != real);
         others.into_iter().find(is_other).map(|other| (used, other))
+    }
+
+    /// Where the service manager could not set up the unit's protection at the last start: the reason, as a clause.
+    pub(super) fn unprotected(&self) -> Option<&'static str> {
+        match self.get("ExecMainStatus") {
+            "226" => Some(
+                "the last start ended with 226/NAMESPACE, so systemd could not set up the unit's protection (ProtectSystem= and its like)",
+            ),
+            "217" if self.is_on("PrivateUsers") => Some(
+                "the last start ended with 217/USER, so the user was not there, or systemd could not set up PrivateUsers=yes",
+            ),
+            _ => None,
+        }
     }
 
     /// The user as which the service manager starts the monitor; none if that is root.
