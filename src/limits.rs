@@ -34,6 +34,8 @@ const GENERATIONS: usize = 8;
 
 /// The most ZeroMQ links that are shaking hands.
 pub const HANDSHAKES: usize = 32;
+/// The most connections over `clients.max` or `clients.max_per_address` whose requests are read, since one may be a health check.
+pub const OVER_LIMIT: usize = 8;
 /// The most connections to the status listener.
 pub const STATUS: usize = 32;
 /// What there must be for connections, in descriptors.
@@ -50,6 +52,8 @@ pub struct Shares {
     pub both: usize,
     /// ZeroMQ links that are shaking hands.
     pub handshakes: usize,
+    /// Connections over a limit of viewers.
+    pub over_limit: usize,
     /// Connections to the status listener.
     pub status: usize,
 }
@@ -167,10 +171,11 @@ pub fn share(files: usize, demand: Demand) -> Result<Shares, TooFew> {
         return Err(TooFew { files, needed: besides + LEAST });
     }
     let handshakes = HANDSHAKES.min(left / 8);
+    let over_limit = OVER_LIMIT.min(left / 8);
     let status = if demand.status { STATUS.min(left / 8) } else { 0 };
-    let both = left - handshakes - status;
+    let both = left - handshakes - over_limit - status;
     let brokers = demand.brokers.min((both / 2).max(both.saturating_sub(demand.viewers)));
-    Ok(Shares { viewers: demand.viewers.min(both - brokers), brokers, both, handshakes, status })
+    Ok(Shares { viewers: demand.viewers.min(both - brokers), brokers, both, handshakes, over_limit, status })
 }
 
 /// The number of viewers that the limit of open files allows where nothing else is set.
@@ -200,10 +205,13 @@ mod tests {
                         assert!(files < besides + LEAST);
                         continue;
                     };
-                    assert!(shares.both + shares.handshakes + shares.status + besides == files);
+                    assert!(shares.both + shares.handshakes + shares.over_limit + shares.status + besides == files);
                     assert!(shares.viewers + shares.brokers <= shares.both);
                     assert!((1..=viewers).contains(&shares.viewers) && (1..=brokers).contains(&shares.brokers));
-                    assert!(shares.handshakes > 0 && (shares.status > 0) == status, "{files}: {shares:?}");
+                    assert!(
+                        shares.handshakes > 0 && shares.over_limit > 0 && (shares.status > 0) == status,
+                        "{files}: {shares:?}"
+                    );
                     let all = shares.viewers == viewers && shares.brokers == brokers;
                     assert!(all || shares.viewers + shares.brokers == shares.both, "{files}: {shares:?}");
                 }
@@ -215,10 +223,10 @@ mod tests {
     fn small_limits_come_to_something_sane_and_tiny_ones_are_refused() {
         let of = |files| share(files, PLAIN).map(|shares| (shares.viewers, shares.brokers, shares.handshakes));
         assert_eq!(of(41), Err(TooFew { files: 41, needed: 42 }));
-        assert_eq!(of(64), Ok((13, 12, 3)));
-        assert_eq!(of(128), Ok((39, 38, 11)));
-        assert_eq!(of(256), Ok((118, 64, 26)));
-        assert_eq!(of(1024), Ok((880, 64, 32)));
-        assert_eq!(of(131_072), Ok((130_928, 64, 32)));
+        assert_eq!(of(64), Ok((11, 11, 3)));
+        assert_eq!(of(128), Ok((35, 34, 11)));
+        assert_eq!(of(256), Ok((110, 64, 26)));
+        assert_eq!(of(1024), Ok((872, 64, 32)));
+        assert_eq!(of(131_072), Ok((130_920, 64, 32)));
     }
 }

@@ -10,6 +10,7 @@ use crate::status::Live;
 use crate::succession::state::Refused;
 use crate::succession::{self, Succession};
 use crate::tls::Certificate;
+use crate::websocket::over_limit::OverLimit;
 use crate::zmtp::handshakes::Handshakes;
 use crate::zmtp::roll::Roll;
 use std::net::SocketAddr;
@@ -33,6 +34,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The viewers' places.
     pub viewers: Arc<Places>,
+    /// Connections over a limit of viewers.
+    pub over_limit: OverLimit,
     /// How many viewers each address has, where that is bounded.
     pub addresses: Arc<Addresses>,
     /// The brokers' places: of ZeroMQ links that have shaken hands.
@@ -75,6 +78,7 @@ impl Shared {
             hub: Hub::new(settings.history.clone(), Arc::clone(&metrics)),
             metrics,
             viewers: Places::new(settings.clients.max, Arc::clone(&room), Arc::clone(&changed)),
+            over_limit: OverLimit::new(shares.over_limit),
             addresses: Arc::default(),
             brokers: Places::new(settings.zeromq.max_connections, room, Arc::clone(&changed)),
             askers: Places::new(shares.status, Room::new(shares.status), Arc::default()),

@@ -338,7 +338,11 @@ fn each_client_of_the_proxy_protocol_has_its_share() {
     let _second = proxied([192, 0, 2, 2]).upgrade(&[]);
     let mut third = proxied([192, 0, 2, 1]);
     let _ = third.try_send_raw(upgrade_request("/").as_bytes());
-    assert_eq!(third.raw_to_end(), b"");
+    assert!(third.raw_to_end().starts_with(b"HTTP/1.1 429 "));
+    // A health check is answered, also for an address that has its share.
+    let mut check = proxied([192, 0, 2, 1]);
+    check.send_raw(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(check.raw_to_end().starts_with(b"HTTP/1.1 200 "));
     monitor.wait_logged(&["WARNING", "refused viewer 192.0.2.1:4711", "max_per_address"]);
 }
 
@@ -375,7 +379,7 @@ fn whom_the_proxy_protocol_does_not_name_has_the_proxys_own_share() {
         let mut second = proxied(&header);
         let request = common::viewer::upgrade_request_with("/", &[("X-Forwarded-For", "192.0.2.3")]);
         let _ = second.try_send_raw(request.as_bytes());
-        assert_eq!(second.raw_to_end(), b"");
+        assert!(second.raw_to_end().starts_with(b"HTTP/1.1 429 "));
     }
     monitor.wait_logged(&["WARNING", "refused viewer 127.0.0.1:", "max_per_address"]);
 }
@@ -386,6 +390,75 @@ fn the_proxy_protocol_without_trusted_proxies_is_refused_at_the_start() {
     let output = run(&["-c", path.to_str().expect("UTF-8"), "--check"]);
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains("expected trusted_proxies"));
+}
+
+#[test]
+fn a_health_check_comes_from_any_address_with_any_host_and_origin() {
+    const HEALTHY: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-store\r\nContent-Type: text/plain\r\n\
+                           Content-Length: 3\r\n\r\n";
+    let config = "allowed_origins: [\"https://a.example\"]\ntrusted_proxies: [127.0.0.2]\nclients: {max: 2, max_per_address: 1}\n\
+                  logger: {level: debug}\nstatus_uri: [127.0.0.1, 0]\n";
+    let monitor = Monitor::start(config);
+    let ask = |last, request: &str| {
+        let mut check = Viewer::connected_from(loopback(last), monitor.viewers);
+        check.send_raw(request.as_bytes());
+        String::from_utf8(check.raw_to_end()).expect("answers are text")
+    };
+    let all = || {
+        for last in [1, 2, 3] {
+            for (request, body) in [
+                ("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", "ok\n"),
+                ("GET /healthz HTTP/1.0\r\n\r\n", "ok\n"),
+                (
+                    "GET /healthz HTTP/1.1\r\nHost: b:1\r\nOrigin: https://evil.example\r\nX-Forwarded-For: x\r\n\r\n",
+                    "ok\n",
+                ),
+                ("HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+            ] {
+                assert_eq!(ask(last, request), format!("{HEALTHY}{body}"), "{request:?}");
+            }
+        }
+    };
+    all();
+    // Its address has its share.
+    let one = Viewer::connected_from(loopback(1), monitor.viewers).upgrade(&[]).subscribe("job");
+    all();
+    // An upgrade on the path is a viewer, and they are all then.
+    let mut two = Viewer::connected_from(loopback(3), monitor.viewers);
+    two.send_raw(upgrade_request("/healthz").as_bytes());
+    two.read_upgrade();
+    let two = two.subscribe("job");
+    all();
+    let metrics = common::http::metrics(common::http::status(&monitor));
+    let refused = metrics.samples().iter().filter(|(name, _)| name.contains("refused_viewers"));
+    assert!(refused.clone().count() > 0 && refused.into_iter().all(|(_, count)| *count == 0.0));
+    // Others are refused as before.
+    for (last, path, status) in [(3, "/", 429), (4, "/healthz", 503), (4, "/", 503)] {
+        let answer = ask(last, &upgrade_request(path));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+    assert!(ask(4, "POST /healthz HTTP/1.1\r\nHost: a\r\n\r\n").starts_with("HTTP/1.1 426 "));
+    assert!(!monitor.logged(&["DEBUG", "it was a health check"]).is_empty());
+    assert_eq!(monitor.log().iter().filter(|line| line.contains("health check") && !line.contains("DEBUG")).count(), 0);
+    drop((one, two));
+}
+
+/// Whoever stays over a limit and sends nothing keeps out no health check.
+#[test]
+fn silent_connections_over_a_limit_are_refused_for_those_after_them() {
+    for config in
+        ["clients: {max: 1, handshake_timeout: 600}\n", "clients: {max_per_address: 1, handshake_timeout: 600}\n"]
+    {
+        let monitor = Monitor::start(config);
+        let _viewer = Viewer::connected(monitor.viewers).upgrade(&[]).subscribe("job");
+        let mut silent: Vec<_> = (0..20).map(|_| Viewer::connected(monitor.viewers)).collect();
+        for viewer in &mut silent[..12] {
+            let answer = String::from_utf8(viewer.raw_to_end()).expect("it is text");
+            assert!(answer.starts_with("HTTP/1.1 503 ") || answer.starts_with("HTTP/1.1 429 "), "{answer}");
+        }
+        let check = common::viewer::http(monitor.viewers, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(check.starts_with("HTTP/1.1 200 "), "{check}");
+    }
 }
 
 /// A directory for a socket, and the socket's path.
@@ -436,6 +509,9 @@ fn a_socket_that_a_killed_monitor_left_is_replaced() {
     monitor.wait_exit();
     assert!(path.exists());
     let monitor = Monitor::start_unix(&path, "");
+    let mut check = Viewer::connected_to(&path);
+    check.send_raw(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(check.raw_to_end().starts_with(b"HTTP/1.1 200 "));
     relays(&monitor, &path);
 }
 

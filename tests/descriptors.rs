@@ -132,7 +132,7 @@ fn with_everything_taken_that_there_is_a_restart_loses_nobody() {
 #[test]
 fn under_a_lower_limit_as_many_go_on_as_fit_and_the_history_is_kept() {
     let _alone = alone();
-    for (files, go_on) in [(120, 71), (80, 38)] {
+    for (files, go_on) in [(120, 63), (80, 33)] {
         let manager = Manager::new();
         let mut monitor = start(&manager, None, 1024, "");
         let broker = Broker::connect(monitor.brokers);
@@ -186,7 +186,7 @@ fn silent_zeromq_links_are_left_out_before_brokers_and_viewers() {
     }
     end(&mut monitor);
     // Room for 42 brokers and viewers, and for six links that shake hands.
-    let monitor = start(&manager, Some(&monitor), 84, config);
+    let monitor = start(&manager, Some(&monitor), 90, config);
     monitor.wait_log("has room for 46: 14 are closed");
     monitor.wait_log("took over 20 viewers, 26 brokers");
     for (number, broker) in brokers.iter_mut().enumerate() {
@@ -233,7 +233,7 @@ fn those_for_whom_there_is_no_room_are_told() {
     let mut viewers = crowd(&monitor, 60);
     drop(Viewer::subscribed(monitor.viewers, "fence"));
     end(&mut monitor);
-    let _monitor = start(&manager, Some(&monitor), 90, "");
+    let _monitor = start(&manager, Some(&monitor), 100, "");
     until("twelve are told", || {
         viewers.retain_mut(|viewer| {
             viewer.next_within(Duration::from_millis(1)).is_none_or(|event| {
@@ -244,6 +244,28 @@ fn those_for_whom_there_is_no_room_are_told() {
         });
         (viewers.len() == 48).then_some(())
     });
+}
+
+/// Connections over `clients.max` have a share of their own, whatever it is that they send.
+#[test]
+fn connections_over_the_limit_take_their_share_and_no_more() {
+    let _alone = alone();
+    let manager = Manager::new();
+    let monitor = start(&manager, None, 256, "clients: {handshake_timeout: 600}");
+    let viewers = crowd(&monitor, 256);
+    let open = monitor.descriptors();
+    let mut silent: Vec<_> = (0..40).map(|_| connect(monitor.viewers)).collect();
+    let check = common::viewer::http(monitor.viewers, b"GET /healthz HTTP/1.0\r\n\r\n");
+    assert!(check.starts_with("HTTP/1.1 200 OK\r\n"), "{check}");
+    // The oldest were refused for those after them.
+    for stream in silent.drain(..33) {
+        let answer = String::from_utf8(common::http::read_to_close(&stream)).expect("it is text");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+    assert!(monitor.descriptors() <= open + silent.len(), "{} of {open}", monitor.descriptors());
+    monitor.signal("USR1");
+    monitor.wait_log(&format!("viewers: {0} of {0}", viewers.len()));
+    assert_eq!(monitor.logged(&["cannot accept"]), [""; 0]);
 }
 
 #[test]
@@ -298,8 +320,8 @@ fn a_reload_is_held_to_the_limit_as_the_start_is() {
     monitor.wait_logged(&["WARNING", "only 256 files", "clients.max is 1000", "zeromq.max_connections is 100"]);
     monitor.wait_log("the configuration is taken up");
     monitor.signal("USR1");
-    monitor.wait_log("viewers: 0 of 91");
-    monitor.wait_log("brokers: 0 of 91");
+    monitor.wait_log("viewers: 0 of 87");
+    monitor.wait_log("brokers: 0 of 87");
 }
 
 #[test]

@@ -308,7 +308,7 @@ fn shown(key: &str, default: &Value) -> String {
     match (key, default) {
         ("clients.max", Value::Number(max)) => {
             assert_eq!(max.as_u64(), Some(limits::default_max_clients() as u64));
-            "the limit of open files less 144".into()
+            "the limit of open files less 152".into()
         }
         ("zeromq.allow" | "allowed_origins", Value::Sequence(_)) => "everybody".into(),
         ("trusted_proxies", Value::Sequence(_)) => "nobody".into(),
@@ -519,6 +519,7 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         }
     }
     for (name, value) in [
+        ("connections over a limit", limits::OVER_LIMIT),
         ("PROXY header", proxied::MAX_HEADER),
         ("request head", upgrade::MAX_HEAD),
         ("short request head", upgrade::SHORT_HEAD),

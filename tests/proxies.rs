@@ -159,6 +159,28 @@ fn the_monitor_sees_who_is_behind_haproxy_by_the_proxy_protocol_1() {
     sees_who_it_is_by_the_proxy_protocol("send-proxy");
 }
 
+/// As the example says, with `HAProxy`'s own version of HTTP, also where viewers have all places.
+#[test]
+fn haproxy_asks_whether_the_monitor_serves_viewers() {
+    let monitor = Monitor::start("clients: {max: 1}\nlogger: {level: debug}\n");
+    let last = "http-request del-header Forwarded";
+    let checked = format!("{last}\n    option httpchk GET /healthz\n    default-server check inter 50ms fall 1 rise 1");
+    let example = with_replaced(&HAPROXY.shipped(), last, &checked);
+    assert!(HAPROXY.shipped().contains("#     option httpchk GET /healthz\n"));
+    let proxy = Proxy::start(&HAPROXY, &at(&example, monitor.viewers), TIMEOUT);
+    let checks = || monitor.logged(&["it was a health check"]).len();
+    until("it asks", || (checks() > 2).then_some(()));
+    let broker = Broker::connect(monitor.brokers);
+    broker.send(&[JOB, "STARTED"]);
+    let mut viewer = Viewer::through(&proxy, "/ws");
+    assert_eq!(viewer.next(), command("STARTED"));
+    let before = checks();
+    until("it asks with the viewer there, too", || (checks() > before + 2).then_some(()));
+    broker.send(&[JOB, "FINISHED"]);
+    assert_eq!(viewer.next(), command("FINISHED"));
+    assert_eq!(monitor.logged(&["WARNING"]), Vec::<String>::new());
+}
+
 /// What the examples say of another proxy in front, on the same machine: it connects from an address of its own, or its header is
 /// passed on unchanged.
 #[test]

@@ -30,6 +30,28 @@ fn sigterm_and_sigint_close_viewers_1001_and_end_with_status_0() {
     }
 }
 
+/// A load balancer's health check is one of them.
+#[test]
+fn a_request_that_has_begun_is_answered_503() {
+    let mut monitor = Monitor::start("logger: {level: debug}\nclients: {handshake_timeout: 600}\n");
+    let (mut check, mut viewer) = (Viewer::connected(monitor.viewers), Viewer::connected(monitor.viewers));
+    let mut silent = Viewer::connected(monitor.viewers);
+    until("they are there", || {
+        monitor.signal("USR1");
+        monitor.logged(&["viewers: 3 of"]).first().cloned()
+    });
+    check.send_raw(b"GET /healthz HTTP/1.1\r\nHost:");
+    viewer.send_raw(b"GET / HTTP/1.1\r\nHost:");
+    monitor.signal("TERM");
+    for begun in [&mut check, &mut viewer] {
+        let answer = String::from_utf8(begun.raw_to_end()).expect("it is text");
+        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nThe monitor stops.\n"), "{answer}");
+    }
+    assert_eq!(silent.raw_to_end(), b"");
+    assert_eq!(monitor.wait_exit().code(), Some(0));
+}
+
 #[test]
 fn with_nobody_connected_it_ends_at_once() {
     let took = Monitor::start("").stop();

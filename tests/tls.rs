@@ -472,6 +472,20 @@ fn a_viewers_close_is_answered_and_the_session_ended() {
     }
 }
 
+#[test]
+fn a_health_check_is_answered_also_where_viewers_are_all() {
+    let server = Server::start("clients: {max: 1}\n");
+    let ask = |request: &[u8]| {
+        let mut client = server.connected().secured(&server.trust);
+        client.send_raw(request);
+        String::from_utf8(client.raw_to_end()).expect("answers are text")
+    };
+    assert!(ask(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").ends_with("\r\n\r\nok\n"));
+    let _viewer = server.watch("job");
+    assert!(ask(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").ends_with("\r\n\r\nok\n"));
+    assert!(ask(upgrade_request("/").as_bytes()).starts_with("HTTP/1.1 503 "));
+}
+
 /// There is one place, so that the next viewer shows that the one before has gone.
 #[test]
 fn who_goes_in_any_way_makes_room_for_the_next() {
@@ -598,14 +612,19 @@ fn what_is_not_tls_1_2_or_1_3_is_refused_and_counted() {
 }
 
 #[test]
-fn one_more_than_clients_max_is_closed_without_a_handshake() {
+fn one_more_than_clients_max_gets_503_and_silent_ones_are_closed_for_others() {
     let mut scene = Scene::new(&format!("{STATUS}clients: {{max: 2}}\n"));
     let second = scene.server.subscribed("job");
+    let silent: Vec<_> = (0..16).map(|_| scene.server.connected()).collect();
     for _ in 0..3 {
-        assert_eq!(scene.server.connected().raw_to_end(), b"");
-        assert!(scene.server.connected().try_secured(&scene.server.trust).is_err());
+        let answer = scene.server.connected().secured(&scene.server.trust).refused(&[]);
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     }
-    assert!(scene.server.refused("full") >= 6);
+    // Each of the others was the oldest once.
+    for mut viewer in silent.into_iter().take(8) {
+        assert_eq!(viewer.raw_to_end(), b"");
+    }
+    assert!(scene.server.refused("full") >= 11);
     scene.relays();
     drop(second);
     until("there is room again", || {
@@ -1595,7 +1614,7 @@ fn a_restart_before_the_handshake_forgets_nothing_of_what_the_proxy_protocol_sai
     let another = |monitor: &Monitor| {
         let mut another = Viewer::connected(monitor.viewers);
         another.send_raw(b"PROXY UNKNOWN\r\n");
-        another.is_gone_within(DEADLINE)
+        another.secured(&pair.trust()).refused(&[]).starts_with("HTTP/1.1 429 ")
     };
     for _ in 0..2 {
         // The one that is not named has the proxy's share, also where it was handed over.

@@ -101,8 +101,7 @@ async fn talk(world: &World, bytes: &[u8], piece: usize) -> Vec<u8> {
     let (mut client, (server, peer)) = (client.unwrap(), server.unwrap());
     client.set_nodelay(true).unwrap(); // or the kernel would hold pieces back, for no time on this clock
     client.set_zero_linger().unwrap(); // or its port would be kept for a minute
-    let place = world.shared.viewers.take().unwrap();
-    let monitor = Viewer::new(Stream::Tcp(server), Peer::Socket(peer), Arc::clone(&world.shared), place).serve();
+    let monitor = Viewer::new(Stream::Tcp(server), Peer::Socket(peer), Arc::clone(&world.shared)).serve(None);
     let mut answer = Vec::new();
     let client = async {
         for piece in bytes.chunks(piece.max(1 + bytes.len() / 16)) {

@@ -300,7 +300,7 @@ impl Estate {
                 Ok(stream) => {
                     let cursor = viewer.cursor(&shared.hub, &slots);
                     let place = shared.viewers.take_over();
-                    tokio::spawn(Viewer::resume(stream, viewer, cursor, Arc::clone(shared), place).serve());
+                    tokio::spawn(Viewer::resume(stream, viewer, cursor, Arc::clone(shared), place).serve(None));
                 }
                 Err(e) => log::debug!("viewer {} is not taken over: {e}", viewer.peer),
             }

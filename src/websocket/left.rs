@@ -1,6 +1,6 @@
 //! Why a viewer left or was not let in, and what is said and counted of it.
 
-use super::upgrade::{FOREIGN, Refused, TOO_MANY};
+use super::upgrade::{self, FOREIGN, Refused, TOO_MANY};
 use crate::channel::End;
 use crate::logging::Throttle;
 use crate::metrics::{Close, Loss, ViewerRefusal};
@@ -43,8 +43,11 @@ pub(super) enum Left {
     Tls(io::Error),
     #[error("no header of the PROXY protocol: {0}")]
     Proxy(io::Error),
+    /// Not the end yet: its request is read in a turn of those over a limit.
     #[error("clients.max_per_address is reached")]
     Share,
+    #[error("it was a health check")]
+    HealthCheck,
     #[error("the monitor stops")]
     Stopping,
     #[error("{0}")]
@@ -137,10 +140,10 @@ impl Left {
             Self::Handshake => Some(ViewerRefusal::Timeout),
             Self::Tls(_) => Some(ViewerRefusal::Tls),
             Self::Proxy(_) => Some(ViewerRefusal::Proxy),
-            Self::Share => Some(ViewerRefusal::Address),
             Self::Refused(Refused::Answered(answer)) => Some(match *answer {
                 answer if *answer == FOREIGN => ViewerRefusal::Origin,
                 answer if *answer == TOO_MANY => ViewerRefusal::Address,
+                answer if *answer == upgrade::FULL => ViewerRefusal::Full,
                 _ => ViewerRefusal::Request,
             }),
             _ => None,

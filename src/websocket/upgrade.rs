@@ -97,6 +97,37 @@ pub const FULL: Answer = Answer {
     text: "The monitor has as many viewers as it may have (clients.max).\n",
 };
 
+/// An answer to a health check.
+pub const HEALTHY: Answer =
+    Answer { status: 200, phrase: "OK", headers: "Connection: close\r\nCache-Control: no-store\r\n", text: "ok\n" };
+/// The monitor stops.
+pub const STOPPING: Answer = Answer {
+    status: 503,
+    phrase: "Service Unavailable",
+    headers: "Connection: close\r\nCache-Control: no-store\r\n",
+    text: "The monitor stops.\n",
+};
+
+/// What a plain HTTP request asks for whose answer says only that the monitor serves viewers.
+const HEALTH: &[u8] = b"/healthz";
+
+/// The method of a plain request for `/healthz`: GET or HEAD, of HTTP/1.0 or HTTP/1.1. A request for a WebSocket is none, whatever its path.
+#[must_use]
+pub fn health_check(head: &[u8]) -> Option<&[u8]> {
+    let (line, headers) = head.split_at(head.iter().position(|byte| *byte == b'\n')? + 1);
+    let mut words = line.trim_ascii_end().split(|byte| *byte == b' ');
+    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+    let path = target.split(|byte| *byte == b'?').next()?;
+    if !matches!(method, b"GET" | b"HEAD") || path != HEALTH || !matches!(version, b"HTTP/1.0" | b"HTTP/1.1") {
+        return None;
+    }
+    // The library takes no other method or version.
+    let request = [b"GET / HTTP/1.1\r\n", headers].concat();
+    let (_, request) = Request::try_parse(&request).ok()??;
+    let upgrades = method == b"GET" && version == b"HTTP/1.1" && has_token(request.headers(), &UPGRADE, "websocket");
+    (words.next().is_none() && !upgrades).then_some(method)
+}
+
 /// Reads the request into `head`; returns where its head ends.
 ///
 /// # Errors
@@ -174,11 +205,13 @@ fn read_lists(headers: &mut HeaderMap) -> Result<(), &'static Answer> {
     if headers.get_all(SEC_WEBSOCKET_KEY).iter().count() > 1 { Err(&BAD_REQUEST) } else { Ok(()) }
 }
 
-/// Turns a connection away with `answer`, before it has a place.
-pub fn turn_away(mut stream: Stream, answer: &Answer) {
-    // One try each, without waiting: whoever cannot be told at once is just closed.
+/// Answers without waiting and ends the connection. `method` is that of the request: HEAD gets no body.
+pub fn end_with(mut stream: Stream, answer: &Answer, method: &[u8]) {
+    // One try each: a peer that cannot be told at once is just closed. What it has sent is read, or the close would be a reset.
     let _ = stream.try_read(&mut [0; 4096]);
-    let _ = stream.try_write(answer.to_string().as_bytes());
+    let text = answer.to_string();
+    let head = if method == b"HEAD" { text.strip_suffix(answer.text) } else { None };
+    let _ = stream.end_with(head.unwrap_or(&text).as_bytes());
 }
 
 /// Where the head ends: after the first empty line. `seen` bytes need not be looked at again.
@@ -229,6 +262,29 @@ impl std::fmt::Display for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_health_check_is_plain_http_whatever_its_headers() {
+        for (head, method) in [
+            ("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", Some("GET")),
+            ("GET /healthz HTTP/1.0\r\n\r\n", Some("GET")),
+            ("HEAD /healthz HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", Some("HEAD")),
+            ("GET /healthz?from=haproxy HTTP/1.1\n\n", Some("GET")),
+            ("GET /healthz HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n", Some("GET")),
+            ("GET /healthz HTTP/1.1\r\nUpgrade: h2c, websocket\r\n\r\n", None),
+            ("POST /healthz HTTP/1.1\r\nHost: a\r\n\r\n", None),
+            ("OPTIONS /healthz HTTP/1.1\r\nHost: a\r\n\r\n", None),
+            ("GET /healthz/ HTTP/1.1\r\nHost: a\r\n\r\n", None),
+            ("GET //healthz HTTP/1.1\r\nHost: a\r\n\r\n", None),
+            ("GET /healthz\r\n\r\n", None),
+            ("GET /healthz HTTP/2.0\r\n\r\n", None),
+            ("GET /healthz HTTP/1.1 x\r\n\r\n", None),
+            ("GET /healthz HTTP/1.1\r\nno colon\r\n\r\n", None),
+            ("\x16/healthz", None),
+        ] {
+            assert_eq!(health_check(head.as_bytes()), method.map(str::as_bytes), "{head:?}");
+        }
+    }
 
     #[test]
     fn the_head_ends_at_the_first_empty_line_wherever_the_bytes_were_split() {

@@ -3,11 +3,12 @@
 use super::client_address;
 use super::incoming::Incoming;
 use super::left::{Left, refused};
+use super::over_limit::Turn;
 use super::proxied;
 use super::relaying::Relaying;
 use super::socket::{self, Protocol, Socket};
 use super::stream::Stream;
-use super::upgrade::{self, FOREIGN, TOO_MANY};
+use super::upgrade::{self, Answer, FOREIGN, FULL, Refused, TOO_MANY};
 use crate::channel::End;
 use crate::config::{Clients, Origin, Settings};
 use crate::cursor::Cursor;
@@ -38,31 +39,22 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 static FOREIGN_PAGE: Throttle = Throttle::new(Duration::from_secs(60));
 static NOBODY_NAMED: Throttle = Throttle::new(Duration::from_secs(60));
 
-/// Serves a connection as a viewer's, if there is a place for it.
+/// Serves a connection. Over a limit of viewers it has a turn only, in which its request is read: it may be a health check.
 pub fn admit(stream: Stream, peer: Peer, shared: &Arc<Shared>) {
     let settings = shared.settings();
     let proxy = peer.is_one_of(&settings.trusted_proxies);
-    let refuse = |stream, why, answer| {
-        refused(shared, peer, why);
-        if shared.certificate().is_none() && !settings.websocket_proxy_protocol {
-            upgrade::turn_away(stream, answer);
-        }
-    };
     if settings.websocket_proxy_protocol && !proxy {
         return refused(shared, peer, ViewerRefusal::Proxy);
     }
-    let Some(place) = shared.viewers.take() else {
-        return refuse(stream, ViewerRefusal::Full, &upgrade::FULL);
+    let mut viewer = Viewer::new(stream, peer, Arc::clone(shared));
+    // The address of a viewer behind a proxy is not known yet.
+    let has_share = proxy || viewer.take_share(peer, &settings.clients);
+    let turn = match (viewer.place.is_some(), has_share) {
+        (true, true) => None,
+        (false, _) => Some(viewer.enter_over_limit(&FULL)),
+        (true, false) => Some(viewer.enter_over_limit(&TOO_MANY)),
     };
-    let mut viewer = Viewer::new(stream, peer, Arc::clone(shared), place);
-    // One behind a proxy is not known yet.
-    if !proxy && !viewer.take_share(peer, &settings.clients) {
-        if let Some((stream, _)) = viewer.take_stream() {
-            refuse(stream, ViewerRefusal::Address, &upgrade::TOO_MANY);
-        }
-        return;
-    }
-    tokio::spawn(viewer.serve());
+    tokio::spawn(viewer.serve(turn));
 }
 
 /// One viewer's connection.
@@ -71,7 +63,10 @@ pub struct Viewer {
     stage: Stage,
     peer: Peer,
     shared: Arc<Shared>,
-    _place: Place,
+    /// Its place among the viewers; none over a limit.
+    place: Option<Place>,
+    /// How it is refused if its turn ends, over a limit.
+    refusal: Option<&'static Answer>,
     /// Its place among those of its address, if that is bounded.
     share: Option<Box<AddressPlace>>,
 }
@@ -94,11 +89,18 @@ enum Stage {
 }
 
 impl Viewer {
-    /// One that has just connected.
+    /// One that has just connected; it has a place if one is free.
     #[must_use]
-    pub fn new(stream: Stream, peer: Peer, shared: Arc<Shared>, place: Place) -> Self {
+    pub fn new(stream: Stream, peer: Peer, shared: Arc<Shared>) -> Self {
         let header = shared.settings().websocket_proxy_protocol.then(Vec::new);
-        Self { stage: Stage::Connected(stream, header), peer, shared, _place: place, share: None }
+        let place = shared.viewers.take();
+        Self { stage: Stage::Connected(stream, header), peer, shared, place, refusal: None, share: None }
+    }
+
+    /// Gives up what it has of the viewers' room for a turn of those over a limit.
+    fn enter_over_limit(&mut self, refusal: &'static Answer) -> Turn {
+        (self.place, self.share, self.refusal) = (None, None, Some(refusal));
+        self.shared.over_limit.enter()
     }
 
     /// Whether `address`, which is the viewer's, has not too many already, itself included.
@@ -155,19 +157,19 @@ impl Viewer {
             }
             _ => false,
         };
-        let mut viewer = Self { stage, peer: left.peer, shared, _place: place, share: None };
+        let mut viewer = Self { stage, peer: left.peer, shared, place: Some(place), refusal: None, share: None };
         if settings.clients.max_per_address > 0 && !unknown {
             viewer.take_share_below(left.peer, usize::MAX);
         }
         viewer
     }
 
-    /// Serves the viewer until one side closes.
-    pub fn serve(mut self) -> impl Future<Output = ()> + Send {
+    /// Serves the viewer until one side closes, or over a limit, until its turn is over.
+    pub fn serve(mut self, turn: Option<Turn>) -> impl Future<Output = ()> + Send {
         // Boxed as a whole, since tokio rounds up the size of a task; the beginning and the end by themselves: what is left is
         // kept as long as the viewer stays, and there are many.
         Box::pin(async move {
-            let begun = Box::pin(self.begin()).await;
+            let begun = Box::pin(self.begin(turn)).await;
             let left = match (begun, &mut self.stage) {
                 (Ok(()), Stage::Relaying(relaying)) => relaying.relay(&self.shared).await,
                 (begun, _) => begun.err().unwrap_or(Left::ByPeer),
@@ -185,16 +187,29 @@ impl Viewer {
     }
 
     /// Brings a connection to the point where it has named its channel.
-    async fn begin(&mut self) -> Result<(), Left> {
+    async fn begin(&mut self, mut turn: Option<Turn>) -> Result<(), Left> {
         let mut stop = self.shared.stop.subscribe();
-        if let Stage::Connected(..) | Stage::Request { .. } = self.stage {
-            let limit = self.shared.settings().clients.handshake_timeout.duration();
-            let request = pin!(self.request());
-            tokio::select! {
-                request = timeout(limit, request) => request.map_err(|_| Left::Handshake)??,
+        let limit = self.shared.settings().clients.handshake_timeout.duration();
+        while let Stage::Connected(..) | Stage::Request { .. } = self.stage {
+            let turn_over = async {
+                match &mut turn {
+                    Some(turn) => turn.over().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let request = tokio::select! {
+                // Boxed: what follows is kept longer, and there are many.
+                request = timeout(limit, Box::pin(self.request())) => request.map_err(|_| Left::Handshake)?,
                 _ = stop.wait_for(|stop| *stop) => return Err(Left::Stopping),
+                () = turn_over => Err(Refused::Answered(self.refusal.unwrap_or(&FULL)).into()),
+            };
+            match request {
+                // Its proxy has named it. What has come of its connection is kept.
+                Err(Left::Share) => turn = Some(self.enter_over_limit(&TOO_MANY)),
+                request => request?,
             }
         }
+        drop(turn);
         if let Stage::Naming(socket) = &mut self.stage {
             let limit = self.shared.settings().clients.subscribe_timeout.duration();
             let id = {
@@ -239,8 +254,8 @@ impl Viewer {
                     None => unproxied = true,
                 }
             }
-            if (unproxied || !client.is_one_of(trusted)) && !self.take_share(client, &settings.clients) {
-                self.peer = client;
+            let known = unproxied || !client.is_one_of(trusted);
+            if known && self.refusal.is_none() && !self.take_share(client, &settings.clients) {
                 return Err(Left::Share);
             }
             if self.shared.certificate().is_some()
@@ -269,6 +284,10 @@ impl Viewer {
         let unproxied = *unproxied;
         let end = upgrade::read(stream, head).await?;
         let Some((mut stream, head)) = self.take_stream() else { return Ok(()) };
+        if let Some(method) = upgrade::health_check(&head[..end]).filter(|_| end <= upgrade::MAX_HEAD) {
+            upgrade::end_with(stream, &upgrade::HEALTHY, method);
+            return Err(Left::HealthCheck);
+        }
         let settings = self.shared.settings();
         let admit = |headers: &HeaderMap| {
             if !unproxied {
@@ -283,7 +302,12 @@ impl Viewer {
                 }
                 return Err(&FOREIGN);
             }
-            if self.take_share(self.peer, &settings.clients) { Ok(()) } else { Err(&TOO_MANY) }
+            if !self.take_share(self.peer, &settings.clients) {
+                return Err(&TOO_MANY);
+            }
+            // Over a limit; one may have left meanwhile.
+            self.place = self.place.take().or_else(|| self.shared.viewers.take());
+            if self.place.is_some() { Ok(()) } else { Err(&FULL) }
         };
         let rest = upgrade::answer(&mut stream, head, end, admit).await?;
         self.stage = Stage::Naming(Socket::new(stream, Incoming::new(rest, false), Vec::new()));
@@ -308,6 +332,11 @@ impl Viewer {
     /// Closes as `left` demands, and hands it back.
     async fn end(&mut self, left: Left) -> Left {
         left.count(&self.shared, self.peer);
+        match left {
+            Left::Refused(Refused::Answered(answer)) => self.end_request(answer, true),
+            Left::Stopping => self.end_request(&upgrade::STOPPING, false),
+            _ => {}
+        }
         let mut finish = left.is_the_monitors() && self.shared.settings().clients.finish_on_close;
         let mut close = left.close();
         // Then it has the job's own FINISHED, or a part of it, of which the rest goes out first.
@@ -327,6 +356,20 @@ impl Viewer {
         }
         // Else it is told what can be told without waiting, when it is dropped.
         left
+    }
+
+    /// Answers a connection whose request has not been answered, if it can be told in HTTP; unless it is to be told `always`, only if it
+    /// has begun a request.
+    fn end_request(&mut self, answer: &Answer, always: bool) {
+        let (mut stream, mut begun) = match std::mem::take(&mut self.stage) {
+            Stage::Request { stream, head, .. } => (stream, !head.is_empty()),
+            Stage::Connected(stream, None) if self.shared.certificate().is_none() => (stream, false),
+            stage => return self.stage = stage,
+        };
+        begun |= stream.try_read(&mut [0; 4096]).is_ok_and(|count| count > 0);
+        if begun || always {
+            upgrade::end_with(stream, answer, b"GET");
+        }
     }
 
     /// Unsubscribes it; what it has a part of is still sent as a whole.
@@ -401,6 +444,10 @@ impl Viewer {
 
 impl Drop for Viewer {
     fn drop(&mut self) {
+        if self.place.is_none() {
+            // The next process may have no room for it.
+            return self.end_request(self.refusal.unwrap_or(&FULL), true);
+        }
         let Some((mut stream, left)) = self.leave() else { return };
         // A TLS session cannot be handed over: its keys stay here.
         if self.shared.succession.has_begun() && !stream.is_tls() {

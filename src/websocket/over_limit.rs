@@ -1,0 +1,63 @@
+//! Connections over `clients.max` or `clients.max_per_address`, whose requests are read all the same: one may be a health check, and
+//! the others are told why they are refused. There are few of them; the oldest is refused for one more.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::oneshot::{Receiver, Sender, channel};
+
+/// The connections over a limit, the oldest first.
+#[derive(Debug)]
+pub struct OverLimit {
+    most: usize,
+    turns: Mutex<VecDeque<Sender<()>>>,
+}
+
+/// A connection's turn; dropping it makes room for another.
+#[derive(Debug)]
+pub struct Turn(Receiver<()>);
+
+impl OverLimit {
+    /// Room for `most` connections.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self { most, turns: Mutex::default() }
+    }
+
+    /// Takes a turn. The turn of the oldest connection is over if there is no room.
+    #[must_use]
+    pub fn enter(&self) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|turn| !turn.is_closed());
+        if turns.len() >= self.most {
+            turns.pop_front();
+        }
+        let (turn, receiver) = channel();
+        turns.push_back(turn);
+        Turn(receiver)
+    }
+}
+
+impl Turn {
+    /// Completes when the turn is over.
+    pub async fn over(&mut self) {
+        let _ = (&mut self.0).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn the_oldest_turn_is_over_for_one_more_and_one_that_was_dropped_makes_room() {
+        let over_limit = OverLimit::new(2);
+        let (mut first, second) = (over_limit.enter(), over_limit.enter());
+        drop(second);
+        let mut third = over_limit.enter();
+        assert_eq!((first.over().now_or_never(), third.over().now_or_never()), (None, None));
+        let mut fourth = over_limit.enter();
+        assert_eq!((first.over().now_or_never(), third.over().now_or_never()), (Some(()), None));
+        assert_eq!(fourth.over().now_or_never(), None);
+    }
+}
