@@ -14,6 +14,9 @@ if [ -s $kept/owner ] && [ -f $config ] && [ ! -L $config ]; then
     } 3<$config
 fi
 rm -rf $kept
+# The Python monitor's package takes the log directory with it if that is empty, and then restarts the service, which needs it. rpm
+# does not remove a directory with something in it; rpm/posttrans.sh takes this away.
+[ ! -d /var/log/recodex ] || [ -L /var/log/recodex ] || mkdir -p /var/log/recodex/.upgrade || :
 for unit in /etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system; do
     unit=$unit/recodex-monitor.service
     # A link to nothing masks the service, which is meant.

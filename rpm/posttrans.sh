@@ -1,5 +1,6 @@
 config=/etc/recodex/monitor/config.yml logs=/var/log/recodex
-# Only now, or it would go with the Python monitor's package if it is empty. One that exists keeps its owner, mode and content.
+[ ! -d $logs/.upgrade ] || rmdir $logs/.upgrade || :
+# One that exists keeps its owner, mode and content.
 [ -e $logs ] || [ -L $logs ] || install -d -o recodex -g recodex -m 0755 $logs || :
 as_recodex() {
     setpriv --reuid recodex --regid recodex --init-groups "$@"
