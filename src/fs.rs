@@ -16,6 +16,21 @@ const PIPE_LIMIT: Duration = Duration::from_secs(5);
 /// The longest time that [`settled`] waits for content that keeps changing.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
+/// The byte order mark that some editors, such as Windows' Notepad, write at the beginning of a file in UTF-8.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Returns a file's content without a byte order mark.
+#[must_use]
+pub fn without_mark(file: &[u8]) -> &[u8] {
+    file.strip_prefix(BYTE_ORDER_MARK).unwrap_or(file)
+}
+
+/// Returns true for a file in UTF-16: it begins with the mark of that encoding, or with an ASCII character beside a zero byte.
+#[must_use]
+pub fn is_utf_16(file: &[u8]) -> bool {
+    matches!(file, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=u8::MAX, ..] | [1..=0x7f, 0, ..])
+}
+
 /// Reads a regular file of at most `max` bytes.
 ///
 /// # Errors

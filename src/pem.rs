@@ -1,5 +1,6 @@
-//! PEM files of certificates and private keys: the mark that some editors put first, and plain words for what cannot be used.
+//! PEM files of certificates and private keys: plain words for what cannot be used.
 
+use crate::fs::is_utf_16;
 use rustls::pki_types::{PrivateKeyDer, pem};
 use tokio_rustls::rustls;
 use x509_cert::der::asn1::{AnyRef, ContextSpecific, ObjectIdentifier, OctetStringRef, UintRef};
@@ -9,8 +10,6 @@ use x509_cert::spki::AlgorithmIdentifierRef;
 /// Which keys the monitor takes: those of `ring`, which signs for it.
 const TAKEN: &str =
     "expected an RSA key of 2048 to 8192 bits, an EC key on the curve P-256 or P-384, or an Ed25519 key";
-/// The byte order mark that editors of Windows put first.
-const MARK: &[u8] = b"\xef\xbb\xbf";
 /// What the label of a key with a password has in it, and the header of an old one.
 const ENCRYPTED: &str = "ENCRYPTED";
 /// The longest label of a section that is repeated in an error, in bytes; RFC 7468 has none over 23.
@@ -33,12 +32,6 @@ const NAMES: [(ObjectIdentifier, &str); 11] = [
     (ObjectIdentifier::new_unwrap("1.3.132.0.10"), "secp256k1"),
 ];
 
-/// Returns the file's content without a byte order mark.
-#[must_use]
-pub(crate) fn without_mark(file: &[u8]) -> &[u8] {
-    file.strip_prefix(MARK).unwrap_or(file)
-}
-
 /// Says why a file that should have `expected` in PEM cannot be read, and what to do.
 #[must_use]
 pub(crate) fn explain(error: &pem::Error, file: &[u8], expected: &str) -> String {
@@ -53,7 +46,7 @@ pub(crate) fn explain(error: &pem::Error, file: &[u8], expected: &str) -> String
 /// Says what stands in a file instead of what was expected.
 #[must_use]
 fn found(file: &[u8]) -> String {
-    if file.starts_with(b"\xff\xfe") || file.starts_with(b"\xfe\xff") {
+    if is_utf_16(file) {
         return "UTF-16; save it as UTF-8".into();
     }
     // A DER file is one sequence, which in a short key begins with a version; no text begins so.
@@ -136,6 +129,7 @@ fn name(identifier: ObjectIdentifier) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::{BYTE_ORDER_MARK, without_mark};
     use rustls::crypto::ring::sign::any_supported_type;
     use rustls::pki_types::pem::PemObject;
     use std::process::Command;
@@ -172,7 +166,7 @@ mod tests {
             "ecparam -name secp384r1 -genkey",
             "genpkey -algorithm ED25519",
         ] {
-            let marked = [MARK, &openssl(words)].concat();
+            let marked = [BYTE_ORDER_MARK, &openssl(words)].concat();
             let key = PrivateKeyDer::from_pem_slice(without_mark(&marked)).unwrap();
             assert!(any_supported_type(&key).is_ok(), "{words}");
         }

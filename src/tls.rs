@@ -78,7 +78,7 @@ impl Certificate {
             Failure::new(Exit::Config, format!("tls.{key}: {}: {what}", path.display()))
         };
         let chain = chain.map_err(|what| advice::to_read(&certificate, what)).and_then(|file| {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem::without_mark(&file)).collect();
+            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(fs::without_mark(&file)).collect();
             let chain = chain.map_err(|e| pem::explain(&e, &file, "a certificate"))?;
             let first = chain.first().ok_or_else(|| pem::explain(&NoItemsFound, &file, "a certificate"))?;
             let facts = look_at(first).map_err(|e| format!("the first certificate cannot be read: {e}"))?;
@@ -88,13 +88,11 @@ impl Certificate {
         let private = private
             .map_err(|what| advice::to_read(&key, what))
             .and_then(|file| {
-                let private = PrivateKeyDer::from_pem_slice(pem::without_mark(&file));
+                let private = PrivateKeyDer::from_pem_slice(fs::without_mark(&file));
                 private.map_err(|e| pem::explain(&e, &file, "a private key without a password"))
             })
             .map_err(|what| failed("key", &key, &what))?;
-        if ring::sign::any_supported_type(&private).is_err() {
-            return Err(failed("key", &key, &pem::refused_key(&private)));
-        }
+        let refused = pem::refused_key(&private);
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let config = builder.with_safe_default_protocol_versions().and_then(|builder| {
             let mut config = builder.with_no_client_auth().with_single_cert(chain, private)?;
@@ -106,6 +104,8 @@ impl Certificate {
                 let what = format!("it is not the key of the first certificate in {}", certificate.display());
                 failed("key", &key, &what)
             }
+            // The library says no more of a key that it does not take.
+            Error::General(_) => failed("key", &key, &refused),
             e => failed("key", &key, &format!("it cannot be used with {}: {e}", certificate.display())),
         })?;
         Ok(Self { config: Arc::new(config), path: certificate, begins, expires, names })

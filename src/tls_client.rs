@@ -1,7 +1,7 @@
 //! TLS as a client: the certificates that are trusted, and what is wrong with a server's, in plain words.
 
 use crate::failure::{Exit, Failure};
-use crate::fs::read_bounded_or_pipe;
+use crate::fs::{read_bounded_or_pipe, without_mark};
 use crate::pem;
 use crate::tls::MAX_FILE;
 use chrono::{DateTime, Local};
@@ -69,7 +69,7 @@ pub fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let wrong = |what: String| Failure::new(Exit::Usage, format!("--ca {}: {what}", path.display()));
     let file = read_bounded_or_pipe(path, MAX_FILE).map_err(wrong)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem::without_mark(&file)).collect();
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(without_mark(&file)).collect();
     let found = found.map_err(|e| wrong(pem::explain(&e, &file, "certificates")))?;
     if found.is_empty() {
         return Err(wrong(pem::explain(&NoItemsFound, &file, "certificates")));

@@ -36,8 +36,6 @@ use thiserror::Error;
 const QUIET: Duration = Duration::from_millis(200);
 const QUIET_IF_CUT: Duration = Duration::from_secs(1);
 
-/// What some editors, such as Windows' Notepad, write before the first line of a file in UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The error for a file in another encoding.
 const UTF_16: &str = "the file is in UTF-16; save it as UTF-8 (in Notepad: `Save as`, encoding `UTF-8`)";
 
@@ -314,11 +312,6 @@ impl Default for Zeromq {
     }
 }
 
-/// Whether a file is in UTF-16: it begins with that encoding's mark, or with a character of ASCII that has a zero byte beside it.
-fn is_utf_16(bytes: &[u8]) -> bool {
-    matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=u8::MAX, ..] | [1..=0x7f, 0, ..])
-}
-
 /// What is wrong with a configuration file.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub struct ConfigError {
@@ -395,8 +388,8 @@ impl Settings {
     fn parse_and_count(path: &Path, bytes: &[u8]) -> Result<(Self, usize), ConfigError> {
         let error = |Mistake { place, message }| ConfigError { path: path.into(), place, message };
         // Positions are counted without it.
-        let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-        if is_utf_16(bytes) {
+        let bytes = fs::without_mark(bytes);
+        if fs::is_utf_16(bytes) {
             return Err(error(Mistake { place: Some((1, 1)), message: UTF_16.into() }));
         }
         let text = str::from_utf8(bytes).map_err(|e| {
