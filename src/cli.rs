@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long the end of the process waits for a service manager that does not take messages.
+/// Time limit, at the end of the process, for a service manager that does not take messages.
 const NOTIFY_LIMIT: Duration = Duration::from_millis(300);
 
 /// Relays the progress of ReCodEx jobs from the broker (ZeroMQ) to browsers (WebSocket).

@@ -150,7 +150,7 @@ fn unmakable(directory: &Path) -> Option<Obstacle> {
     if is_missing(directory) && symlink_metadata(directory).is_ok() {
         return refused("it is a link to nothing; remove the link, or name another path");
     }
-    // What is missing would be made in the nearest directory that is there.
+    // A missing directory would be made in the nearest one that exists.
     let above = |path: &&Path| !path.as_os_str().is_empty() && !is_missing(path);
     let nearest = directory.ancestors().find(above).unwrap_or(Path::new("."));
     if statvfs(nearest).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY)) {
@@ -161,7 +161,7 @@ fn unmakable(directory: &Path) -> Option<Obstacle> {
     None
 }
 
-/// What to do about a directory that the user cannot write to: a command, if the packages make it, else what is `usual`.
+/// Advice for a directory that the user cannot write to: a command if the packages make the directory, else the `usual` advice.
 fn to_give(directory: &Path, usual: &str) -> String {
     let command = [advice::LOG, advice::SOCKET].iter().find_map(|made| made.command(directory));
     command.map_or_else(|| usual.to_owned(), |command| format!("give the monitor's user the directory: `{command}`"))

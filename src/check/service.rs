@@ -46,7 +46,7 @@ pub(super) enum Configuration {
 pub(super) struct NoUnit {
     /// The reason, as a clause.
     pub(super) why: String,
-    /// What to do, if there is a unit nevertheless.
+    /// Advice for a unit that exists but cannot be started.
     pub(super) finding: Option<Finding>,
 }
 

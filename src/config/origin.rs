@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub enum Origin {
     /// Every page.
     Any,
-    /// Those of this scheme, host and port, in lower case.
+    /// Pages of this scheme, host and port, in lower case.
     Site(String),
     /// Those of every host below a domain: what stands before the host's first labels, such as `https://`, and after them, such as
     /// `.example.org:8443`.
