@@ -32,9 +32,8 @@ deb() { unpack; sh debian/postinst configure "$@"; }
 rpm_() { sh rpm/pre.sh $1; unpack; sh rpm/post.sh $1; sh rpm/posttrans.sh $1; }
 by_hand() {
     [ -d "$work/source" ] || {
-        mkdir -p "$work/source/target/release/completions" "$work/source/target/release/doc"
+        mkdir -p "$work/source/target/release/completions"
         cp -r packaging man docs README.md CHANGELOG.md LICENSE debian "$work/source"
-        cp -r README.md CHANGELOG.md docs "$work/source/target/release/doc"
         cp /bin/true "$work/source/target/release/recodex-monitor"
         (cd "$work/source/target/release/completions" && touch recodex-monitor _recodex-monitor recodex-monitor.fish)
     }
