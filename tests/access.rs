@@ -443,6 +443,22 @@ fn a_health_check_comes_from_any_address_with_any_host_and_origin() {
     drop((one, two));
 }
 
+#[test]
+fn a_viewer_refused_by_clients_max_does_not_count_for_its_address() {
+    let monitor = Monitor::start("clients: {max: 1, max_per_address: 1}\n");
+    let _viewer = Viewer::connected_from(loopback(1), monitor.viewers).upgrade(&[]).subscribe("job");
+    // Each has its answer and stays, as long as the monitor lets it.
+    let _refused: Vec<_> = (0..3)
+        .map(|_| {
+            let mut refused = Viewer::connected_from(loopback(2), monitor.viewers);
+            refused.send_raw(upgrade_request("/").as_bytes());
+            let head = String::from_utf8(refused.raw_head()).expect("a head is text");
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+            refused
+        })
+        .collect();
+}
+
 /// Whoever stays over a limit and sends nothing keeps out no health check.
 #[test]
 fn silent_connections_over_a_limit_are_refused_for_those_after_them() {

@@ -307,7 +307,12 @@ impl Viewer {
             }
             // Over a limit; one may have left meanwhile.
             self.place = self.place.take().or_else(|| self.shared.viewers.take());
-            if self.place.is_some() { Ok(()) } else { Err(&FULL) }
+            if self.place.is_none() {
+                // It does not count for its address while it reads the refusal.
+                self.share = None;
+                return Err(&FULL);
+            }
+            Ok(())
         };
         let rest = upgrade::answer(&mut stream, head, end, admit).await?;
         self.stage = Stage::Naming(Socket::new(stream, Incoming::new(rest, false), Vec::new()));
