@@ -3,7 +3,7 @@
 use crate::config::Settings;
 use crate::connect::unknown_host;
 use crate::deadline::timeout;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::first_byte::{FirstByte, NOTHING, TLS_ALERT, Watched, ZMTP};
 use crate::host_port::check_host_and_port;
 use crate::logging::escape;

@@ -2,7 +2,7 @@
 
 use crate::connect::unknown_host;
 use crate::deadline::timeout;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::first_byte::{HTTP, TLS_RECORDS, ZMTP};
 use crate::host_port::check_host_and_port;
 use crate::zmtp::ROUTING_ID;

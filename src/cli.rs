@@ -1,7 +1,7 @@
 //! The command line: what is asked for, and the exit status it comes to.
 
 use crate::config::{Level, Logger, Settings};
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::logging::{Opened, Waiting};
 use crate::message::Message;
 use crate::relay::{Ports, Relay, Stop};
@@ -9,7 +9,7 @@ use crate::shared::Shared;
 use crate::store::Kept;
 use crate::succession::{self, Estate, file};
 use crate::terminal::{Screen, print};
-use crate::{ask, check, demo, limits, logging, notify, privileges, publish, reload, store, watch};
+use crate::{ask, check, demo, logging, notify, privileges, publish, reload, rlimit, store, watch};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -145,9 +145,9 @@ pub fn main() -> ExitCode {
             return ended(print(&e.render().to_string()));
         }
     };
-    limits::raise_open_files();
-    limits::survive_full_files();
-    let enough = limits::count_inherited().map_err(|e| Failure::new(Exit::Config, e.to_string()));
+    rlimit::raise_open_files();
+    rlimit::survive_full_files();
+    let enough = rlimit::count_inherited().map_err(|e| Failure::new(Exit::Config, e.to_string()));
     let outcome = enough.and_then(|()| run(cli));
     notify::finish(NOTIFY_LIMIT);
     logging::close();
@@ -224,7 +224,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     if run.check {
         let mut settings = settings?;
         // What does not fit is told to whoever starts it, and by `check`.
-        let _ = settings.fit(limits::open_files(), 0);
+        let _ = settings.fit(rlimit::open_files(), 0);
         return print(&settings.to_yaml());
     }
     let log = logging::begin(settings.as_ref().map_or(Level::Info, |settings| settings.logger.level))?;

@@ -2,7 +2,7 @@
 
 use crate::connect::{Socket, connect, is_end};
 use crate::deadline::timeout_at;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::logging::escape;
 use crate::message::check_channel;
 use crate::monitor_url::MonitorUrl;

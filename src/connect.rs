@@ -2,7 +2,7 @@
 
 use crate::client_handshake::shake_hands;
 use crate::deadline::timeout;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::first_byte::{FirstByte, HTTP, NOTHING, TLS_ALERT, TLS_RECORDS, Watched, ZMTP};
 use crate::monitor_url::MonitorUrl;
 use crate::tls_client;

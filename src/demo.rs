@@ -7,7 +7,7 @@ mod monitor;
 use crate::broker::Broker;
 use crate::client::{Client, Received, Tally};
 use crate::deadline::timeout;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::relay::Stop;
 use crate::terminal::Screen;
 use crate::watch::bar;

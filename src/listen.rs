@@ -8,9 +8,9 @@ pub use unix::{UnixFile, bind_unix, drain_unix, is_listened_at};
 
 use crate::config::Address;
 use crate::deadline::timeout;
-use crate::failure::{Exit, Failure};
-use crate::limits;
+use crate::error::{Exit, Failure};
 use crate::logging::Throttle;
+use crate::rlimit;
 use crate::store::{self, Listener};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
@@ -159,7 +159,7 @@ fn bind_beside(
 ) -> io::Result<(TcpListener, Vec<Before>)> {
     let mut before: Vec<_> = kept.extract_if(.., |listener| is_bound(&listener.socket, at, both_families)).collect();
     before.sort_by_key(|listener| Reverse(listener.generation));
-    before.drain(limits::generations(limits::open_files()).min(before.len())..).for_each(Listener::close);
+    before.drain(rlimit::generations(rlimit::open_files()).min(before.len())..).for_each(Listener::close);
     let near = |kept: &Listener| kept.socket.local_addr().is_ok_and(|other| other.port() == at.port());
     let shares = !before.is_empty() || kept.iter().any(near);
     for listener in before.iter().chain(kept.iter().filter(|listener| near(listener))) {

@@ -1,7 +1,7 @@
 //! Giving up root: the monitor reads its configuration and binds its TCP ports with it, and does everything else without.
 
 use crate::config::Settings;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::trust;
 use caps::CapSet;
 use nix::sys::prctl;

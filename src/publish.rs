@@ -1,7 +1,7 @@
 //! `publish`: one message to a running monitor, as the broker sends it.
 
 use crate::broker::Broker;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::message::{Message, check_channel};
 use crate::suggest::nearest;
 use crate::zmtp::parser::MAX_MESSAGE;

@@ -2,7 +2,7 @@
 
 use crate::config::{Endpoint, Settings};
 use crate::deadline::timeout_at;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::listen::{self, Port, UnixFile};
 use crate::logging::Throttle;
 use crate::metrics::LinkRefusal;
@@ -15,7 +15,7 @@ use crate::succession::{Estate, file};
 use crate::tls::Certificate;
 use crate::websocket::stream::Stream;
 use crate::websocket::viewer;
-use crate::{limits, notify, service, status, tls, zmtp};
+use crate::{notify, rlimit, service, status, tls, zmtp};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 use std::io;
@@ -38,7 +38,7 @@ const KEEPALIVE: (u32, u32, u32) = (60, 10, 6);
 
 /// The most ZeroMQ links that are shaking hands; fewer where few files may be open. The oldest is dropped when the limit is
 /// reached, so that idle peers cannot block new ones.
-pub const STRANGERS: usize = limits::HANDSHAKES;
+pub const STRANGERS: usize = rlimit::HANDSHAKES;
 
 /// How many bytes wait in the kernel to be sent to a viewer before it counts as not writable: a burst of frames, and more than
 /// fits on the way to most viewers.
@@ -137,7 +137,7 @@ impl Relay {
         kept.listeners.drain(..).for_each(Listener::close);
         kept.unix.drain(..).for_each(|kept| drop(kept.into_listener()));
         let (each, too_many) =
-            settings.fit(limits::open_files(), listeners).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
+            settings.fit(rlimit::open_files(), listeners).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
         if let Some(warning) = too_many {
             log::warn!("{warning}");
         }

@@ -5,11 +5,11 @@
 
 use crate::config::Settings;
 use crate::deadline::timeout;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::shared::Shared;
 use crate::succession::file;
 use crate::tls::Certificate;
-use crate::{limits, service};
+use crate::{rlimit, service};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -99,7 +99,7 @@ impl Reader {
 /// If a reload would be refused; also for a certificate of `tls` that only a restart would take up.
 pub fn check(config: &Path) -> Result<(), Failure> {
     let mut settings = Settings::load_again(config)?;
-    settings.fit(limits::open_files(), 0).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
+    settings.fit(rlimit::open_files(), 0).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
     settings.history.state.as_deref().map_or(Ok(()), file::check)?;
     // Credentials do not change until a restart, and systemd (252) does not let this process read them, only the main one.
     let tls = settings.tls.as_ref().filter(|tls| tls.certificate.is_absolute() && tls.key.is_absolute());
@@ -125,7 +125,7 @@ impl Prepared {
     /// If the certificate or the file of `history.state` cannot be used, or too few files may be open.
     pub fn new(new: Settings, old: &Settings, listeners: usize) -> Result<Self, Failure> {
         let (mut settings, fixed) = new.without_restart(old);
-        let fit = settings.fit(limits::open_files(), listeners);
+        let fit = settings.fit(rlimit::open_files(), listeners);
         let (_, too_many) = fit.map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
         let mut warnings: Vec<String> = too_many.into_iter().collect();
         if let Some(path) = settings.history.state.as_deref().filter(|path| Some(*path) != old.history.state.as_deref())

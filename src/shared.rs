@@ -2,10 +2,10 @@
 
 use crate::config::Settings;
 use crate::hub::Hub;
-use crate::limits::Shares;
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::places::{Addresses, Places, Room};
+use crate::rlimit::Shares;
 use crate::status::Live;
 use crate::succession::state::Refused;
 use crate::succession::{self, Succession};

@@ -3,7 +3,7 @@
 //! Everything that is printed while the changing lines are shown goes through [`Screen`], the log included. Each change is one
 //! write that erases the old lines first, so that nothing of them is left between the lines that stay.
 
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::logging::escape;
 use console::{Term, is_dumb};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -1,6 +1,6 @@
 //! TLS for viewers: the certificate and its key, the handshake, and the day on which the certificate ends.
 
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::shared::Shared;
 use crate::websocket::stream::{Raw, Session};
 use crate::websocket::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};

@@ -1,6 +1,6 @@
 //! TLS as a client: the certificates that are trusted, and what is wrong with a server's, in plain words.
 
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::fs::{read_bounded_or_pipe, without_mark};
 use crate::pem;
 use crate::tls::MAX_FILE;

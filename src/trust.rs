@@ -1,7 +1,7 @@
 //! Who besides root can change a configuration file, and whom such a file may therefore name.
 
 use crate::config::{DEFAULT_USER, MAX_FILE, Settings};
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::fs::read_stamped;
 use nix::libc::{S_IFDIR, S_IFLNK, S_IFMT, S_ISVTX};
 use nix::sys::stat::{FileStat, lstat};

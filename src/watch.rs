@@ -2,7 +2,7 @@
 
 use crate::client::{Client, NO_CODE, Received, Tally};
 use crate::deadline::passed;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::logging::escape;
 use crate::terminal::Screen;
 use std::path::Path;

@@ -10,13 +10,13 @@ use std::process::Command;
 use clap::{CommandFactory, Parser};
 use recodex_monitor::cli::Cli;
 use recodex_monitor::config::{self, Settings};
-use recodex_monitor::failure::Exit;
+use recodex_monitor::error::Exit;
 use recodex_monitor::logging::{self, CHANNEL, CLOSE_CODE, PEER};
 use recodex_monitor::relay;
 use recodex_monitor::reload::{Prepared, READ_LIMIT};
 use recodex_monitor::websocket::{proxied, socket, upgrade, viewer};
 use recodex_monitor::zmtp::parser;
-use recodex_monitor::{limits, message, status};
+use recodex_monitor::{message, rlimit, status};
 use serde_yaml::Value;
 
 const DAEMON: &str = "recodex-monitor.8";
@@ -307,7 +307,7 @@ fn keys() -> BTreeMap<String, Value> {
 fn shown(key: &str, default: &Value) -> String {
     match (key, default) {
         ("clients.max", Value::Number(max)) => {
-            assert_eq!(max.as_u64(), Some(limits::default_max_clients() as u64));
+            assert_eq!(max.as_u64(), Some(rlimit::default_max_clients() as u64));
             "the limit of open files less 152".into()
         }
         ("zeromq.allow" | "allowed_origins", Value::Sequence(_)) => "everybody".into(),
@@ -519,7 +519,7 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         }
     }
     for (name, value) in [
-        ("connections over a limit", limits::OVER_LIMIT),
+        ("connections over a limit", rlimit::OVER_LIMIT),
         ("PROXY header", proxied::MAX_HEADER),
         ("request head", upgrade::MAX_HEAD),
         ("short request head", upgrade::SHORT_HEAD),

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use clap::Parser;
 use recodex_monitor::cli::Cli;
 use recodex_monitor::config::Settings;
-use recodex_monitor::failure::Exit;
+use recodex_monitor::error::Exit;
 use serde_yaml::Value;
 use tempfile::TempDir;
 

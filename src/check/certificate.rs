@@ -6,7 +6,7 @@ use super::report::Finding;
 use super::sandbox::Sandbox;
 use super::service::{UNIT, Unit};
 use crate::config::Tls;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::tls::Certificate;
 use chrono::{DateTime, Local};
 use nix::unistd::geteuid;

@@ -3,9 +3,9 @@
 use super::ports::is_local;
 use super::report::Finding;
 use crate::config::{Address, Endpoint, Origin, Settings};
-use crate::failure::Exit;
-use crate::limits;
+use crate::error::Exit;
 use crate::peer::Peer;
+use crate::rlimit;
 use std::net::IpAddr;
 
 /// Addresses that no machine has. A list of networks that has them all names everybody.
@@ -63,7 +63,7 @@ pub(super) fn status(address: &Address) -> Option<Finding> {
 
 /// Warns if too few files may be open for so many viewers and brokers. `files` is the service's limit, if it has one.
 pub(super) fn descriptors(settings: &Settings, files: Option<u64>) -> Finding {
-    let files = files.and_then(|files| files.try_into().ok()).unwrap_or_else(limits::open_files);
+    let files = files.and_then(|files| files.try_into().ok()).unwrap_or_else(rlimit::open_files);
     let mut fitting = settings.clone();
     match fitting.fit(files, 0) {
         Err(e) => Finding::Failed(Exit::Config, e.to_string()),

@@ -7,7 +7,7 @@ use super::ports;
 use super::report::Finding;
 use super::sandbox::Sandbox;
 use crate::config::{Output, Settings, temporary_path};
-use crate::failure::Exit;
+use crate::error::Exit;
 use crate::fs::directory_of;
 use crate::listen;
 use crate::logging::{self, Target};

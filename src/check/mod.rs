@@ -14,7 +14,7 @@ mod sandbox;
 mod service;
 
 use crate::config::{Address, Endpoint, Settings};
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::fs;
 use account::{Account, Judge};
 use certificate::CertificateFiles;

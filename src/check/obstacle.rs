@@ -4,7 +4,7 @@
 use super::report::Finding;
 use super::sandbox::{Reach, Sandbox};
 use crate::advice;
-use crate::failure::Exit;
+use crate::error::Exit;
 use crate::fs::directory_of;
 use nix::errno::Errno;
 use nix::libc::S_ISVTX;

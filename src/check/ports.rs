@@ -5,7 +5,7 @@ use super::holder::{self, Holder};
 use super::report::Finding;
 use super::service::{UNIT, Unit};
 use crate::config::Address;
-use crate::failure::Exit;
+use crate::error::Exit;
 use crate::listen::{self, Port};
 use crate::store::Kept;
 use nix::unistd::geteuid;

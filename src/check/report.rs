@@ -1,6 +1,6 @@
 //! The findings of a check, printed one a line, each with what to do.
 
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::logging::escape;
 use crate::terminal::print;
 

@@ -2,7 +2,7 @@
 
 use super::command::answer_of;
 use super::report::Finding;
-use crate::failure::Exit;
+use crate::error::Exit;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

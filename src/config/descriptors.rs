@@ -1,7 +1,8 @@
 //! Settings and the limit of open files: what is asked for is brought down to what the limit allows.
 
 use super::Settings;
-use crate::limits::{self, Demand, Shares, TooFew};
+use crate::rlimit;
+use crate::rlimit::{Demand, Shares, TooFew};
 
 impl Settings {
     /// Lowers `clients.max` and `zeromq.max_connections` to what the limit of `files` that may be open allows. `listeners` is how many sockets
@@ -14,10 +15,10 @@ impl Settings {
         let status = self.status_uri.is_some();
         let (viewers, brokers) = (self.clients.max, self.zeromq.max_connections);
         let listeners = listeners.max(2 + usize::from(status));
-        let shares = limits::share(files, Demand { listeners, status, viewers, brokers })?;
+        let shares = rlimit::share(files, Demand { listeners, status, viewers, brokers })?;
         (self.clients.max, self.zeromq.max_connections) = (shares.viewers, shares.brokers);
         // The default is whatever fits.
-        let fits = brokers == shares.brokers && (viewers == shares.viewers || viewers == limits::default_max_clients());
+        let fits = brokers == shares.brokers && (viewers == shares.viewers || viewers == rlimit::default_max_clients());
         let what = || {
             format!(
                 "only {files} files may be open at once, which is enough for {} viewers (clients.max is {viewers}) and {} brokers \

@@ -22,8 +22,8 @@ pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
 use crate::channel::{Bounds, OVERHEAD};
 use crate::fs::{self, Stamped};
-use crate::limits;
 use crate::message::MAX_CHANNEL_ID;
+use crate::rlimit;
 use explain::Mistake;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -282,7 +282,7 @@ impl History {
 impl Default for Clients {
     fn default() -> Self {
         Self {
-            max: limits::default_max_clients(),
+            max: rlimit::default_max_clients(),
             max_per_address: 0,
             handshake_timeout: Seconds::from_secs(10),
             subscribe_timeout: Seconds::from_secs(10),
@@ -306,7 +306,7 @@ impl Default for Zeromq {
     fn default() -> Self {
         Self {
             allow: Network::all(),
-            max_connections: limits::DEFAULT_BROKERS,
+            max_connections: rlimit::DEFAULT_BROKERS,
             handshake_timeout: Seconds::from_secs(5),
         }
     }

@@ -1,7 +1,7 @@
 //! The demo's monitor, and the ports that it takes.
 
 use crate::config::{Address, Endpoint, History, Seconds, Settings};
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::relay::Relay;
 use crate::store::Kept;
 use crate::terminal::Screen;

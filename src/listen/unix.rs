@@ -4,7 +4,7 @@ use super::cannot_bind;
 use crate::advice;
 use crate::config::{Mode, temporary_path};
 use crate::deadline::timeout;
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::store::UnixListener as Kept;
 use nix::sys::stat::{self, umask};
 use socket2::{Domain, SockAddr, Socket, Type};

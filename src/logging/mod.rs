@@ -12,7 +12,7 @@ pub use standard::Standard;
 pub use throttle::Throttle;
 
 use crate::config::{Level, Logger};
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use log::kv::{Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
 use nix::sys::stat::{Mode, umask};

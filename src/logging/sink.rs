@@ -4,7 +4,7 @@ use super::standard::{Standard, Stream};
 use super::{Dropped, Line, outage, probe};
 use crate::advice;
 use crate::config::{DEFAULT_LOG, Logger, Output};
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use chrono::{DateTime, Local};
 use nix::libc::O_NONBLOCK;
 use rolling_file::{RollingConditionBasic, RollingFileAppender};

@@ -12,7 +12,7 @@ use crate::logging::Throttle;
 use crate::message::MAX_CHANNEL_ID;
 use crate::relay::UNSENT;
 use crate::shared::Shared;
-use crate::{limits, listen};
+use crate::{listen, rlimit};
 use data_encoding::BASE64;
 use http_body_util::channel::Channel;
 use http_body_util::{Either, Full};
@@ -34,7 +34,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 /// The most connections at once; fewer where few files may be open.
-pub const CONNECTIONS: usize = limits::STATUS;
+pub const CONNECTIONS: usize = rlimit::STATUS;
 /// The longest request head, in bytes.
 pub const MAX_HEAD: usize = 8 * 1024;
 /// How long a request may take to come.

@@ -5,7 +5,7 @@
 use super::Limits;
 use super::state::{self, Refused, State, is_ours};
 use crate::config::{History, with_suffix};
-use crate::failure::{Exit, Failure};
+use crate::error::{Exit, Failure};
 use crate::hub::Hub;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;

@@ -16,7 +16,7 @@ use crate::shared::Shared;
 use crate::websocket::stream::{Stream, end_socket};
 use crate::websocket::viewer::Viewer;
 use crate::zmtp::{self, parser};
-use crate::{limits, store};
+use crate::{rlimit, store};
 use memmap2::Mmap;
 use parcel::{Parcel, Received};
 pub use reading::Limits;
@@ -204,14 +204,14 @@ impl Estate {
     /// one, whichever are more; `status` is whether this one has a status listener.
     #[must_use]
     pub fn receive(queue: &OwnedFd, kept: usize, listeners: usize, status: bool) -> Option<Self> {
-        let files = limits::open_files();
-        let received = parcel::open(queue, files.saturating_sub(limits::while_taking_over(kept, listeners)));
+        let files = rlimit::open_files();
+        let received = parcel::open(queue, files.saturating_sub(rlimit::while_taking_over(kept, listeners)));
         // Whatever happens next does not happen again to the process after this one.
         store::forget(parcel::NAME);
         match received {
             Ok(Received { sockets, sent, complete, state }) => {
                 let mut estate = Self { sockets, sent, complete, state: Some(state) };
-                let (both, handshakes) = limits::room_to_take_over(files, listeners, status);
+                let (both, handshakes) = rlimit::room_to_take_over(files, listeners, status);
                 if !complete || estate.sockets.len() > both {
                     estate.leave_out(both, handshakes, files);
                 }

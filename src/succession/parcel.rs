@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_out_and_the_state_always_fits() {
-        crate::limits::raise_open_files();
+        crate::rlimit::raise_open_files();
         let (parcel, theirs) = pair(RESERVE + 512);
         let fds = vec![theirs.as_raw_fd(); 20 * PER_MESSAGE];
         let put = parcel.put(&fds);
