@@ -7,9 +7,9 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use recodex_monitor::config::History;
 use recodex_monitor::cursor::Turn;
 use recodex_monitor::hub::Hub;
-use recodex_monitor::message::{Kind, Message};
 use recodex_monitor::metrics::Metrics;
-use recodex_monitor::zmtp::parser::{Event, Parser};
+use recodex_monitor::wire::message::{Kind, Message};
+use recodex_monitor::wire::zmtp::{Event, Parser};
 use tokio::time::Instant;
 
 const PARTS: [&[u8]; 4] = [b"student_5d1f3c7a9be24f60", b"TASK", b"compile_01", b"COMPLETED"];

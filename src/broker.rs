@@ -3,8 +3,8 @@
 use crate::connect::unknown_host;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
-use crate::first_byte::{HTTP, TLS_RECORDS, ZMTP};
 use crate::host_port::check_host_and_port;
+use crate::wire::first_byte::{HTTP, TLS_RECORDS, ZMTP};
 use crate::zmtp::ROUTING_ID;
 use std::future::pending;
 use std::io;

@@ -1,7 +1,7 @@
 //! One run of a channel: an append-only log of ready WebSocket frames.
 
-use crate::message::{RELEASE_FRAME, frame_length};
 use crate::succession::state;
+use crate::wire::message::{RELEASE_FRAME, frame_length};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::sync::Arc;

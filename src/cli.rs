@@ -3,12 +3,12 @@
 use crate::config::{Level, Logger, Settings};
 use crate::error::{Exit, Failure};
 use crate::logging::{Opened, Waiting};
-use crate::message::Message;
 use crate::relay::{Ports, Relay, Stop};
 use crate::shared::Shared;
 use crate::store::Kept;
 use crate::succession::{self, Estate, file};
 use crate::terminal::{Screen, print};
+use crate::wire::message::Message;
 use crate::{ask, check, demo, logging, notify, privileges, publish, reload, rlimit, store, watch};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};

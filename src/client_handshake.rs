@@ -1,6 +1,6 @@
 //! The handshake of a WebSocket client: a request out, the answer judged by RFC 6455, section 4.1, with its headers read as lists.
 
-use crate::header_list::{elements, has_token};
+use crate::wire::header_list::{elements, has_token};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;

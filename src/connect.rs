@@ -3,9 +3,9 @@
 use crate::client_handshake::shake_hands;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
-use crate::first_byte::{FirstByte, HTTP, NOTHING, TLS_ALERT, TLS_RECORDS, Watched, ZMTP};
 use crate::monitor_url::MonitorUrl;
 use crate::tls_client;
+use crate::wire::first_byte::{FirstByte, HTTP, NOTHING, TLS_ALERT, TLS_RECORDS, Watched, ZMTP};
 use nix::libc::{EMFILE, ENFILE};
 use rustls::pki_types::ServerName;
 use std::io::{self, ErrorKind};

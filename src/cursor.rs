@@ -2,7 +2,7 @@
 
 use crate::channel::End;
 use crate::hub::Hub;
-use crate::message::frame_length;
+use crate::wire::message::frame_length;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::Notify;

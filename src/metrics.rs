@@ -1,6 +1,6 @@
 //! Counters of what the monitor did, for its log and for those who watch it.
 
-use crate::message::Malformed;
+use crate::wire::message::Malformed;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -2,9 +2,9 @@
 
 use crate::broker::Broker;
 use crate::error::{Exit, Failure};
-use crate::message::{Message, check_channel};
 use crate::suggest::nearest;
-use crate::zmtp::parser::MAX_MESSAGE;
+use crate::wire::message::{Message, check_channel};
+use crate::wire::zmtp::MAX_MESSAGE;
 
 /// The commands that brokers send.
 const COMMANDS: [&str; 8] = ["DOWNLOADED", "STARTED", TASK, "ENDED", "UPLOADED", "FAILED", "ABORTED", "FINISHED"];

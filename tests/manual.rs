@@ -15,8 +15,9 @@ use recodex_monitor::logging::{self, CHANNEL, CLOSE_CODE, PEER};
 use recodex_monitor::relay;
 use recodex_monitor::reload::{Prepared, READ_LIMIT};
 use recodex_monitor::websocket::{proxied, socket, upgrade, viewer};
-use recodex_monitor::zmtp::parser;
-use recodex_monitor::{message, rlimit, status};
+use recodex_monitor::wire::message;
+use recodex_monitor::wire::zmtp;
+use recodex_monitor::{rlimit, status};
 use serde_yaml::Value;
 
 const DAEMON: &str = "recodex-monitor.8";
@@ -526,15 +527,15 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         ("long request heads at once", upgrade::LONG_HEADS),
         ("message from a viewer", socket::MAX_INCOMING),
         ("channel id", message::MAX_CHANNEL_ID),
-        ("command of the protocol", parser::MAX_COMMAND),
-        ("frame", parser::MAX_MESSAGE),
-        ("message", parser::MAX_MESSAGE),
-        ("frames of a message", parser::MAX_PARTS),
+        ("command of the protocol", zmtp::MAX_COMMAND),
+        ("frame", zmtp::MAX_MESSAGE),
+        ("message", zmtp::MAX_MESSAGE),
+        ("frames of a message", zmtp::MAX_PARTS),
         ("links that shake hands", relay::STRANGERS),
         ("unsent bytes in the kernel", relay::UNSENT as usize),
         ("answer to a close", whole(viewer::CLOSE_TIMEOUT.as_secs())),
-        ("routing id of a peer", parser::MAX_IDENTITY),
-        ("context of a PING", parser::MAX_PING_CONTEXT),
+        ("routing id of a peer", zmtp::MAX_IDENTITY),
+        ("context of a PING", zmtp::MAX_PING_CONTEXT),
         ("configuration file", whole(config::MAX_FILE)),
         ("levels of lists and maps", config::MAX_DEPTH),
         ("brackets in it", config::MAX_BRACKETS),

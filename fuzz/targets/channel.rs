@@ -10,7 +10,7 @@ use recodex_monitor::channel::End;
 use recodex_monitor::config::{History, Seconds};
 use recodex_monitor::cursor::{Cursor, Turn};
 use recodex_monitor::hub::{Hub, Usage};
-use recodex_monitor::message::{Kind, Message, RELEASE_FRAME};
+use recodex_monitor::wire::message::{Kind, Message, RELEASE_FRAME};
 use recodex_monitor::metrics::Metrics;
 use recodex_monitor::succession::Limits;
 use recodex_monitor::succession::state::State;

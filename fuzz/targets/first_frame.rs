@@ -7,7 +7,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use recodex_monitor::config::Settings;
-use recodex_monitor::message::{Kind, RELEASE_FRAME};
+use recodex_monitor::wire::message::{Kind, RELEASE_FRAME};
 use recodex_monitor::peer::Peer;
 use recodex_monitor::relay::Relay;
 use recodex_monitor::shared::Shared;

@@ -11,7 +11,7 @@ use recodex_monitor::hub::Hub;
 use recodex_monitor::metrics::Metrics;
 use recodex_monitor::succession::Limits;
 use recodex_monitor::succession::state::State;
-use recodex_monitor::zmtp::parser::Parser;
+use recodex_monitor::wire::zmtp::Parser;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;

@@ -22,8 +22,8 @@ pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
 use crate::channel::{Bounds, OVERHEAD};
 use crate::fs::{self, Stamped};
-use crate::message::MAX_CHANNEL_ID;
 use crate::rlimit;
+use crate::wire::message::MAX_CHANNEL_ID;
 use explain::Mistake;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -98,12 +98,12 @@ fn assert_empty(hub: &Hub) {
 }
 
 fn kind(command: &str) -> Kind {
-    crate::message::Message { channel: "x", command, task: None, state: None }.kind()
+    crate::wire::message::Message { channel: "x", command, task: None, state: None }.kind()
 }
 
 fn frame(text: &str) -> Vec<u8> {
     let mut buffer = Vec::new();
-    let message = crate::message::Message { channel: "x", command: text, task: None, state: None };
+    let message = crate::wire::message::Message { channel: "x", command: text, task: None, state: None };
     message.encode(&mut buffer).to_vec()
 }
 

@@ -1,7 +1,7 @@
 //! `Accept` (RFC 9110, section 12.5.1): which format of the metrics a client prefers.
 
 use super::exposition::{OPEN_METRICS, TEXT};
-use crate::header_list::{elements, split};
+use crate::wire::header_list::{elements, split};
 use hyper::HeaderMap;
 use hyper::header::ACCEPT;
 

@@ -9,9 +9,9 @@ pub use live::{Live, sample};
 
 use crate::deadline::HttpTimer;
 use crate::logging::Throttle;
-use crate::message::MAX_CHANNEL_ID;
 use crate::relay::UNSENT;
 use crate::shared::Shared;
+use crate::wire::message::MAX_CHANNEL_ID;
 use crate::{listen, rlimit};
 use data_encoding::BASE64;
 use http_body_util::channel::Channel;

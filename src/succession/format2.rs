@@ -84,7 +84,7 @@ mod tests {
     use crate::channel::Place;
     use crate::succession::Limits;
     use crate::succession::state::{FORMAT, Stage, State};
-    use crate::zmtp::parser;
+    use crate::wire::zmtp;
 
     /// What 2.0.0 handed over: 6 viewers, 2 brokers' links, 4 channels, each at another point.
     const SAMPLE: &[u8] = include_bytes!("../../tests/state-2.0.0");
@@ -101,7 +101,7 @@ mod tests {
         assert!(state.runs.iter().all(|run| run.aborted.is_none() && !run.trimmed));
 
         let links: Vec<_> = state.links.iter().map(|link| (link.stage, link.messages, link.received.len())).collect();
-        assert_eq!(links, [(parser::Stage::Greeting, 0, 20), (parser::Stage::Traffic, 5, 14)]);
+        assert_eq!(links, [(zmtp::Stage::Greeting, 0, 20), (zmtp::Stage::Traffic, 5, 14)]);
 
         let stages: Vec<_> =
             state.viewers.iter().map(|viewer| (&viewer.stage, &*viewer.received, &*viewer.unsent)).collect();

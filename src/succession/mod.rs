@@ -15,8 +15,8 @@ use crate::hub::Hub;
 use crate::shared::Shared;
 use crate::websocket::stream::{Stream, end_socket};
 use crate::websocket::viewer::Viewer;
-use crate::zmtp::{self, parser};
 use crate::{rlimit, store};
+use crate::{wire, zmtp};
 use memmap2::Mmap;
 use parcel::{Parcel, Received};
 pub use reading::Limits;
@@ -86,7 +86,7 @@ impl Succession {
 pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
     let Left { links, mut viewers } = std::mem::take(&mut *shared.succession.left());
     let (mut links, mut handshakes): (Vec<_>, Vec<_>) =
-        links.into_iter().partition(|(_, link)| link.stage == parser::Stage::Traffic);
+        links.into_iter().partition(|(_, link)| link.stage == wire::zmtp::Stage::Traffic);
     let of_links = |links: &[(OwnedFd, _)]| links.iter().map(|(stream, _)| stream.as_raw_fd()).collect::<Vec<_>>();
     let of_viewers = viewers.iter().map(|(stream, _)| stream.as_raw_fd()).collect();
     let put = parcel.put(&[of_links(&links), of_viewers, of_links(&handshakes)].concat());
@@ -230,7 +230,7 @@ impl Estate {
         let Some(bytes) = &self.state else { return };
         let mut gone = Vec::new();
         if let Ok(state) = decode(bytes, &mut self.sockets, self.sent, self.complete) {
-            let links = state.links.iter().map(|link| (link.stage == parser::Stage::Traffic, None));
+            let links = state.links.iter().map(|link| (link.stage == wire::zmtp::Stage::Traffic, None));
             let viewers = state.viewers.iter().map(|viewer| (true, Some(viewer.clone())));
             let sockets = std::mem::take(&mut self.sockets);
             for (socket, (is_open, viewer)) in sockets.into_iter().zip(links.chain(viewers)) {
@@ -354,8 +354,8 @@ impl Drop for Estate {
 mod tests {
     use super::*;
     use crate::channel::Place;
-    use crate::message::RELEASE_FRAME;
     use crate::peer::Peer;
+    use crate::wire::message::RELEASE_FRAME;
     use std::borrow::Cow;
     use std::os::unix::net::UnixStream;
 

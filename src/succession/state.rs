@@ -7,9 +7,9 @@
 use crate::channel::{self, End, Place};
 use crate::cursor;
 use crate::hub::Hub;
-use crate::message::{MAX_CHANNEL_ID, checked_frame_length};
 use crate::peer::Peer;
-use crate::zmtp::parser;
+use crate::wire::message::{MAX_CHANNEL_ID, checked_frame_length};
+use crate::wire::zmtp;
 use crc32fast::Hasher;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -122,7 +122,7 @@ pub struct Link<'a> {
     /// Whether it was sent what the monitor says first.
     pub greeted: bool,
     /// How far its handshake is.
-    pub stage: parser::Stage,
+    pub stage: zmtp::Stage,
     /// What was received and makes no whole message yet.
     #[serde(borrow, with = "serde_bytes")]
     pub received: Cow<'a, [u8]>,
@@ -340,7 +340,7 @@ impl State<'_> {
         if !offsets.is_empty() {
             return Err("a viewer without a run");
         }
-        if self.links.iter().any(|link| link.received.len() > parser::BUFFER) {
+        if self.links.iter().any(|link| link.received.len() > zmtp::BUFFER) {
             return Err("more of a broker than it can have sent");
         }
         let too_long = |viewer: &Viewer<'_>| {

@@ -3,7 +3,7 @@
 
 use super::incoming::Incoming;
 use super::stream::Stream;
-use crate::message::RELEASE_FRAME;
+use crate::wire::message::RELEASE_FRAME;
 use std::io::{self, Read, Write};
 use tokio::io::Interest;
 use tokio::task::yield_now;

@@ -2,7 +2,7 @@
 
 use super::stream::Stream;
 use crate::deadline::timeout;
-use crate::header_list::has_token;
+use crate::wire::header_list::has_token;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;

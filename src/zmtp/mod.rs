@@ -2,18 +2,17 @@
 
 mod allowed;
 pub mod handshakes;
-pub mod parser;
 pub mod roll;
 
 use crate::deadline::timeout;
 use crate::logging::Throttle;
-use crate::message::Message;
 use crate::metrics::{LinkRefusal, Metrics};
 use crate::places::Place;
 use crate::shared::Shared;
 use crate::succession::state;
+use crate::wire::message::Message;
+use crate::wire::zmtp::{Event, GREETING, Parser, Parts, Stage, Violation};
 use allowed::Allowed;
-use parser::{Event, GREETING, Parser, Parts, Stage, Violation};
 use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;

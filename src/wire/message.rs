@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn every_wire_vector_to_the_byte() {
-        let file: Vectors = serde_json::from_str(include_str!("../tests/wire.json")).unwrap();
+        let file: Vectors = serde_json::from_str(include_str!("../../tests/wire.json")).unwrap();
         assert!(file.vectors.len() > 30);
         for vector in file.vectors {
             let unhex = |s: &String| -> Vec<u8> {
