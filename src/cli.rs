@@ -5,11 +5,12 @@ use crate::error::{Exit, Failure};
 use crate::logging::{Opened, Waiting};
 use crate::relay::{Ports, Relay, Stop};
 use crate::shared::Shared;
-use crate::store::Kept;
 use crate::succession::{self, Estate, file};
+use crate::systemd::fd_store::Kept;
+use crate::systemd::{fd_store, notify};
 use crate::terminal::{Screen, print};
 use crate::wire::message::Message;
-use crate::{ask, check, demo, logging, notify, privileges, publish, reload, rlimit, store, watch};
+use crate::{ask, check, demo, logging, privileges, publish, reload, rlimit, watch};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -229,7 +230,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     }
     let log = logging::begin(settings.as_ref().map_or(Level::Info, |settings| settings.logger.level))?;
     notify::open();
-    let mut kept = store::take();
+    let mut kept = fd_store::take();
     let runtime = runtime()?;
     let inside = runtime.enter();
     // Signals first: once the ports are bound somebody may take the monitor for started, and stop it; and what another process

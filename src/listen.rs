@@ -11,7 +11,8 @@ use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
 use crate::logging::Throttle;
 use crate::rlimit;
-use crate::store::{self, Listener};
+use crate::systemd::fd_store;
+use crate::systemd::fd_store::Listener;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 use std::cmp::Reverse;
@@ -241,7 +242,7 @@ impl Before {
     /// Accepts with `accept` who waits there or is on the way, and lets the socket go.
     pub async fn drain<F: Future<Output = ()>>(self, accept: impl FnOnce(TcpListener) -> F) {
         let _ = timeout(ON_THE_WAY, accept(self.listener)).await;
-        store::forget(&self.name);
+        fd_store::forget(&self.name);
         // Now that it has the port alone, nobody else is to share it.
         let alone = setsockopt(&self.heir, sockopt::ReusePort, &false);
         alone.unwrap_or_else(|e| log::debug!("the port stays shared: {e}"));

@@ -1,7 +1,8 @@
 //! The service manager's side (`sd_notify(3)`): readiness, status, reload, watchdog. All of it is silent without one.
 
-use crate::notify::{self, Kind};
 use crate::shared::Shared;
+use crate::systemd::notify;
+use crate::systemd::notify::Kind;
 use sd_notify::NotifyState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use recodex_monitor::config::Settings;
 use recodex_monitor::relay::Relay;
-use recodex_monitor::store::Kept;
+use recodex_monitor::systemd::fd_store::Kept;
 use std::fs::{remove_file, write};
 use std::mem::ManuallyDrop;
 use std::path::Path;

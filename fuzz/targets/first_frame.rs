@@ -11,7 +11,7 @@ use recodex_monitor::wire::message::{Kind, RELEASE_FRAME};
 use recodex_monitor::peer::Peer;
 use recodex_monitor::relay::Relay;
 use recodex_monitor::shared::Shared;
-use recodex_monitor::store::Kept;
+use recodex_monitor::systemd::fd_store::Kept;
 use recodex_monitor::websocket::upgrade::MAX_HEAD;
 use recodex_monitor::websocket::stream::Stream;
 use recodex_monitor::websocket::viewer::Viewer;

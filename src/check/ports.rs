@@ -7,7 +7,7 @@ use super::service::{UNIT, Unit};
 use crate::config::Address;
 use crate::error::Exit;
 use crate::listen::{self, Port};
-use crate::store::Kept;
+use crate::systemd::fd_store::Kept;
 use nix::unistd::geteuid;
 use std::fs::read_to_string;
 use std::io;

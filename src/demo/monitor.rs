@@ -3,7 +3,7 @@
 use crate::config::{Address, Endpoint, History, Seconds, Settings};
 use crate::error::{Exit, Failure};
 use crate::relay::Relay;
-use crate::store::Kept;
+use crate::systemd::fd_store::Kept;
 use crate::terminal::Screen;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 

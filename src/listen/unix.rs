@@ -5,7 +5,7 @@ use crate::advice;
 use crate::config::{Mode, temporary_path};
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
-use crate::store::UnixListener as Kept;
+use crate::systemd::fd_store::UnixListener as Kept;
 use nix::sys::stat::{self, umask};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::ffi::OsStr;

@@ -12,10 +12,11 @@ pub mod state;
 use crate::channel::End;
 use crate::config::{Endpoint, Settings};
 use crate::hub::Hub;
+use crate::rlimit;
 use crate::shared::Shared;
+use crate::systemd::fd_store;
 use crate::websocket::stream::{Stream, end_socket};
 use crate::websocket::viewer::Viewer;
-use crate::{rlimit, store};
 use crate::{wire, zmtp};
 use memmap2::Mmap;
 use parcel::{Parcel, Received};
@@ -114,7 +115,7 @@ pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
         Ok(()) => log::info!("handed over {what}: {}", shared.metrics),
         Err(e) => {
             log::error!("cannot hand over {what}: {e}; they are closed");
-            store::forget(parcel::NAME);
+            fd_store::forget(parcel::NAME);
             turn_away(streams.into_iter().zip(states), finish);
             return Err(e);
         }
@@ -207,7 +208,7 @@ impl Estate {
         let files = rlimit::open_files();
         let received = parcel::open(queue, files.saturating_sub(rlimit::while_taking_over(kept, listeners)));
         // Whatever happens next does not happen again to the process after this one.
-        store::forget(parcel::NAME);
+        fd_store::forget(parcel::NAME);
         match received {
             Ok(Received { sockets, sent, complete, state }) => {
                 let mut estate = Self { sockets, sent, complete, state: Some(state) };

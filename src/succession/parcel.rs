@@ -4,7 +4,7 @@
 //! Kept one by one, every connection would be compared with all others kept (systemd does, with one system call each), and be
 //! named in one variable of the environment, which has a limit of 128 KiB.
 
-use crate::{notify, store};
+use crate::systemd::{fd_store, notify};
 use memmap2::Mmap;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -49,22 +49,22 @@ impl Parcel {
     ///
     /// # Errors
     /// If there is no service manager, it keeps nothing, or it does not answer in time. Must be called in a tokio runtime, where
-    /// [`crate::notify::attend`] sends what waits.
+    /// [`crate::systemd::notify::attend`] sends what waits.
     pub async fn new() -> io::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         let parcel = Self::with(ours, QUEUE)?;
         // One that the process before left, and that this one could not read.
-        store::forget(NAME);
-        store::keep(NAME, theirs.as_fd())?;
+        fd_store::forget(NAME);
+        fd_store::keep(NAME, theirs.as_fd())?;
         drop(theirs);
-        if let Err(e) = store::barrier().await {
+        if let Err(e) = fd_store::barrier().await {
             // What was sent already has no state, and the next process closes it.
             notify::forget_descriptors();
-            store::forget(NAME);
+            fd_store::forget(NAME);
             return Err(e);
         }
-        if store::has_ended(parcel.0.as_fd(), CLOSED_BY).await? {
+        if fd_store::has_ended(parcel.0.as_fd(), CLOSED_BY).await? {
             let what = "no service manager that keeps descriptors (FileDescriptorStoreMax=)";
             return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }

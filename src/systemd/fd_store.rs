@@ -1,8 +1,9 @@
 //! Descriptors that outlive the process: the service manager keeps them (`sd_notify(3)`, FDSTORE) and hands them to the next one.
 
 use crate::config::temporary_path;
-use crate::notify::{self, Kind};
 use crate::succession::{Estate, parcel};
+use crate::systemd::notify;
+use crate::systemd::notify::Kind;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Uid};
 use sd_notify::NotifyState;
