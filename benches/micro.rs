@@ -7,7 +7,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use recodex_monitor::config::History;
 use recodex_monitor::cursor::Turn;
 use recodex_monitor::hub::Hub;
-use recodex_monitor::metrics::Metrics;
+use recodex_monitor::metrics::counters::Metrics;
 use recodex_monitor::wire::message::{Kind, Message};
 use recodex_monitor::wire::zmtp::{Event, Parser};
 use tokio::time::Instant;

@@ -8,7 +8,7 @@ use crate::config::History;
 use crate::cursor::{Cursor, Turn};
 use crate::deadline::look_again;
 use crate::logging::{Abridged, Throttle};
-use crate::metrics::Metrics;
+use crate::metrics::counters::Metrics;
 use crate::succession::state;
 use crate::wire::message::{Kind, RELEASE_FRAME};
 use slab::Slab;

@@ -5,7 +5,7 @@ use crate::deadline::timeout_at;
 use crate::error::{Exit, Failure};
 use crate::listen::{self, Port, UnixFile};
 use crate::logging::Throttle;
-use crate::metrics::LinkRefusal;
+use crate::metrics::counters::LinkRefusal;
 use crate::peer::Peer;
 use crate::places::Places;
 use crate::shared::Shared;

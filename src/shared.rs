@@ -3,7 +3,7 @@
 use crate::config::Settings;
 use crate::hub::Hub;
 use crate::logging;
-use crate::metrics::Metrics;
+use crate::metrics::counters::Metrics;
 use crate::places::{Addresses, Places, Room};
 use crate::rlimit::Shares;
 use crate::status::Live;

@@ -5,7 +5,7 @@
 use recodex_monitor::config::History;
 use recodex_monitor::cursor::{Cursor, Turn};
 use recodex_monitor::hub::{Hub, Usage};
-use recodex_monitor::metrics::Metrics;
+use recodex_monitor::metrics::counters::Metrics;
 use recodex_monitor::wire::message::{Kind, Message};
 use std::collections::VecDeque;
 use std::sync::Arc;

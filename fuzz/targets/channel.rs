@@ -11,7 +11,7 @@ use recodex_monitor::config::{History, Seconds};
 use recodex_monitor::cursor::{Cursor, Turn};
 use recodex_monitor::hub::{Hub, Usage};
 use recodex_monitor::wire::message::{Kind, Message, RELEASE_FRAME};
-use recodex_monitor::metrics::Metrics;
+use recodex_monitor::metrics::counters::Metrics;
 use recodex_monitor::succession::Limits;
 use recodex_monitor::succession::state::State;
 use std::borrow::Cow;

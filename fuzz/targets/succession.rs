@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use recodex_monitor::config::History;
 use recodex_monitor::cursor::Turn;
 use recodex_monitor::hub::Hub;
-use recodex_monitor::metrics::Metrics;
+use recodex_monitor::metrics::counters::Metrics;
 use recodex_monitor::succession::Limits;
 use recodex_monitor::succession::state::State;
 use recodex_monitor::wire::zmtp::Parser;

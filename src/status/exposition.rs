@@ -1,7 +1,7 @@
 //! The counters as metrics: `OpenMetrics` 1.0, and the older text format of Prometheus for whoever does not ask for it.
 
 use super::report::seconds;
-use crate::metrics::{Counts, Label};
+use crate::metrics::counters::{Counts, Label};
 use crate::shared::Shared;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;

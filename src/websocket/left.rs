@@ -3,7 +3,7 @@
 use super::upgrade::{self, FOREIGN, Refused, TOO_MANY};
 use crate::channel::End;
 use crate::logging::Throttle;
-use crate::metrics::{Close, Loss, ViewerRefusal};
+use crate::metrics::counters::{Close, Loss, ViewerRefusal};
 use crate::peer::Peer;
 use crate::shared::Shared;
 use std::io;

@@ -14,7 +14,7 @@ use crate::config::{Clients, Origin, Settings};
 use crate::cursor::Cursor;
 use crate::deadline::timeout;
 use crate::logging::{Throttle, escape};
-use crate::metrics::ViewerRefusal;
+use crate::metrics::counters::ViewerRefusal;
 use crate::peer::Peer;
 use crate::places::{AddressPlace, Place};
 use crate::shared::Shared;

@@ -6,7 +6,7 @@ pub mod roll;
 
 use crate::deadline::timeout;
 use crate::logging::Throttle;
-use crate::metrics::{LinkRefusal, Metrics};
+use crate::metrics::counters::{LinkRefusal, Metrics};
 use crate::places::Place;
 use crate::shared::Shared;
 use crate::succession::state;

@@ -1,0 +1,3 @@
+//! Counts of what happened.
+
+pub mod counters;
