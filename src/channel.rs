@@ -1,6 +1,6 @@
 //! One run of a channel: an append-only log of ready WebSocket frames.
 
-use crate::succession::state;
+use crate::snapshot::state;
 use crate::wire::message::{RELEASE_FRAME, frame_length};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;

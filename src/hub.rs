@@ -9,7 +9,7 @@ use crate::cursor::{Cursor, Turn};
 use crate::deadline::look_again;
 use crate::logging::{Abridged, Throttle};
 use crate::metrics::counters::Metrics;
-use crate::succession::state;
+use crate::snapshot::state;
 use crate::wire::message::{Kind, RELEASE_FRAME};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap};

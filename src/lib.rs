@@ -39,6 +39,7 @@ pub mod reload;
 pub mod rlimit;
 pub mod service;
 pub mod shared;
+pub mod snapshot;
 pub mod status;
 pub mod succession;
 pub mod suggest;

@@ -12,7 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use recodex_monitor::channel::Place;
 use recodex_monitor::peer::Peer;
-use recodex_monitor::succession::state::{Run, Stage, State, Viewer as Left};
+use recodex_monitor::snapshot::state::{Run, Stage, State, Viewer as Left};
 use socket2::SockRef;
 use std::borrow::Cow;
 use std::fs::File;

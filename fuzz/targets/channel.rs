@@ -13,7 +13,7 @@ use recodex_monitor::hub::{Hub, Usage};
 use recodex_monitor::wire::message::{Kind, Message, RELEASE_FRAME};
 use recodex_monitor::metrics::counters::Metrics;
 use recodex_monitor::succession::Limits;
-use recodex_monitor::succession::state::State;
+use recodex_monitor::snapshot::state::State;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,25 +4,23 @@
 //! history, into a parcel that the service manager keeps. The next process goes on at the same byte.
 
 pub mod file;
-mod format2;
 pub mod parcel;
-mod reading;
-pub mod state;
 
 use crate::channel::End;
 use crate::config::{Endpoint, Settings};
 use crate::hub::Hub;
 use crate::rlimit;
 use crate::shared::Shared;
+pub use crate::snapshot::reading::Limits;
+use crate::snapshot::state;
+use crate::snapshot::state::State;
 use crate::systemd::fd_store;
 use crate::websocket::stream::{Stream, end_socket};
 use crate::websocket::viewer::Viewer;
 use crate::{wire, zmtp};
 use memmap2::Mmap;
 use parcel::{Parcel, Received};
-pub use reading::Limits;
 use socket2::SockRef;
-use state::State;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;

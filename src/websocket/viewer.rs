@@ -18,7 +18,7 @@ use crate::metrics::counters::ViewerRefusal;
 use crate::peer::Peer;
 use crate::places::{AddressPlace, Place};
 use crate::shared::Shared;
-use crate::succession::state;
+use crate::snapshot::state;
 use crate::wire::message::MAX_CHANNEL_ID;
 use socket2::SockRef;
 use std::borrow::Cow;

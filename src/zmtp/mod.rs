@@ -9,7 +9,7 @@ use crate::logging::Throttle;
 use crate::metrics::counters::{LinkRefusal, Metrics};
 use crate::places::Place;
 use crate::shared::Shared;
-use crate::succession::state;
+use crate::snapshot::state;
 use crate::wire::message::Message;
 use crate::wire::zmtp::{Event, GREETING, Parser, Parts, Stage, Violation};
 use allowed::Allowed;
