@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use recodex_monitor::config::History;
-use recodex_monitor::cursor::Turn;
 use recodex_monitor::hub::Hub;
+use recodex_monitor::hub::cursor::Turn;
 use recodex_monitor::metrics::counters::Metrics;
 use recodex_monitor::wire::message::{Kind, Message};
 use recodex_monitor::wire::zmtp::{Event, Parser};

@@ -11,14 +11,12 @@
 mod advice;
 pub mod ask;
 pub mod broker;
-pub mod channel;
 pub mod check;
 pub mod cli;
 pub mod client;
 mod client_handshake;
 pub mod config;
 pub mod connect;
-pub mod cursor;
 pub mod deadline;
 pub mod demo;
 pub mod error;

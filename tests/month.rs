@@ -3,7 +3,7 @@
 //! One test, since it measures the memory of its whole process.
 
 use recodex_monitor::config::History;
-use recodex_monitor::cursor::{Cursor, Turn};
+use recodex_monitor::hub::cursor::{Cursor, Turn};
 use recodex_monitor::hub::{Hub, Usage};
 use recodex_monitor::metrics::counters::Metrics;
 use recodex_monitor::wire::message::{Kind, Message};

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Broker, Host, Manager, Monitor, Viewer, command, fence, open_up, task, with_descriptors};
 use nix::unistd::geteuid;
-use recodex_monitor::channel::Place;
+use recodex_monitor::hub::run::Place;
 use recodex_monitor::snapshot::state::{Run, State, now};
 use std::borrow::Cow;
 use std::fs;

@@ -10,7 +10,7 @@ use common::{Broker, DEADLINE, Event, Host, Manager, Monitor, RawPeer, Viewer, c
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
-use recodex_monitor::channel::Place;
+use recodex_monitor::hub::run::Place;
 use recodex_monitor::peer::Peer;
 use recodex_monitor::snapshot::state::{Run, Stage, State, Viewer as Left};
 use socket2::SockRef;

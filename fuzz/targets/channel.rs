@@ -6,9 +6,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use recodex_monitor::channel::End;
+use recodex_monitor::hub::run::End;
 use recodex_monitor::config::{History, Seconds};
-use recodex_monitor::cursor::{Cursor, Turn};
+use recodex_monitor::hub::cursor::{Cursor, Turn};
 use recodex_monitor::hub::{Hub, Usage};
 use recodex_monitor::wire::message::{Kind, Message, RELEASE_FRAME};
 use recodex_monitor::metrics::counters::Metrics;

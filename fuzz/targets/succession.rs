@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use recodex_monitor::config::History;
-use recodex_monitor::cursor::Turn;
+use recodex_monitor::hub::cursor::Turn;
 use recodex_monitor::hub::Hub;
 use recodex_monitor::metrics::counters::Metrics;
 use recodex_monitor::succession::Limits;

@@ -20,8 +20,8 @@ pub use paths::{DEFAULT_LOG, temporary_path, with_suffix};
 pub use value::{Level, Output, Seconds};
 pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
-use crate::channel::{Bounds, OVERHEAD};
 use crate::fs::{self, Stamped};
+use crate::hub::run::{Bounds, OVERHEAD};
 use crate::rlimit;
 use crate::wire::message::MAX_CHANNEL_ID;
 use explain::Mistake;

@@ -3,7 +3,7 @@
 //! postcard's wire format has no field names: these types must never change.
 
 use super::state;
-use crate::channel::Place;
+use crate::hub::run::Place;
 use crate::peer::Peer;
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -81,7 +81,7 @@ impl<'a> From<Viewer<'a>> for state::Viewer<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crate::channel::Place;
+    use crate::hub::run::Place;
     use crate::snapshot::state::{FORMAT, Stage, State};
     use crate::succession::Limits;
     use crate::wire::zmtp;

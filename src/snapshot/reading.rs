@@ -2,7 +2,7 @@
 
 use super::format2;
 use super::state::{FORMAT, FORMAT_2, HEAD, Link, Refused, Run, Stage, State, Viewer, is_ours};
-use crate::channel::{End, Place};
+use crate::hub::run::{End, Place};
 use serde::Deserialize;
 use socket2::SockRef;
 use std::borrow::Cow;

@@ -4,9 +4,10 @@
 //! A head of [`HEAD`] bytes (magic, format, length and CRC-32 of the rest), then the state in postcard's wire format. A state
 //! that was decoded is consistent; what is in it may still be against the limits that are in force by now.
 
-use crate::channel::{self, End, Place};
-use crate::cursor;
 use crate::hub::Hub;
+use crate::hub::cursor;
+use crate::hub::run;
+use crate::hub::run::{End, Place};
 use crate::peer::Peer;
 use crate::wire::message::{MAX_CHANNEL_ID, checked_frame_length};
 use crate::wire::zmtp;
@@ -358,7 +359,7 @@ impl Run<'_> {
     /// What it costs in memory once it is restored, in bytes.
     #[must_use]
     pub fn cost(&self) -> usize {
-        channel::OVERHEAD + self.id.len() + self.frames.len()
+        run::OVERHEAD + self.id.len() + self.frames.len()
     }
 
     /// `offsets` are those of its viewers.

@@ -6,9 +6,9 @@
 pub mod file;
 pub mod parcel;
 
-use crate::channel::End;
 use crate::config::{Endpoint, Settings};
 use crate::hub::Hub;
+use crate::hub::run::End;
 use crate::rlimit;
 use crate::shared::Shared;
 pub use crate::snapshot::reading::Limits;
@@ -352,7 +352,7 @@ impl Drop for Estate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::Place;
+    use crate::hub::run::Place;
     use crate::peer::Peer;
     use crate::wire::message::RELEASE_FRAME;
     use std::borrow::Cow;

@@ -1,7 +1,7 @@
 //! Why a viewer left or was not let in, and what is said and counted of it.
 
 use super::upgrade::{self, FOREIGN, Refused, TOO_MANY};
-use crate::channel::End;
+use crate::hub::run::End;
 use crate::logging::Throttle;
 use crate::metrics::counters::{Close, Loss, ViewerRefusal};
 use crate::peer::Peer;

@@ -3,8 +3,8 @@
 use super::left::Left;
 use super::socket::{Received, Socket};
 use crate::config::Clients;
-use crate::cursor::{Cursor, Turn};
 use crate::deadline::{turns, was_paused};
+use crate::hub::cursor::{Cursor, Turn};
 use crate::shared::Shared;
 use std::future::poll_fn;
 use std::io;

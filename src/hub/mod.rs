@@ -3,10 +3,13 @@
 //! Every method takes the time, so that tests need not wait. One lock guards it all: a runtime of one thread never waits
 //! for it, and a broker's link takes it once for all the messages of a read.
 
-use crate::channel::{End, PROBE, Place, Run, Unfinished};
+pub mod cursor;
+pub mod run;
+
 use crate::config::History;
-use crate::cursor::{Cursor, Turn};
 use crate::deadline::look_again;
+use crate::hub::cursor::{Cursor, Turn};
+use crate::hub::run::{End, PROBE, Place, Run, Unfinished};
 use crate::logging::{Abridged, Throttle};
 use crate::metrics::counters::Metrics;
 use crate::snapshot::state;

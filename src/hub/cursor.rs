@@ -1,7 +1,7 @@
 //! A viewer's place in its channel's run: an offset into the shared log.
 
-use crate::channel::End;
 use crate::hub::Hub;
+use crate::hub::run::End;
 use crate::wire::message::frame_length;
 use std::io;
 use std::sync::Arc;
