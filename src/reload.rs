@@ -6,9 +6,9 @@
 use crate::config::Settings;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
+use crate::net::tls::Certificate;
 use crate::shared::Shared;
 use crate::succession::file;
-use crate::tls::Certificate;
 use crate::{rlimit, service};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

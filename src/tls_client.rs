@@ -2,8 +2,8 @@
 
 use crate::error::{Exit, Failure};
 use crate::fs::{read_bounded_or_pipe, without_mark};
-use crate::pem;
-use crate::tls::MAX_FILE;
+use crate::net::pem;
+use crate::net::tls::MAX_FILE;
 use chrono::{DateTime, Local};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};

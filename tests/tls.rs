@@ -10,7 +10,7 @@ use common::{
 };
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use recodex_monitor::config;
-use recodex_monitor::tls::Certificate;
+use recodex_monitor::net::tls::Certificate;
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use std::fs::{Permissions, rename, set_permissions, write};
 use std::io::{self, Read, Write};

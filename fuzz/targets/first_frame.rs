@@ -13,7 +13,7 @@ use recodex_monitor::relay::Relay;
 use recodex_monitor::shared::Shared;
 use recodex_monitor::systemd::fd_store::Kept;
 use recodex_monitor::websocket::upgrade::MAX_HEAD;
-use recodex_monitor::websocket::stream::Stream;
+use recodex_monitor::net::stream::Stream;
 use recodex_monitor::websocket::viewer::Viewer;
 use std::path::Path;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use super::sandbox::Sandbox;
 use super::service::{UNIT, Unit};
 use crate::config::Tls;
 use crate::error::{Exit, Failure};
-use crate::tls::Certificate;
+use crate::net::tls::Certificate;
 use chrono::{DateTime, Local};
 use nix::unistd::geteuid;
 use std::path::PathBuf;

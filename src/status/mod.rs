@@ -9,10 +9,11 @@ pub use live::{Live, sample};
 
 use crate::deadline::HttpTimer;
 use crate::logging::Throttle;
+use crate::net::listen;
 use crate::relay::UNSENT;
+use crate::rlimit;
 use crate::shared::Shared;
 use crate::wire::message::MAX_CHANNEL_ID;
-use crate::{listen, rlimit};
 use data_encoding::BASE64;
 use http_body_util::channel::Channel;
 use http_body_util::{Either, Full};

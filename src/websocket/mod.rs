@@ -8,6 +8,5 @@ pub mod over_limit;
 pub mod proxied;
 mod relaying;
 pub mod socket;
-pub mod stream;
 pub mod upgrade;
 pub mod viewer;

@@ -1,6 +1,6 @@
 //! The header of the PROXY protocol, with which a proxy names the client at the beginning of a connection.
 
-use super::stream::Stream;
+use crate::net::stream::Stream;
 use proxy_header::{ParseConfig, ProxyHeader};
 use std::io;
 use std::net::SocketAddr;

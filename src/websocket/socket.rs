@@ -2,7 +2,7 @@
 //! kept back until it may be written, which is only between two frames of the log.
 
 use super::incoming::Incoming;
-use super::stream::Stream;
+use crate::net::stream::Stream;
 use crate::wire::message::RELEASE_FRAME;
 use std::io::{self, Read, Write};
 use tokio::io::Interest;

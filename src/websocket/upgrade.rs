@@ -1,7 +1,7 @@
 //! The HTTP side of a viewer's connection: one request, answered by 101 or by an error in one line of text.
 
-use super::stream::Stream;
 use crate::deadline::timeout;
+use crate::net::stream::Stream;
 use crate::wire::header_list::has_token;
 use std::io;
 use std::pin::pin;

@@ -1,6 +1,6 @@
 //! The Unix socket for viewers: bound so that there is always one at its path, and nothing else that is there is lost.
 
-use super::cannot_bind;
+use super::listen::cannot_bind;
 use crate::advice;
 use crate::config::{Mode, temporary_path};
 use crate::deadline::timeout;

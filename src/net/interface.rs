@@ -34,7 +34,7 @@ pub(super) fn hint(key: &str, host: &str) -> Option<String> {
             "{host} is a network interface, which {key} does not take; write its address, {}",
             addresses[0]
         )),
-        Err(e) if key == super::TAKES_INTERFACE => Some(format!(
+        Err(e) if key == super::listen::TAKES_INTERFACE => Some(format!(
             "expected an address, a name or \"*\"; if {host} is a network interface, write its address, since it cannot be looked up \
              here ({e}): that needs AF_NETLINK in the service's RestrictAddressFamilies="
         )),

@@ -1,10 +1,7 @@
 //! Listening sockets: bound to every address of a host or to a path, accepted from without spinning when descriptors run out.
 
-mod interface;
-mod unix;
-
-pub use interface::interface_address;
-pub use unix::{UnixFile, bind_unix, drain_unix, is_listened_at};
+pub use crate::net::interface::interface_address;
+pub use crate::net::unix::{UnixFile, bind_unix, drain_unix, is_listened_at};
 
 use crate::config::Address;
 use crate::deadline::timeout;
@@ -41,7 +38,7 @@ const ON_THE_WAY: Duration = Duration::from_secs(64);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The key whose host may be the name of a network interface, as libzmq took it.
-const TAKES_INTERFACE: &str = "zeromq_uri";
+pub(super) const TAKES_INTERFACE: &str = "zeromq_uri";
 
 static CANNOT_ACCEPT: Throttle = Throttle::new(Duration::from_secs(60));
 
@@ -142,7 +139,7 @@ fn resolve(key: &str, address: &Address) -> Result<Vec<SocketAddr>, Failure> {
     }
     let mut addresses = Vec::new();
     for at in (host, *port).to_socket_addrs().map_err(|e| {
-        let what = interface::hint(key, host).unwrap_or_else(|| "expected an address, a name or \"*\"".into());
+        let what = super::interface::hint(key, host).unwrap_or_else(|| "expected an address, a name or \"*\"".into());
         Failure::new(Exit::Unavailable, format!("{key}: cannot resolve host {host:?}: {e}; {what}"))
     })? {
         if !addresses.contains(&at) {
@@ -226,7 +223,7 @@ fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EADDRNOTAVAIL | EAFNOSUPPORT))
 }
 
-fn cannot_bind(key: &str, at: &str, error: &io::Error) -> Failure {
+pub(super) fn cannot_bind(key: &str, at: &str, error: &io::Error) -> Failure {
     let (exit, hint) = match error.kind() {
         io::ErrorKind::AddrInUse => (Exit::Unavailable, "; another program, perhaps another monitor, listens there"),
         io::ErrorKind::PermissionDenied => {

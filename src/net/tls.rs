@@ -1,10 +1,11 @@
 //! TLS for viewers: the certificate and its key, the handshake, and the day on which the certificate ends.
 
 use crate::error::{Exit, Failure};
+use crate::net::pem;
+use crate::net::stream::{Raw, Session};
 use crate::shared::Shared;
-use crate::websocket::stream::{Raw, Session};
 use crate::websocket::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};
-use crate::{advice, config, fs, pem};
+use crate::{advice, config, fs};
 use chrono::{DateTime, Local};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::Error::NoItemsFound;

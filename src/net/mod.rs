@@ -1,0 +1,8 @@
+//! Sockets: listeners, streams over TCP, TLS and Unix sockets, certificates.
+
+pub mod interface;
+pub mod listen;
+pub mod pem;
+pub mod stream;
+pub mod tls;
+pub mod unix;
