@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::{CommandFactory, Parser};
-use recodex_monitor::cli::Cli;
+use recodex_monitor::commands::cli::Cli;
 use recodex_monitor::config::{self, Settings};
 use recodex_monitor::error::Exit;
 use recodex_monitor::logging::{self, CHANNEL, CLOSE_CODE, PEER};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use clap::Parser;
-use recodex_monitor::cli::Cli;
+use recodex_monitor::commands::cli::Cli;
 use recodex_monitor::config::Settings;
 use recodex_monitor::error::Exit;
 use serde_yaml::Value;

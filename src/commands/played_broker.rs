@@ -1,9 +1,9 @@
 //! A broker's end of the ZeroMQ link, for the commands that act as one.
 
-use crate::connect::unknown_host;
+use crate::commands::connect::unknown_host;
+use crate::commands::host_port::check_host_and_port;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
-use crate::host_port::check_host_and_port;
 use crate::wire::first_byte::{HTTP, TLS_RECORDS, ZMTP};
 use crate::zmtp::ROUTING_ID;
 use std::future::pending;

@@ -1,10 +1,10 @@
 //! The way to a monitor's WebSocket: TCP, TLS, the handshake; and in plain words what is wrong with each.
 
-use crate::client_handshake::shake_hands;
+use crate::commands::client_handshake::shake_hands;
+use crate::commands::monitor_url::MonitorUrl;
+use crate::commands::tls_client;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
-use crate::monitor_url::MonitorUrl;
-use crate::tls_client;
 use crate::wire::first_byte::{FirstByte, HTTP, NOTHING, TLS_ALERT, TLS_RECORDS, Watched, ZMTP};
 use nix::libc::{EMFILE, ENFILE};
 use rustls::pki_types::ServerName;

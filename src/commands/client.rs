@@ -1,10 +1,10 @@
 //! A viewer's end of the WebSocket, as the web client is: for the commands that watch a channel.
 
-use crate::connect::{Socket, connect, is_end};
+use crate::commands::connect::{Socket, connect, is_end};
+use crate::commands::monitor_url::MonitorUrl;
 use crate::deadline::timeout_at;
 use crate::error::{Exit, Failure};
 use crate::logging::escape;
-use crate::monitor_url::MonitorUrl;
 use crate::wire::message::check_channel;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;

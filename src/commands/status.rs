@@ -1,13 +1,13 @@
 //! `status`: asks a running monitor through its status listener, and prints one screen.
 
+use crate::commands::connect::unknown_host;
+use crate::commands::host_port::check_host_and_port;
+use crate::commands::terminal::print;
 use crate::config::Settings;
-use crate::connect::unknown_host;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
-use crate::host_port::check_host_and_port;
 use crate::logging::escape;
 use crate::status::report::Report;
-use crate::terminal::print;
 use crate::wire::first_byte::{FirstByte, NOTHING, TLS_ALERT, Watched, ZMTP};
 use chrono::{DateTime, Local};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};

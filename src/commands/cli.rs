@@ -1,5 +1,7 @@
 //! The command line: what is asked for, and the exit status it comes to.
 
+use crate::commands::terminal::{Screen, print};
+use crate::commands::{check, demo, publish, status, watch};
 use crate::config::{Level, Logger, Settings};
 use crate::error::{Exit, Failure};
 use crate::logging::{Opened, Waiting};
@@ -8,9 +10,8 @@ use crate::shared::Shared;
 use crate::succession::{self, Estate, file};
 use crate::systemd::fd_store::Kept;
 use crate::systemd::{fd_store, notify};
-use crate::terminal::{Screen, print};
 use crate::wire::message::Message;
-use crate::{ask, check, demo, logging, privileges, publish, reload, rlimit, watch};
+use crate::{logging, privileges, reload, rlimit};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -204,7 +205,7 @@ async fn execute(command: Command, screen: &Screen) -> Result<(), Failure> {
             print(&String::from_utf8_lossy(&script))
         }
         Command::Check { .. } => Ok(()),
-        Command::Status { config, address } => ask::run(config.as_deref(), address.as_deref()).await,
+        Command::Status { config, address } => status::run(config.as_deref(), address.as_deref()).await,
         Command::Demo { jobs, stay } => demo::run(screen, jobs, stay).await,
         Command::Watch { url, channel, ca, json, tasks } => {
             watch::run(screen, &url, &channel, ca.as_deref(), json, tasks).await

@@ -1,10 +1,10 @@
 //! The demo's monitor, and the ports that it takes.
 
+use crate::commands::terminal::Screen;
 use crate::config::{Address, Endpoint, History, Seconds, Settings};
 use crate::error::{Exit, Failure};
 use crate::relay::Relay;
 use crate::systemd::fd_store::Kept;
-use crate::terminal::Screen;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 /// The ports that are taken if they are free: for viewers, for brokers, for the status page.

@@ -1,8 +1,8 @@
 //! The findings of a check, printed one a line, each with what to do.
 
+use crate::commands::terminal::print;
 use crate::error::{Exit, Failure};
 use crate::logging::escape;
-use crate::terminal::print;
 
 /// A finding about one thing.
 #[derive(Debug)]

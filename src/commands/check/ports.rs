@@ -1,7 +1,8 @@
 //! The ports: whether they can be bound, and who holds those that cannot.
 
 use super::account::Account;
-use super::holder::{self, Holder};
+use super::holder;
+use super::holder::Holder;
 use super::report::Finding;
 use super::service::{UNIT, Unit};
 use crate::config::Address;

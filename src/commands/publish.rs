@@ -1,6 +1,6 @@
 //! `publish`: one message to a running monitor, as the broker sends it.
 
-use crate::broker::Broker;
+use crate::commands::played_broker::Broker;
 use crate::error::{Exit, Failure};
 use crate::suggest::nearest;
 use crate::wire::message::{Message, check_channel};

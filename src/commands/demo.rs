@@ -4,13 +4,13 @@
 mod job;
 mod monitor;
 
-use crate::broker::Broker;
-use crate::client::{Client, Received, Tally};
+use crate::commands::client::{Client, Received, Tally};
+use crate::commands::played_broker::Broker;
+use crate::commands::terminal::Screen;
+use crate::commands::watch::bar;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
 use crate::relay::Stop;
-use crate::terminal::Screen;
-use crate::watch::bar;
 use job::Job;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

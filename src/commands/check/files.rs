@@ -1,7 +1,8 @@
 //! The files of the configuration: the configuration itself, the Unix socket, the log, the saved history. They are looked at as the
 //! user that the check has become.
 
-use super::holder::{self, Holder};
+use super::holder;
+use super::holder::Holder;
 use super::obstacle::{Kind, Obstacle, outside, unopened, unreadable, unremovable, unwritable};
 use super::ports;
 use super::report::Finding;

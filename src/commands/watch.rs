@@ -1,10 +1,10 @@
 //! `watch`: one viewer of one channel, on a terminal or for a program.
 
-use crate::client::{Client, NO_CODE, Received, Tally};
+use crate::commands::client::{Client, NO_CODE, Received, Tally};
+use crate::commands::terminal::Screen;
 use crate::deadline::passed;
 use crate::error::{Exit, Failure};
 use crate::logging::escape;
-use crate::terminal::Screen;
 use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
