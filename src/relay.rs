@@ -1,6 +1,8 @@
 //! The relay: both ports, the hub between them, and the way they stop.
 
 use crate::config::{Endpoint, Settings};
+use crate::context::Shared;
+use crate::context::permits::Places;
 use crate::deadline::timeout_at;
 use crate::error::{Exit, Failure};
 use crate::logging::Throttle;
@@ -11,8 +13,6 @@ use crate::net::stream::Stream;
 use crate::net::tls;
 use crate::net::tls::Certificate;
 use crate::peer::Peer;
-use crate::places::Places;
-use crate::shared::Shared;
 use crate::succession::parcel::Parcel;
 use crate::succession::{Estate, file};
 use crate::systemd::fd_store::{Kept, Listener};

@@ -4,10 +4,10 @@
 //! That thread may hang with its disk; nothing waits for it but this reload, which gives up after [`READ_LIMIT`].
 
 use crate::config::Settings;
+use crate::context::Shared;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
 use crate::net::tls::Certificate;
-use crate::shared::Shared;
 use crate::succession::file;
 use crate::{rlimit, service};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The service manager's side (`sd_notify(3)`): readiness, status, reload, watchdog. All of it is silent without one.
 
-use crate::shared::Shared;
+use crate::context::Shared;
 use crate::systemd::notify;
 use crate::systemd::notify::Kind;
 use sd_notify::NotifyState;

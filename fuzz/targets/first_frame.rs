@@ -10,7 +10,7 @@ use recodex_monitor::config::Settings;
 use recodex_monitor::wire::message::{Kind, RELEASE_FRAME};
 use recodex_monitor::peer::Peer;
 use recodex_monitor::relay::Relay;
-use recodex_monitor::shared::Shared;
+use recodex_monitor::context::Shared;
 use recodex_monitor::systemd::fd_store::Kept;
 use recodex_monitor::websocket::upgrade::MAX_HEAD;
 use recodex_monitor::net::stream::Stream;

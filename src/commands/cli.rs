@@ -3,10 +3,10 @@
 use crate::commands::terminal::{Screen, print};
 use crate::commands::{check, demo, publish, status, watch};
 use crate::config::{Level, Logger, Settings};
+use crate::context::Shared;
 use crate::error::{Exit, Failure};
 use crate::logging::{Opened, Waiting};
 use crate::relay::{Ports, Relay, Stop};
-use crate::shared::Shared;
 use crate::succession::{self, Estate, file};
 use crate::systemd::fd_store::Kept;
 use crate::systemd::{fd_store, notify};

@@ -1,9 +1,9 @@
 //! TLS for viewers: the certificate and its key, the handshake, and the day on which the certificate ends.
 
+use crate::context::Shared;
 use crate::error::{Exit, Failure};
 use crate::net::pem;
 use crate::net::stream::{Raw, Session};
-use crate::shared::Shared;
 use crate::websocket::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};
 use crate::{advice, config, fs};
 use chrono::{DateTime, Local};

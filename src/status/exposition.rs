@@ -1,8 +1,8 @@
 //! The counters as metrics: `OpenMetrics` 1.0, and the older text format of Prometheus for whoever does not ask for it.
 
 use super::report::seconds;
+use crate::context::Shared;
 use crate::metrics::counters::{Counts, Label};
-use crate::shared::Shared;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};

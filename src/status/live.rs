@@ -1,10 +1,10 @@
 //! What the page shows as it happens: server-sent events about the monitor, and about one job.
 
 use super::report::{Report, seconds};
+use crate::context::Shared;
 use crate::deadline::passed;
 use crate::hub::cursor::Turn;
 use crate::logging;
-use crate::shared::Shared;
 use crate::wire::message::{checked_frame_length, frame_text};
 use http_body_util::channel::{Channel, Sender};
 use hyper::body::Bytes;

@@ -7,12 +7,12 @@ pub mod report;
 
 pub use live::{Live, sample};
 
+use crate::context::Shared;
 use crate::deadline::HttpTimer;
 use crate::logging::Throttle;
 use crate::net::listen;
 use crate::relay::UNSENT;
 use crate::rlimit;
-use crate::shared::Shared;
 use crate::wire::message::MAX_CHANNEL_ID;
 use data_encoding::BASE64;
 use http_body_util::channel::Channel;

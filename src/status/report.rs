@@ -1,8 +1,8 @@
 //! What the monitor says about itself, for the page and for `recodex-monitor status`.
 
+use crate::context::Shared;
 use crate::deadline::timeout;
 use crate::logging::Notice;
-use crate::shared::Shared;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};

@@ -7,11 +7,11 @@ pub mod file;
 pub mod parcel;
 
 use crate::config::{Endpoint, Settings};
+use crate::context::Shared;
 use crate::hub::Hub;
 use crate::hub::run::End;
 use crate::net::stream::{Stream, end_socket};
 use crate::rlimit;
-use crate::shared::Shared;
 pub use crate::snapshot::reading::Limits;
 use crate::snapshot::state;
 use crate::snapshot::state::State;

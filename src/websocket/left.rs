@@ -1,11 +1,11 @@
 //! Why a viewer left or was not let in, and what is said and counted of it.
 
 use super::upgrade::{self, FOREIGN, Refused, TOO_MANY};
+use crate::context::Shared;
 use crate::hub::run::End;
 use crate::logging::Throttle;
 use crate::metrics::counters::{Close, Loss, ViewerRefusal};
 use crate::peer::Peer;
-use crate::shared::Shared;
 use std::io;
 use std::time::Duration;
 use thiserror::Error;

@@ -4,7 +4,6 @@ pub mod client_address;
 pub mod forwarded;
 pub mod incoming;
 mod left;
-pub mod over_limit;
 pub mod proxied;
 mod relaying;
 pub mod socket;

@@ -3,9 +3,9 @@
 use super::left::Left;
 use super::socket::{Received, Socket};
 use crate::config::Clients;
+use crate::context::Shared;
 use crate::deadline::{turns, was_paused};
 use crate::hub::cursor::{Cursor, Turn};
-use crate::shared::Shared;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};

@@ -1,7 +1,7 @@
 //! Whether a broker's address is still allowed.
 
 use crate::config::Settings;
-use crate::shared::Shared;
+use crate::context::Shared;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;

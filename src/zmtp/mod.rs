@@ -1,14 +1,12 @@
 //! One broker's link: a ZMTP ROUTER that only receives, under the routing id that brokers address.
 
 mod allowed;
-pub mod handshakes;
-pub mod roll;
 
+use crate::context::Shared;
+use crate::context::permits::Place;
 use crate::deadline::timeout;
 use crate::logging::Throttle;
 use crate::metrics::counters::{LinkRefusal, Metrics};
-use crate::places::Place;
-use crate::shared::Shared;
 use crate::snapshot::state;
 use crate::wire::message::Message;
 use crate::wire::zmtp::{Event, GREETING, Parser, Parts, Stage, Violation};

@@ -1,18 +1,23 @@
 //! What every connection of a monitor shares.
 
+pub mod connected;
+pub mod handshakes;
+pub mod over_limit;
+pub mod permits;
+
 use crate::config::Settings;
+use crate::context::connected::Roll;
+use crate::context::handshakes::Handshakes;
+use crate::context::over_limit::OverLimit;
+use crate::context::permits::{Addresses, Places, Room};
 use crate::hub::Hub;
 use crate::logging;
 use crate::metrics::counters::Metrics;
 use crate::net::tls::Certificate;
-use crate::places::{Addresses, Places, Room};
 use crate::rlimit::Shares;
 use crate::snapshot::state::Refused;
 use crate::status::Live;
 use crate::succession::{self, Succession};
-use crate::websocket::over_limit::OverLimit;
-use crate::zmtp::handshakes::Handshakes;
-use crate::zmtp::roll::Roll;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
