@@ -9,6 +9,7 @@
 //! is a socket and an offset into it. Replay and live delivery are the same: write what follows the offset, in one write.
 
 mod advice;
+pub mod broker;
 pub mod commands;
 pub mod config;
 pub mod context;
@@ -33,4 +34,3 @@ pub mod systemd;
 mod trust;
 pub mod websocket;
 pub mod wire;
-pub mod zmtp;

@@ -1,5 +1,6 @@
 //! The relay: both ports, the hub between them, and the way they stop.
 
+use crate::broker::link;
 use crate::config::{Endpoint, Settings};
 use crate::context::Shared;
 use crate::context::permits::Places;
@@ -18,7 +19,7 @@ use crate::succession::{Estate, file};
 use crate::systemd::fd_store::{Kept, Listener};
 use crate::systemd::notify;
 use crate::websocket::viewer;
-use crate::{rlimit, service, status, zmtp};
+use crate::{rlimit, service, status};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
 use std::io;
@@ -304,7 +305,7 @@ async fn accept_brokers(listener: TcpListener, shared: Arc<Shared>) {
         if let Err(e) = keep_alive(&stream) {
             log::debug!(RECODEX_PEER:% = peer; "broker {peer}: no TCP keepalive: {e}");
         }
-        zmtp::shake_hands(peer, zmtp::serve(stream, peer, Arc::clone(&shared)), &shared);
+        link::shake_hands(peer, link::serve(stream, peer, Arc::clone(&shared)), &shared);
     };
     listen::accept(listener, serve).await;
 }

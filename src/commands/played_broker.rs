@@ -1,11 +1,11 @@
 //! A broker's end of the ZeroMQ link, for the commands that act as one.
 
+use crate::broker::link::ROUTING_ID;
 use crate::commands::connect::unknown_host;
 use crate::commands::host_port::check_host_and_port;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
 use crate::wire::first_byte::{HTTP, TLS_RECORDS, ZMTP};
-use crate::zmtp::ROUTING_ID;
 use std::future::pending;
 use std::io;
 use std::time::Duration;

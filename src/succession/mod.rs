@@ -6,6 +6,7 @@
 pub mod file;
 pub mod parcel;
 
+use crate::broker::link;
 use crate::config::{Endpoint, Settings};
 use crate::context::Shared;
 use crate::hub::Hub;
@@ -17,7 +18,7 @@ use crate::snapshot::state;
 use crate::snapshot::state::State;
 use crate::systemd::fd_store;
 use crate::websocket::viewer::Viewer;
-use crate::{wire, zmtp};
+use crate::wire;
 use memmap2::Mmap;
 use parcel::{Parcel, Received};
 use socket2::SockRef;
@@ -290,7 +291,7 @@ impl Estate {
         let mut sockets = sockets.into_iter();
         for (link, socket) in links.into_owned().into_iter().zip(&mut sockets) {
             match Stream::adopt(socket) {
-                Ok(Stream::Tcp(stream)) => zmtp::resume(stream, &link, Arc::clone(shared)),
+                Ok(Stream::Tcp(stream)) => link::resume(stream, &link, Arc::clone(shared)),
                 other => log::debug!("the link of broker {} is not taken over: {other:?}", link.peer),
             }
         }

@@ -1,7 +1,6 @@
 //! One broker's link: a ZMTP ROUTER that only receives, under the routing id that brokers address.
 
-mod allowed;
-
+use crate::broker::allowed::Allowed;
 use crate::context::Shared;
 use crate::context::permits::Place;
 use crate::deadline::timeout;
@@ -10,7 +9,6 @@ use crate::metrics::counters::{LinkRefusal, Metrics};
 use crate::snapshot::state;
 use crate::wire::message::Message;
 use crate::wire::zmtp::{Event, GREETING, Parser, Parts, Stage, Violation};
-use allowed::Allowed;
 use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;

@@ -1,0 +1,4 @@
+//! Brokers: their ZeroMQ links.
+
+pub mod allowed;
+pub mod link;
