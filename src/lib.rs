@@ -32,5 +32,5 @@ pub mod succession;
 pub mod suggest;
 pub mod systemd;
 mod trust;
-pub mod websocket;
+pub mod viewer;
 pub mod wire;

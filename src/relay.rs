@@ -18,7 +18,7 @@ use crate::succession::parcel::Parcel;
 use crate::succession::{Estate, file};
 use crate::systemd::fd_store::{Kept, Listener};
 use crate::systemd::notify;
-use crate::websocket::viewer;
+use crate::viewer;
 use crate::{rlimit, service, status};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;

@@ -14,7 +14,8 @@ use recodex_monitor::error::Exit;
 use recodex_monitor::logging::{self, CHANNEL, CLOSE_CODE, PEER};
 use recodex_monitor::relay;
 use recodex_monitor::reload::{Prepared, READ_LIMIT};
-use recodex_monitor::websocket::{proxied, socket, upgrade, viewer};
+use recodex_monitor::viewer;
+use recodex_monitor::viewer::{proxy_protocol, socket, upgrade};
 use recodex_monitor::wire::message;
 use recodex_monitor::wire::zmtp;
 use recodex_monitor::{rlimit, status};
@@ -521,7 +522,7 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
     }
     for (name, value) in [
         ("connections over a limit", rlimit::OVER_LIMIT),
-        ("PROXY header", proxied::MAX_HEADER),
+        ("PROXY header", proxy_protocol::MAX_HEADER),
         ("request head", upgrade::MAX_HEAD),
         ("short request head", upgrade::SHORT_HEAD),
         ("long request heads at once", upgrade::LONG_HEADS),

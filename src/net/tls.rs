@@ -4,7 +4,7 @@ use crate::context::Shared;
 use crate::error::{Exit, Failure};
 use crate::net::pem;
 use crate::net::stream::{Raw, Session};
-use crate::websocket::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};
+use crate::viewer::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};
 use crate::{advice, config, fs};
 use chrono::{DateTime, Local};
 use rustls::crypto::ring;

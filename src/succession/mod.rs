@@ -17,7 +17,7 @@ pub use crate::snapshot::reading::Limits;
 use crate::snapshot::state;
 use crate::snapshot::state::State;
 use crate::systemd::fd_store;
-use crate::websocket::viewer::Viewer;
+use crate::viewer::Viewer;
 use crate::wire;
 use memmap2::Mmap;
 use parcel::{Parcel, Received};

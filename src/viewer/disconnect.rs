@@ -1,6 +1,7 @@
 //! Why a viewer left or was not let in, and what is said and counted of it.
 
-use super::upgrade::{self, FOREIGN, Refused, TOO_MANY};
+use super::upgrade;
+use super::upgrade::{FOREIGN, Refused, TOO_MANY};
 use crate::context::Shared;
 use crate::hub::run::End;
 use crate::logging::Throttle;

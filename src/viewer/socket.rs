@@ -1,7 +1,7 @@
 //! A viewer's WebSocket after the upgrade: what it sends is read through tungstenite, and what tungstenite answers is
 //! kept back until it may be written, which is only between two frames of the log.
 
-use super::incoming::Incoming;
+use super::frame_buffer::Incoming;
 use crate::net::stream::Stream;
 use crate::wire::message::RELEASE_FRAME;
 use std::io::{self, Read, Write};

@@ -1,6 +1,6 @@
 //! The relaying of one channel to one viewer, and the deadlines that it keeps.
 
-use super::left::Left;
+use super::disconnect::Left;
 use super::socket::{Received, Socket};
 use crate::config::Clients;
 use crate::context::Shared;

@@ -1,12 +1,14 @@
 //! One viewer: from the accepted connection to its close. Every wait has a deadline.
 
-use super::client_address;
-use super::incoming::Incoming;
-use super::left::{Left, refused};
-use super::proxied;
-use super::relaying::Relaying;
-use super::socket::{self, Protocol, Socket};
-use super::upgrade::{self, Answer, FOREIGN, FULL, Refused, TOO_MANY};
+pub mod client_address;
+pub mod delivery;
+pub mod disconnect;
+pub mod forwarded;
+pub mod frame_buffer;
+pub mod proxy_protocol;
+pub mod socket;
+pub mod upgrade;
+
 use crate::config::{Clients, Origin, Settings};
 use crate::context::Shared;
 use crate::context::over_limit::Turn;
@@ -19,6 +21,11 @@ use crate::metrics::counters::ViewerRefusal;
 use crate::net::stream::Stream;
 use crate::peer::Peer;
 use crate::snapshot::state;
+use crate::viewer::delivery::Relaying;
+use crate::viewer::disconnect::{Left, refused};
+use crate::viewer::frame_buffer::Incoming;
+use crate::viewer::socket::{Protocol, Socket};
+use crate::viewer::upgrade::{Answer, FOREIGN, FULL, Refused, TOO_MANY};
 use crate::wire::message::MAX_CHANNEL_ID;
 use socket2::SockRef;
 use std::borrow::Cow;
@@ -236,7 +243,7 @@ impl Viewer {
             let (mut client, mut unproxied) = (self.peer, false);
             let read = match header {
                 Some(header) => {
-                    let read = proxied::read(stream, header).await;
+                    let read = proxy_protocol::read(stream, header).await;
                     // A connection that ends before its first byte only looked whether the port is open.
                     Some(read.map_err(|e| if header.is_empty() { Left::Gone } else { Left::Proxy(e) })?)
                 }
