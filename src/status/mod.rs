@@ -1,11 +1,11 @@
 //! The status listener: what the monitor does, over HTTP, for those who run it.
 
-mod accept;
-pub mod exposition;
-mod live;
+pub mod events;
+pub mod format;
+pub mod openmetrics;
 pub mod report;
 
-pub use live::{Live, sample};
+pub use events::{Live, sample};
 
 use crate::context::Shared;
 use crate::deadline::HttpTimer;
@@ -15,6 +15,7 @@ use crate::relay::UNSENT;
 use crate::rlimit;
 use crate::wire::message::MAX_CHANNEL_ID;
 use data_encoding::BASE64;
+use events::Pace;
 use http_body_util::channel::Channel;
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
@@ -24,7 +25,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use live::Pace;
 use report::{Report, readiness};
 use ring::digest::{SHA256, digest};
 use socket2::SockRef;
@@ -132,13 +132,13 @@ async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>, pace: Pace) -
         },
         "/metrics" => {
             let ready = readiness(shared).await.is_ok();
-            let Ok(metrics) = exposition::open_metrics(Arc::clone(shared), ready) else {
+            let Ok(metrics) = openmetrics::open_metrics(Arc::clone(shared), ready) else {
                 return whole(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the metrics cannot be written\n");
             };
-            if accept::prefers_open_metrics(request.headers()) {
-                whole(StatusCode::OK, exposition::OPEN_METRICS, metrics)
+            if format::prefers_open_metrics(request.headers()) {
+                whole(StatusCode::OK, openmetrics::OPEN_METRICS, metrics)
             } else {
-                whole(StatusCode::OK, exposition::TEXT, exposition::text(&metrics))
+                whole(StatusCode::OK, openmetrics::TEXT, openmetrics::text(&metrics))
             }
         }
         "/status" => match serde_json::to_string(&Report::of(shared).await) {
@@ -146,14 +146,14 @@ async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>, pace: Pace) -
             Err(e) => whole(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{e}\n")),
         },
         "/events" if head => stream(Channel::new(1).1),
-        "/events" => stream(live::events(shared, pace)),
+        "/events" => stream(events::events(shared, pace)),
         "/watch" => {
             let query = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
             let channel = query.into_iter().find(|(name, _)| name == "channel").map(|(_, id)| id).unwrap_or_default();
             if !(1..=MAX_CHANNEL_ID).contains(&channel.len()) {
                 return whole(StatusCode::BAD_REQUEST, PLAIN, "expected ?channel= and an id of 1 to 256 bytes\n");
             }
-            stream(if head { Channel::new(1).1 } else { live::watch(shared, &channel, pace) })
+            stream(if head { Channel::new(1).1 } else { events::watch(shared, &channel, pace) })
         }
         _ => whole(
             StatusCode::NOT_FOUND,

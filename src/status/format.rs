@@ -1,6 +1,6 @@
 //! `Accept` (RFC 9110, section 12.5.1): which format of the metrics a client prefers.
 
-use super::exposition::{OPEN_METRICS, TEXT};
+use super::openmetrics::{OPEN_METRICS, TEXT};
 use crate::wire::header_list::{elements, split};
 use hyper::HeaderMap;
 use hyper::header::ACCEPT;
