@@ -6,6 +6,8 @@ use crate::context::Shared;
 use crate::context::permits::Places;
 use crate::deadline::timeout_at;
 use crate::error::{Exit, Failure};
+use crate::handover::fd_queue::Parcel;
+use crate::handover::{Estate, history_file};
 use crate::logging::Throttle;
 use crate::metrics::counters::LinkRefusal;
 use crate::net::listen;
@@ -14,8 +16,6 @@ use crate::net::stream::Stream;
 use crate::net::tls;
 use crate::net::tls::Certificate;
 use crate::peer::Peer;
-use crate::succession::parcel::Parcel;
-use crate::succession::{Estate, file};
 use crate::systemd::fd_store::{Kept, Listener};
 use crate::systemd::notify;
 use crate::viewer;
@@ -180,7 +180,7 @@ impl Relay {
     /// have already sent, delivers it, and closes every viewer, within 5 s. `history.state` may take its disk longer.
     ///
     /// For a restart nothing is closed: returns where to put everything once the runtime has ended every task, see
-    /// [`crate::succession::hand_over`].
+    /// [`crate::handover::hand_over`].
     pub async fn run(self, estate: Option<Estate>, stop: impl Future<Output = Stop>) -> Option<Parcel> {
         let Self { shared, websocket, zeromq, status, kept } = self;
         let descriptors =
@@ -216,7 +216,7 @@ impl Relay {
         let history = shared.settings().history.clone();
         let adopted = estate.is_some_and(|estate| estate.adopt(&shared));
         if let Some(path) = &history.state {
-            file::take_up(path, &history, (!adopted).then_some(&*shared.hub));
+            history_file::take_up(path, &history, (!adopted).then_some(&*shared.hub));
         }
         service::ready();
 
@@ -248,7 +248,7 @@ impl Relay {
         all_free(&shared.brokers, deadline).await;
         // Before the hub stops: what has failed is still to be released.
         let saving = shared.history_to_save();
-        let saving = saving.map(|(path, history)| spawn_blocking(move || file::save(&path, history)));
+        let saving = saving.map(|(path, history)| spawn_blocking(move || history_file::save(&path, history)));
         shared.hub.stop();
         if !all_free(&shared.viewers, deadline).await {
             log::warn!("{} viewers did not take what was sent to them in time", shared.viewers.taken());

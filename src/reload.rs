@@ -7,8 +7,8 @@ use crate::config::Settings;
 use crate::context::Shared;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
+use crate::handover::history_file;
 use crate::net::tls::Certificate;
-use crate::succession::file;
 use crate::{rlimit, service};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -100,7 +100,7 @@ impl Reader {
 pub fn check(config: &Path) -> Result<(), Failure> {
     let mut settings = Settings::load_again(config)?;
     settings.fit(rlimit::open_files(), 0).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
-    settings.history.state.as_deref().map_or(Ok(()), file::check)?;
+    settings.history.state.as_deref().map_or(Ok(()), history_file::check)?;
     // Credentials do not change until a restart, and systemd (252) does not let this process read them, only the main one.
     let tls = settings.tls.as_ref().filter(|tls| tls.certificate.is_absolute() && tls.key.is_absolute());
     tls.map_or(Ok(()), |tls| Certificate::load_again(tls).map(drop))
@@ -130,9 +130,9 @@ impl Prepared {
         let mut warnings: Vec<String> = too_many.into_iter().collect();
         if let Some(path) = settings.history.state.as_deref().filter(|path| Some(*path) != old.history.state.as_deref())
         {
-            file::check(path)?;
+            history_file::check(path)?;
             // No save runs: it would be to the file in force.
-            warnings.extend(file::try_to_write(path).err());
+            warnings.extend(history_file::try_to_write(path).err());
         }
         // Without `tls` in the file TLS stays until a restart, and its files may be gone.
         let changes = !fixed.contains(&"tls");

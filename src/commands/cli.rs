@@ -5,9 +5,10 @@ use crate::commands::{check, demo, publish, status, watch};
 use crate::config::{Level, Logger, Settings};
 use crate::context::Shared;
 use crate::error::{Exit, Failure};
+use crate::handover;
+use crate::handover::{Estate, history_file};
 use crate::logging::{Opened, Waiting};
 use crate::relay::{Ports, Relay, Stop};
-use crate::succession::{self, Estate, file};
 use crate::systemd::fd_store::Kept;
 use crate::systemd::{fd_store, notify};
 use crate::wire::message::Message;
@@ -245,7 +246,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     let (mut waiting, mut opened) = (Some(log), None);
     let begun = bound.and_then(|bound| given_up.map(|()| bound)).and_then(|(settings, ports)| {
         opened = waiting.take().map(|log| log.open(&settings.logger)).transpose()?;
-        settings.history.state.as_deref().map_or(Ok(()), file::check)?;
+        settings.history.state.as_deref().map_or(Ok(()), history_file::check)?;
         Relay::new(settings, ports, kept)
     });
     drop(inside);
@@ -265,10 +266,10 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     });
     drop(runtime);
     if let Some(parcel) = parcel
-        && succession::hand_over(parcel, &shared).is_err()
+        && handover::hand_over(parcel, &shared).is_err()
         && let Some((path, history)) = shared.history_to_save()
     {
-        file::save(&path, history);
+        history_file::save(&path, history);
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ use crate::context::connected::Roll;
 use crate::context::handshakes::Handshakes;
 use crate::context::over_limit::OverLimit;
 use crate::context::permits::{Addresses, Places, Room};
+use crate::handover;
+use crate::handover::Succession;
 use crate::hub::Hub;
 use crate::logging;
 use crate::metrics::counters::Metrics;
@@ -17,7 +19,6 @@ use crate::net::tls::Certificate;
 use crate::rlimit::Shares;
 use crate::snapshot::state::Refused;
 use crate::status::Live;
-use crate::succession::{self, Succession};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -148,7 +149,7 @@ impl Shared {
     /// The history, and the file that it is to be saved to, if there is one.
     pub fn history_to_save(&self) -> Option<(PathBuf, Result<Vec<u8>, Refused>)> {
         let path = self.settings().history.state.clone()?;
-        Some((path, succession::history(&self.hub)))
+        Some((path, handover::history(&self.hub)))
     }
 
     /// One page about what the monitor does, a line each.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::Seconds;
+use crate::handover::Limits;
 use crate::snapshot::state::State;
-use crate::succession::Limits;
 use proptest::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -81,9 +81,9 @@ impl<'a> From<Viewer<'a>> for state::Viewer<'a> {
 
 #[cfg(test)]
 mod tests {
+    use crate::handover::Limits;
     use crate::hub::run::Place;
     use crate::snapshot::state::{FORMAT, Stage, State};
-    use crate::succession::Limits;
     use crate::wire::zmtp;
 
     /// What 2.0.0 handed over: 6 viewers, 2 brokers' links, 4 channels, each at another point.

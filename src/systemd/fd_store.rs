@@ -1,7 +1,7 @@
 //! Descriptors that outlive the process: the service manager keeps them (`sd_notify(3)`, FDSTORE) and hands them to the next one.
 
 use crate::config::temporary_path;
-use crate::succession::{Estate, parcel};
+use crate::handover::{Estate, fd_queue};
 use crate::systemd::notify;
 use crate::systemd::notify::Kind;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -113,7 +113,7 @@ pub fn take() -> Kept {
             } else {
                 kept.listeners.push(Listener { name, generation, socket: descriptor.into() });
             }
-        } else if name == parcel::NAME {
+        } else if name == fd_queue::NAME {
             kept.parcel = Some(descriptor);
         } else {
             log::warn!("closed descriptor {fd} from the service manager ({name:?}): it is no listening socket");

@@ -10,9 +10,9 @@ use super::sandbox::Sandbox;
 use crate::config::{Output, Settings, temporary_path};
 use crate::error::Exit;
 use crate::fs::directory_of;
+use crate::handover::history_file;
 use crate::logging::{self, Target};
 use crate::net::listen;
-use crate::succession::file;
 use nix::unistd::{AccessFlags, access, geteuid};
 use std::collections::BTreeSet;
 use std::fs::{metadata, symlink_metadata};
@@ -139,7 +139,7 @@ pub(super) fn log(settings: &Settings, sandbox: Option<&Sandbox>) -> Finding {
 
 /// Checks that nothing else is in the place of the saved history. If it cannot be saved, the monitor starts all the same.
 pub(super) fn history(path: &Path, sandbox: Option<&Sandbox>) -> Finding {
-    if let Err(failure) = file::check(path) {
+    if let Err(failure) = history_file::check(path) {
         return Finding::Failed(failure.exit(), failure.to_string());
     }
     let shown = path.display();

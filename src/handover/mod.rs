@@ -3,8 +3,8 @@
 //! The runtime ends every task where it waits; what a connection is then goes into a [`Succession`], and from there, with the
 //! history, into a parcel that the service manager keeps. The next process goes on at the same byte.
 
-pub mod file;
-pub mod parcel;
+pub mod fd_queue;
+pub mod history_file;
 
 use crate::broker::link;
 use crate::config::{Endpoint, Settings};
@@ -19,8 +19,8 @@ use crate::snapshot::state::State;
 use crate::systemd::fd_store;
 use crate::viewer::Viewer;
 use crate::wire;
+use fd_queue::{Parcel, Received};
 use memmap2::Mmap;
-use parcel::{Parcel, Received};
 use socket2::SockRef;
 use std::collections::HashMap;
 use std::fs::File;
@@ -114,7 +114,7 @@ pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
         Ok(()) => log::info!("handed over {what}: {}", shared.metrics),
         Err(e) => {
             log::error!("cannot hand over {what}: {e}; they are closed");
-            fd_store::forget(parcel::NAME);
+            fd_store::forget(fd_queue::NAME);
             turn_away(streams.into_iter().zip(states), finish);
             return Err(e);
         }
@@ -205,9 +205,9 @@ impl Estate {
     #[must_use]
     pub fn receive(queue: &OwnedFd, kept: usize, listeners: usize, status: bool) -> Option<Self> {
         let files = rlimit::open_files();
-        let received = parcel::open(queue, files.saturating_sub(rlimit::while_taking_over(kept, listeners)));
+        let received = fd_queue::open(queue, files.saturating_sub(rlimit::while_taking_over(kept, listeners)));
         // Whatever happens next does not happen again to the process after this one.
-        fd_store::forget(parcel::NAME);
+        fd_store::forget(fd_queue::NAME);
         match received {
             Ok(Received { sockets, sent, complete, state }) => {
                 let mut estate = Self { sockets, sent, complete, state: Some(state) };
@@ -319,7 +319,7 @@ impl Estate {
         {
             let path = history_file.map(Path::to_path_buf).or_else(|| Some(state.history_file.as_deref()?.into()));
             if let Some(path) = path {
-                file::save(&path, state.without_connections().encode());
+                history_file::save(&path, state.without_connections().encode());
             }
         }
     }
