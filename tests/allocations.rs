@@ -9,7 +9,7 @@ use std::thread;
 use allocation_counter::measure;
 use common::{Broker, Viewer, task};
 use recodex_monitor::config::Settings;
-use recodex_monitor::relay::{Relay, Stop};
+use recodex_monitor::server::relay::{Relay, Stop};
 use recodex_monitor::systemd::fd_store::Kept;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::zmtp::{command, frame, greeted, greeting, long_head, message, ready};
 use common::{A_WHILE, Broker, DEADLINE, RawPeer, Scene, Viewer, fence, noise, raise_open_files, until};
-use recodex_monitor::relay::STRANGERS;
+use recodex_monitor::server::relay::STRANGERS;
 
 /// Makes only what is wrong close a link, and not the time it takes.
 const PATIENT: &str = "zeromq: {handshake_timeout: 600}";

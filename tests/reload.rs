@@ -12,7 +12,7 @@ use common::{
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use recodex_monitor::config::Settings;
-use recodex_monitor::relay::Relay;
+use recodex_monitor::server::relay::Relay;
 use recodex_monitor::systemd::fd_store::Kept;
 use std::fs::{remove_file, write};
 use std::mem::ManuallyDrop;

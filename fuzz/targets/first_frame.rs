@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use recodex_monitor::config::Settings;
 use recodex_monitor::wire::message::{Kind, RELEASE_FRAME};
 use recodex_monitor::peer::Peer;
-use recodex_monitor::relay::Relay;
+use recodex_monitor::server::relay::Relay;
 use recodex_monitor::context::Shared;
 use recodex_monitor::systemd::fd_store::Kept;
 use recodex_monitor::viewer::upgrade::MAX_HEAD;

@@ -10,7 +10,7 @@ use crate::commands::terminal::Screen;
 use crate::commands::watch::bar;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
-use crate::relay::Stop;
+use crate::server::relay::Stop;
 use job::Job;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

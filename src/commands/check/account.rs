@@ -4,7 +4,7 @@ use super::report::Finding;
 use super::service::{UNIT, Unit};
 use crate::config::Settings;
 use crate::error::{Exit, Failure};
-use crate::privileges;
+use crate::server::privileges;
 use nix::unistd::{
     Gid, Group, Uid, User, getegid, geteuid, getgrouplist, getresgid, getresuid, getuid, setgid, setgroups, setuid,
 };

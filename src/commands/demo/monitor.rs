@@ -3,7 +3,7 @@
 use crate::commands::terminal::Screen;
 use crate::config::{Address, Endpoint, History, Seconds, Settings};
 use crate::error::{Exit, Failure};
-use crate::relay::Relay;
+use crate::server::relay::Relay;
 use crate::systemd::fd_store::Kept;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 

@@ -2,7 +2,7 @@
 
 use crate::config::Settings;
 use crate::error::{Exit, Failure};
-use crate::trust;
+use crate::server::trust;
 use caps::CapSet;
 use nix::sys::prctl;
 use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist, getresgid, getresuid, setgid, setgroups, setuid};

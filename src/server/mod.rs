@@ -1,0 +1,7 @@
+//! The life of the process: start, reload, stop, and giving up root.
+
+pub mod privileges;
+pub mod relay;
+pub mod reload;
+pub mod service;
+pub mod trust;
