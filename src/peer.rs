@@ -1,6 +1,5 @@
 //! Who is at the other end of a viewer's connection, as far as it is known.
 
-use crate::config::Proxy;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -36,15 +35,6 @@ impl Peer {
             Some(IpAddr::V6(ip)) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
             None => Ipv4Addr::LOCALHOST.into(),
         }
-    }
-
-    /// Whether one of `proxies` is it.
-    #[must_use]
-    pub fn is_one_of(self, proxies: &[Proxy]) -> bool {
-        proxies.iter().any(|proxy| match proxy {
-            Proxy::Network(network) => self.ip().is_some_and(|ip| network.contains(ip)),
-            Proxy::Unix => self == Self::Unix,
-        })
     }
 
     /// Whether both are surely the same machine: one address, or both this machine.

@@ -2,6 +2,7 @@
 
 use super::address::UNIX;
 use super::value;
+use crate::peer::Peer;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::{Deserializer, Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -21,6 +22,17 @@ pub enum Proxy {
     Network(Network),
     /// Everybody who can open the Unix socket.
     Unix,
+}
+
+impl Proxy {
+    /// Returns true if one of `proxies` names this peer.
+    #[must_use]
+    pub fn any(proxies: &[Self], peer: Peer) -> bool {
+        proxies.iter().any(|proxy| match proxy {
+            Self::Network(network) => peer.ip().is_some_and(|ip| network.contains(ip)),
+            Self::Unix => peer == Peer::Unix,
+        })
+    }
 }
 
 impl Serialize for Proxy {

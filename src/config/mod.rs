@@ -20,10 +20,9 @@ pub use paths::{DEFAULT_LOG, temporary_path, with_suffix};
 pub use value::{Level, Output, Seconds};
 pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
+use crate::error::{Exit, Failure};
 use crate::fs::{self, Stamped};
-use crate::hub::run::{Bounds, OVERHEAD};
 use crate::rlimit;
-use crate::wire::message::MAX_CHANNEL_ID;
 use explain::Mistake;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -259,13 +258,6 @@ impl Default for History {
 }
 
 impl History {
-    /// How much one channel keeps: never so much that it is over `total_bytes` by itself, unless one message is.
-    #[must_use]
-    pub fn channel(&self) -> Bounds {
-        let room = self.total_bytes.saturating_sub(OVERHEAD + MAX_CHANNEL_ID);
-        Bounds { messages: self.channel_messages, bytes: self.channel_bytes.min(room) }
-    }
-
     /// How long after FAILED a channel is finished by the monitor, if ever.
     #[must_use]
     pub fn release_failed(&self) -> Option<Duration> {
@@ -335,6 +327,12 @@ impl fmt::Display for ConfigError {
             write!(f, "{line}:{column}:")?;
         }
         write!(f, " {}", self.message)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Config, error.to_string())
     }
 }
 

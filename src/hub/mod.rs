@@ -9,7 +9,7 @@ pub mod run;
 use crate::config::History;
 use crate::deadline::look_again;
 use crate::hub::cursor::{Cursor, Turn};
-use crate::hub::run::{End, PROBE, Place, Run, Unfinished};
+use crate::hub::run::{Bounds, End, PROBE, Place, Run, Unfinished};
 use crate::logging::{Abridged, Throttle};
 use crate::metrics::counters::Metrics;
 use crate::snapshot::state;
@@ -515,7 +515,7 @@ impl Publisher<'_> {
             return; // the monitor stops
         }
         let trimmed_before = run.trimmed;
-        let dropped = run.append(frame, state.limits.channel());
+        let dropped = run.append(frame, Bounds::of(&state.limits));
         if !run.is_probe() {
             self.appended += 1;
         }

@@ -1,7 +1,8 @@
 //! One run of a channel: an append-only log of ready WebSocket frames.
 
+use crate::config::History;
 use crate::snapshot::state;
-use crate::wire::message::{RELEASE_FRAME, frame_length};
+use crate::wire::message::{MAX_CHANNEL_ID, RELEASE_FRAME, frame_length};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,6 +27,15 @@ pub struct Bounds {
     pub messages: usize,
     /// The most bytes of ready frames.
     pub bytes: usize,
+}
+
+impl Bounds {
+    /// The bounds of one channel. They never let it be over `history.total_bytes` by itself, unless one message is.
+    #[must_use]
+    pub fn of(history: &History) -> Self {
+        let room = history.total_bytes.saturating_sub(OVERHEAD + MAX_CHANNEL_ID);
+        Self { messages: history.channel_messages, bytes: history.channel_bytes.min(room) }
+    }
 }
 
 /// Why a viewer gets nothing more from a channel.

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
 /// The client that the trusted proxy `proxy` names, unless that is nobody or the proxy itself.
 #[must_use]
 pub fn named_by(proxy: Peer, named: Option<Peer>, trusted: &[Proxy]) -> Option<Peer> {
-    named.filter(|client| !(client.is_one_of(trusted) && client.is_same_machine(proxy)))
+    named.filter(|client| !(Proxy::any(trusted, *client) && client.is_same_machine(proxy)))
 }
 
 /// The viewer for whom `peer` made the request with these headers.
@@ -20,13 +20,13 @@ pub fn named_by(proxy: Peer, named: Option<Peer>, trusted: &[Proxy]) -> Option<P
 #[must_use]
 pub fn viewer(peer: Peer, headers: &HeaderMap, header: ProxyHeader, trusted: &[Proxy]) -> Peer {
     let mut viewer = peer;
-    if !peer.is_one_of(trusted) {
+    if !Proxy::any(trusted, peer) {
         return viewer;
     }
     for named in named(headers, header).into_iter().rev() {
         let Some(client) = named_by(viewer, named, trusted) else { break };
         viewer = client;
-        if !viewer.is_one_of(trusted) {
+        if !Proxy::any(trusted, viewer) {
             break;
         }
     }

@@ -9,7 +9,7 @@ pub mod proxy_protocol;
 pub mod socket;
 pub mod upgrade;
 
-use crate::config::{Clients, Origin, Settings};
+use crate::config::{Clients, Origin, Proxy, Settings};
 use crate::context::Shared;
 use crate::context::over_limit::Turn;
 use crate::context::permits::{AddressPlace, Place};
@@ -49,7 +49,7 @@ static NOBODY_NAMED: Throttle = Throttle::new(Duration::from_secs(60));
 /// Serves a connection. Over a limit of viewers it has a turn only, in which its request is read: it may be a health check.
 pub fn admit(stream: Stream, peer: Peer, shared: &Arc<Shared>) {
     let settings = shared.settings();
-    let proxy = peer.is_one_of(&settings.trusted_proxies);
+    let proxy = Proxy::any(&settings.trusted_proxies, peer);
     if settings.websocket_proxy_protocol && !proxy {
         return refused(shared, peer, ViewerRefusal::Proxy);
     }
@@ -160,7 +160,7 @@ impl Viewer {
         let unknown = match &stage {
             Stage::Connected(_, Some(_)) => true,
             Stage::Connected(_, None) | Stage::Request { unproxied: false, .. } => {
-                left.peer.is_one_of(&settings.trusted_proxies)
+                Proxy::any(&settings.trusted_proxies, left.peer)
             }
             _ => false,
         };
@@ -253,7 +253,7 @@ impl Viewer {
             let trusted = &settings.trusted_proxies;
             if let Some(named) = read {
                 // The process before, or a reload, may have trusted others.
-                if !self.peer.is_one_of(trusted) {
+                if !Proxy::any(trusted, self.peer) {
                     return Err(Left::Proxy(io::ErrorKind::PermissionDenied.into()));
                 }
                 match client_address::named_by(self.peer, named.map(Peer::from), trusted) {
@@ -261,7 +261,7 @@ impl Viewer {
                     None => unproxied = true,
                 }
             }
-            let known = unproxied || !client.is_one_of(trusted);
+            let known = unproxied || !Proxy::any(trusted, client);
             if known && self.refusal.is_none() && !self.take_share(client, &settings.clients) {
                 return Err(Left::Share);
             }
@@ -333,7 +333,7 @@ impl Viewer {
         if self.peer != proxy {
             // If a reload made it a proxy, it had a share of its own until now.
             self.share = None;
-        } else if proxy.is_one_of(trusted)
+        } else if Proxy::any(trusted, proxy)
             && let Some(more) = NOBODY_NAMED.pass()
         {
             let whom = if client_address::names_anybody(headers, header) { "itself" } else { "no viewer" };

@@ -2,7 +2,7 @@
 
 use super::ports::is_local;
 use super::report::Finding;
-use crate::config::{Address, Endpoint, Origin, Settings};
+use crate::config::{Address, Endpoint, Origin, Proxy, Settings};
 use crate::error::Exit;
 use crate::peer::Peer;
 use crate::rlimit;
@@ -75,7 +75,7 @@ pub(super) fn descriptors(settings: &Settings, files: Option<u64>) -> Finding {
 /// Warns if anybody may say what a viewer's address is, or if all viewers have the address of one proxy.
 pub(super) fn proxies(settings: &Settings) -> Finding {
     let trusted = &settings.trusted_proxies;
-    if anybody().any(|ip| Peer::Address(ip).is_one_of(trusted)) {
+    if anybody().any(|ip| Proxy::any(trusted, Peer::Address(ip))) {
         return Finding::Warning(
             "trusted_proxies names everybody: anybody can say that he is somebody else; name the proxies only".into(),
         );
