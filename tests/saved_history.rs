@@ -6,7 +6,7 @@ mod common;
 
 use common::{Broker, Host, Manager, Monitor, Viewer, command, fence, open_up, task, with_descriptors};
 use nix::unistd::geteuid;
-use recodex_monitor::hub::run::Place;
+use recodex_monitor::snapshot::state::Lifecycle;
 use recodex_monitor::snapshot::state::{Run, State, now};
 use std::borrow::Cow;
 use std::fs;
@@ -236,10 +236,10 @@ fn a_reload_does_not_take_up_a_file_that_is_not_ours() {
     assert_eq!(fs::read(at("foreign")).expect("it is there"), b"somebody's own");
 }
 
-fn run(id: &str, frames: usize, place: Place) -> Run<'static> {
+fn run(id: &str, frames: usize, lifecycle: Lifecycle) -> Run<'static> {
     let frames = [0x81, 1, b'x'].repeat(frames).into();
     let id = Cow::Owned(id.to_owned());
-    Run { id, frames, start: 0, trimmed: false, place, since: 0, touched: 0, failed: None, aborted: None }
+    Run { id, frames, start: 0, trimmed: false, lifecycle, since: 0, touched: 0, failed: None, aborted: None }
 }
 
 fn saved(runs: Vec<Run<'_>>) -> Vec<u8> {
@@ -260,7 +260,7 @@ fn a_history_that_cannot_be_used_is_set_aside_one_at_a_time() {
     common::open_up(directory.path());
     let (path, bad) = (directory.path().join("history"), directory.path().join("history.bad"));
     let config = format!("history: {{state: '{}', total_bytes: 65536}}", path.display());
-    let good = saved(vec![run("job", 3, Place::Open)]);
+    let good = saved(vec![run("job", 3, Lifecycle::Open)]);
     let changed = |at: usize, to: u8| {
         let mut bytes = good.clone();
         bytes[at] = to;
@@ -307,7 +307,7 @@ fn under_a_lower_total_the_oldest_jobs_of_a_saved_history_are_dropped() {
     let directory = common::open_directory();
     open_up(directory.path());
     let path = directory.path().join("history");
-    let runs = (0..10).map(|age| Run { touched: age * 1000, ..run(&format!("job {age}"), 10_000, Place::Open) });
+    let runs = (0..10).map(|age| Run { touched: age * 1000, ..run(&format!("job {age}"), 10_000, Lifecycle::Open) });
     put(&path, &saved(runs.collect()));
     let monitor = Monitor::start(&format!("history: {{state: '{}', total_bytes: 65536}}", path.display()));
     monitor
@@ -325,7 +325,7 @@ fn offsets_in_a_saved_history_do_not_matter_to_the_next_restart() {
     let directory = common::open_directory();
     open_up(directory.path());
     let path = directory.path().join("history");
-    put(&path, &saved(vec![Run { start: u64::MAX / 2 - 3, ..run("job", 1, Place::Open) }]));
+    put(&path, &saved(vec![Run { start: u64::MAX / 2 - 3, ..run("job", 1, Lifecycle::Open) }]));
     let manager = Manager::new();
     let config = format!("history: {{state: '{}'}}", path.display());
     let mut monitor = manager.starts(&[], &config);
@@ -349,13 +349,13 @@ fn a_hostile_history_takes_no_more_memory_than_history_may() {
     let path = directory.path().join("history");
     let config = format!("history: {{state: '{}', total_bytes: 16777216}}", path.display());
     let many = |count: usize, place| saved((0..count).map(|i| run(&format!("{i:x}"), 0, place)).collect());
-    let one_id = saved((0..1_600_000).map(|_| run("x", 0, Place::Draining)).collect());
+    let one_id = saved((0..1_600_000).map(|_| run("x", 0, Lifecycle::Draining)).collect());
     for (bytes, said) in [
         (one_id, "took up 0 channels"),
-        (many(1_000_000, Place::Open), "it is larger than 256 MiB"),
-        (many(100_000, Place::Open), "channels are dropped"),
-        (many(100_000, Place::Finished), "channels are dropped"),
-        (many(32_000, Place::Finished), "took up"),
+        (many(1_000_000, Lifecycle::Open), "it is larger than 256 MiB"),
+        (many(100_000, Lifecycle::Open), "channels are dropped"),
+        (many(100_000, Lifecycle::Finished), "channels are dropped"),
+        (many(32_000, Lifecycle::Finished), "took up"),
     ] {
         assert!(bytes.len() < 17 << 20);
         put(&path, &bytes);

@@ -10,8 +10,8 @@ use common::{Broker, DEADLINE, Event, Host, Manager, Monitor, RawPeer, Viewer, c
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
-use recodex_monitor::hub::run::Place;
 use recodex_monitor::peer::Peer;
+use recodex_monitor::snapshot::state::Lifecycle;
 use recodex_monitor::snapshot::state::{Run, Stage, State, Viewer as Left};
 use socket2::SockRef;
 use std::borrow::Cow;
@@ -566,7 +566,7 @@ fn a_hostile_state_takes_little_memory() {
         frames: b"".into(),
         start: 0,
         trimmed: false,
-        place: Place::Draining,
+        lifecycle: Lifecycle::Draining,
         since: 0,
         touched: 0,
         failed: None,

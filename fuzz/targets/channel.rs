@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use recodex_monitor::hub::run::End;
+use recodex_monitor::wire::close::End;
 use recodex_monitor::config::{History, Seconds};
 use recodex_monitor::hub::cursor::{Cursor, Turn};
 use recodex_monitor::hub::{Hub, Usage};
@@ -171,7 +171,7 @@ fuzz_target!(|input: &[u8]| {
                 hub = Hub::new(limits.clone(), Arc::clone(&metrics));
                 let restored = hub.restore(now, Duration::ZERO, &State::decode(&bytes, Limits::NONE).unwrap().runs);
                 for viewer in &mut viewers {
-                    let (slot, offset, rest) = viewer.cursor.place();
+                    let (slot, offset, rest) = viewer.cursor.position();
                     let place = slots.iter().position(|other| *other == slot);
                     if let Some(place) = place.filter(|_| viewer.hub == hubs) {
                         viewer.cursor = hub.resume(restored[place], offset, rest.to_vec());

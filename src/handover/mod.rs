@@ -10,7 +10,7 @@ use crate::broker::link;
 use crate::config::{Endpoint, Settings};
 use crate::context::Shared;
 use crate::hub::Hub;
-use crate::hub::run::End;
+use crate::hub::cursor::Cursor;
 use crate::net::stream::{Stream, end_socket};
 use crate::rlimit;
 pub use crate::snapshot::reading::Limits;
@@ -19,6 +19,7 @@ use crate::snapshot::state::State;
 use crate::systemd::fd_store;
 use crate::viewer::Viewer;
 use crate::wire;
+use crate::wire::close::End;
 use fd_queue::{Parcel, Received};
 use memmap2::Mmap;
 use socket2::SockRef;
@@ -298,7 +299,7 @@ impl Estate {
         for (viewer, socket) in viewers.into_owned().into_iter().zip(sockets) {
             match Stream::adopt(socket) {
                 Ok(stream) => {
-                    let cursor = viewer.cursor(&shared.hub, &slots);
+                    let cursor = cursor_of(&viewer, &shared.hub, &slots);
                     let place = shared.viewers.take_over();
                     tokio::spawn(Viewer::resume(stream, viewer, cursor, Arc::clone(shared), place).serve(None));
                 }
@@ -322,6 +323,16 @@ impl Estate {
                 history_file::save(&path, state.without_connections().encode());
             }
         }
+    }
+}
+
+/// The cursor of a viewer that reads a run; `slots` are those of the state's runs in the hub.
+fn cursor_of(viewer: &state::Viewer<'_>, hub: &Arc<Hub>, slots: &[usize]) -> Option<Cursor> {
+    match &viewer.stage {
+        state::Stage::Relaying { run, offset, rest, .. } => {
+            Some(hub.resume(*slots.get(*run as usize)?, *offset, rest.to_vec()))
+        }
+        _ => None,
     }
 }
 
@@ -353,8 +364,8 @@ impl Drop for Estate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::run::Place;
     use crate::peer::Peer;
+    use crate::snapshot::state::Lifecycle;
     use crate::wire::message::RELEASE_FRAME;
     use std::borrow::Cow;
     use std::os::unix::net::UnixStream;
@@ -364,12 +375,12 @@ mod tests {
     fn who_has_the_whole_of_a_finished_job_gets_no_second_finished_whatever_happens_to_the_state() {
         let (rest, control) = (&RELEASE_FRAME[9..], b"\x8a\0");
         let end = RELEASE_FRAME.len() as u64;
-        let job = |id: &'static str, place| state::Run {
+        let job = |id: &'static str, lifecycle| state::Run {
             id: id.into(),
             frames: RELEASE_FRAME.into(),
             start: 7,
             trimmed: false,
-            place,
+            lifecycle,
             since: 0,
             touched: 0,
             failed: None,
@@ -390,7 +401,7 @@ mod tests {
             written: 0,
             uptime: 0,
             history_file: None,
-            runs: vec![job("a", Place::Finished), job("b", Place::Draining), job("open", Place::Open)],
+            runs: vec![job("a", Lifecycle::Finished), job("b", Lifecycle::Draining), job("open", Lifecycle::Open)],
             links: Cow::default(),
             viewers: viewers.into(),
         };

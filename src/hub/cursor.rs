@@ -1,7 +1,7 @@
 //! A viewer's place in its channel's run: an offset into the shared log.
 
 use crate::hub::Hub;
-use crate::hub::run::End;
+use crate::wire::close::End;
 use crate::wire::message::frame_length;
 use std::io;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Cursor {
 
     /// Where the hub keeps the run, the offset of the next frame in it, and what is left of the one before.
     #[must_use]
-    pub fn place(&self) -> (usize, u64, &[u8]) {
+    pub fn position(&self) -> (usize, u64, &[u8]) {
         (self.slot, self.offset, &self.rest)
     }
 

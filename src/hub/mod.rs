@@ -9,10 +9,11 @@ pub mod run;
 use crate::config::History;
 use crate::deadline::look_again;
 use crate::hub::cursor::{Cursor, Turn};
-use crate::hub::run::{Bounds, End, PROBE, Place, Run, Unfinished};
+use crate::hub::run::{Bounds, PROBE, Run, Unfinished};
 use crate::logging::{Abridged, Throttle};
 use crate::metrics::counters::Metrics;
-use crate::snapshot::state;
+use crate::snapshot::state::{self, Lifecycle};
+use crate::wire::close::End;
 use crate::wire::message::{Kind, RELEASE_FRAME};
 use slab::Slab;
 use std::collections::{BTreeMap, HashMap};
@@ -155,11 +156,11 @@ impl Hub {
             return;
         }
         run.changed = None;
-        match run.place {
-            Place::Gone => drop(state.runs.remove(slot)),
-            Place::Draining => state.remove(slot),
-            Place::Open if run.messages() == 0 => state.remove(slot),
-            Place::Open | Place::Finished => {}
+        match run.lifecycle {
+            None => drop(state.runs.remove(slot)),
+            Some(Lifecycle::Draining) => state.remove(slot),
+            Some(Lifecycle::Open) if run.messages() == 0 => state.remove(slot),
+            Some(Lifecycle::Open | Lifecycle::Finished) => {}
         }
     }
 
@@ -213,13 +214,13 @@ impl Hub {
             run.unfinished = saved.failed.map(|age| (Unfinished::Failed, before(age))).or(aborted);
             let (id, number, unfinished) = (Arc::clone(run.id()), run.number(), run.unfinished);
             let slot = state.runs.insert(Box::new(run));
-            if saved.place != Place::Draining {
+            if saved.lifecycle != Lifecycle::Draining {
                 state.channels.insert(id, slot);
             }
             if let Some((last, at)) = unfinished {
                 state.unfinished(last).insert((at, number), slot);
             }
-            state.place(slot, saved.place, before(saved.since));
+            state.set_lifecycle(slot, Some(saved.lifecycle), before(saved.since));
             state.count(slot);
             slot
         };
@@ -241,7 +242,7 @@ impl Hub {
         let mut state = self.state();
         for &slot in slots {
             let run = &state.runs[slot];
-            if run.viewers == 0 && (run.place == Place::Draining || run.messages() == 0) {
+            if run.viewers == 0 && (run.lifecycle == Some(Lifecycle::Draining) || run.messages() == 0) {
                 state.remove(slot);
             }
         }
@@ -396,13 +397,16 @@ impl Hub {
         // Once it stops, nothing is evicted any more and nobody keeps the time.
         assert!(state.used <= state.limits.total_bytes || jobs == 1 || state.stopping || state.over);
         assert_eq!(state.channels.len(), state.open.len() + state.finished.len());
-        let gone: Vec<_> = state.runs.iter().filter(|(_, run)| run.place == Place::Gone).collect();
+        let gone: Vec<_> = state.runs.iter().filter(|(_, run)| run.lifecycle.is_none()).collect();
         assert_eq!(state.runs.len(), placed.len() + gone.len());
         assert!(gone.iter().all(|(_, run)| run.viewers > 0));
         for (order, last) in [(&state.failed, Unfinished::Failed), (&state.aborted, Unfinished::Aborted)] {
             for (&(at, number), &slot) in order {
                 let run = &state.runs[slot];
-                assert_eq!((run.place, run.number(), run.unfinished), (Place::Open, number, Some((last, at))));
+                assert_eq!(
+                    (run.lifecycle, run.number(), run.unfinished),
+                    (Some(Lifecycle::Open), number, Some((last, at)))
+                );
             }
         }
         let unfinished = state.runs.iter().filter(|(_, run)| run.unfinished.is_some()).count();
@@ -538,7 +542,7 @@ impl Publisher<'_> {
             Kind::Aborted => state.note_unfinished(slot, Unfinished::Aborted, now),
             Kind::Finished => {
                 state.runs[slot].finish();
-                state.place(slot, Place::Finished, now);
+                state.set_lifecycle(slot, Some(Lifecycle::Finished), now);
             }
         }
         state.count(slot);
@@ -571,17 +575,16 @@ impl State {
         run.end = self.stopping.then_some(End::Stopping);
         let slot = self.runs.insert(Box::new(run));
         self.channels.insert(id, slot);
-        self.place(slot, Place::Open, now);
+        self.set_lifecycle(slot, Some(Lifecycle::Open), now);
         self.count(slot);
         slot
     }
 
-    fn order(&mut self, place: Place) -> Option<&mut Order> {
-        match place {
-            Place::Open => Some(&mut self.open),
-            Place::Finished => Some(&mut self.finished),
-            Place::Draining => Some(&mut self.draining),
-            Place::Gone => None,
+    fn order(&mut self, lifecycle: Lifecycle) -> &mut Order {
+        match lifecycle {
+            Lifecycle::Open => &mut self.open,
+            Lifecycle::Finished => &mut self.finished,
+            Lifecycle::Draining => &mut self.draining,
         }
     }
 
@@ -596,20 +599,21 @@ impl State {
                 return;
             }
             *left -= 1;
-            self.place(slot, Place::Open, touched);
+            self.set_lifecycle(slot, Some(Lifecycle::Open), touched);
         }
     }
 
-    fn place(&mut self, slot: usize, place: Place, since: Instant) {
+    /// Moves a run to another state; `None` takes it out of the hub.
+    fn set_lifecycle(&mut self, slot: usize, lifecycle: Option<Lifecycle>, since: Instant) {
         let run = &mut self.runs[slot];
         let number = run.number();
-        let (old, before) = (run.place, run.since);
-        (run.place, run.since) = (place, since);
-        if let Some(order) = self.order(old) {
-            order.remove(&(before, number));
+        let (old, before) = (run.lifecycle, run.since);
+        (run.lifecycle, run.since) = (lifecycle, since);
+        if let Some(old) = old {
+            self.order(old).remove(&(before, number));
         }
-        if let Some(order) = self.order(place) {
-            order.insert((since, number), slot);
+        if let Some(lifecycle) = lifecycle {
+            self.order(lifecycle).insert((since, number), slot);
         }
     }
 
@@ -662,7 +666,7 @@ impl State {
         } else {
             self.channels.remove(run.id());
             let since = run.since;
-            self.place(slot, Place::Draining, since);
+            self.set_lifecycle(slot, Some(Lifecycle::Draining), since);
         }
     }
 
@@ -678,11 +682,11 @@ impl State {
         self.forget_unfinished(slot);
         let run = &mut self.runs[slot];
         self.used -= std::mem::take(&mut run.counted);
-        if matches!(run.place, Place::Open | Place::Finished) {
+        if matches!(run.lifecycle, Some(Lifecycle::Open | Lifecycle::Finished)) {
             self.channels.remove(run.id());
         }
         let (since, viewers) = (run.since, run.viewers);
-        self.place(slot, Place::Gone, since);
+        self.set_lifecycle(slot, None, since);
         if viewers == 0 {
             self.runs.remove(slot);
         }

@@ -1,18 +1,13 @@
 //! One run of a channel: an append-only log of ready WebSocket frames.
 
 use crate::config::History;
-use crate::snapshot::state;
-use crate::wire::message::{MAX_CHANNEL_ID, RELEASE_FRAME, frame_length};
-use serde::{Deserialize, Serialize};
+use crate::snapshot::state::{self, Lifecycle, OVERHEAD};
+use crate::wire::close::End;
+use crate::wire::message::{MAX_CHANNEL_ID, frame_length};
 use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-
-/// What a channel without history is counted as, in bytes: its own memory and its places in the hub's maps, measured
-/// over a million channels and rounded up.
-pub(crate) const OVERHEAD: usize = 512;
 
 /// The smallest allocation of a log, in bytes.
 const FIRST_CAPACITY: usize = 128;
@@ -38,48 +33,6 @@ impl Bounds {
     }
 }
 
-/// Why a viewer gets nothing more from a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The run finished and everything was delivered.
-    Finished,
-    /// The monitor stops and everything was delivered.
-    Stopping,
-    /// The job never finished and was silent for too long.
-    Expired,
-    /// The history of all channels together was too large.
-    Evicted,
-    /// The viewer was slower than the bounds of its channel allow.
-    Behind,
-}
-
-impl End {
-    /// The code and the reason with which a viewer is closed.
-    #[must_use]
-    pub fn close(self) -> (CloseCode, &'static str) {
-        match self {
-            Self::Finished => (CloseCode::Normal, ""),
-            Self::Stopping => (CloseCode::Away, "the monitor stops"),
-            Self::Expired => (CloseCode::Away, "the job never finished"),
-            Self::Evicted => (CloseCode::Again, "the job's history had to go"),
-            Self::Behind => (CloseCode::Again, "too slow for the job's history"),
-        }
-    }
-
-    /// The last bytes for a viewer that is closed without waiting for it: FINISHED, if `finish` asks for it and the viewer has not
-    /// got the job's own, then a close frame. The viewer must be between two frames.
-    #[must_use]
-    pub fn closing_bytes(self, finish: bool) -> Vec<u8> {
-        let (code, reason) = self.close();
-        let mut bytes = if finish && self != Self::Finished { RELEASE_FRAME.to_vec() } else { Vec::new() };
-        // A control frame has at most 125 bytes; the reasons above are much shorter.
-        bytes.extend([0x88, u8::try_from(2 + reason.len()).unwrap_or(2)]);
-        bytes.extend(u16::from(code).to_be_bytes());
-        bytes.extend(reason.as_bytes());
-        bytes
-    }
-}
-
 /// The last message of a job after which the monitor finishes it, if nothing follows in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unfinished {
@@ -87,20 +40,6 @@ pub(crate) enum Unfinished {
     Failed,
     /// ABORTED (`history.release_aborted`).
     Aborted,
-}
-
-/// Where the hub keeps a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Place {
-    /// Reachable by id, takes messages; ordered by its last message or new viewer once that is asked for.
-    Open,
-    /// Reachable by id, complete; ordered by when it finished.
-    Finished,
-    /// Complete, no longer reachable by id, kept for viewers that still read it.
-    Draining,
-    /// Left the hub.
-    #[serde(skip)]
-    Gone,
 }
 
 /// One run of a channel: its frames, back to back, and what the hub notes about it.
@@ -121,8 +60,9 @@ pub(crate) struct Run {
     pub(crate) viewers: usize,
     /// Notified when the log grew or ended; there while there are viewers.
     pub(crate) changed: Option<Arc<Notify>>,
-    pub(crate) place: Place,
-    /// The run's order in its place.
+    /// None once the run has left the hub.
+    pub(crate) lifecycle: Option<Lifecycle>,
+    /// The run's order in its state.
     pub(crate) since: Instant,
     /// When the last message or new viewer came to an open run.
     pub(crate) touched: Instant,
@@ -147,7 +87,7 @@ impl Run {
             trimmed: false,
             viewers: 0,
             changed: None,
-            place: Place::Gone,
+            lifecycle: None,
             since: now,
             touched: now,
             appended: now,
@@ -164,7 +104,7 @@ impl Run {
             at += frame_length(&bytes[at..]);
             messages += 1;
         }
-        let end = (saved.place != Place::Open).then_some(End::Finished);
+        let end = (saved.lifecycle != Lifecycle::Open).then_some(End::Finished);
         let (start, trimmed, finished) = (saved.start, saved.trimmed, end.is_some());
         Self { bytes, start, messages, end, finished, trimmed, ..Self::new(saved.id.as_ref().into(), number, touched) }
     }
@@ -173,12 +113,12 @@ impl Run {
     pub(crate) fn save(&self, now: Instant) -> Option<state::Run<'_>> {
         let age = |since: Instant| state::milliseconds(now.saturating_duration_since(since));
         let unfinished = |last| self.unfinished.filter(|(which, _)| *which == last).map(|(_, at)| age(at));
-        (self.place != Place::Gone).then(|| state::Run {
+        self.lifecycle.map(|lifecycle| state::Run {
             id: Cow::Borrowed(&self.id),
             frames: Cow::Borrowed(&self.bytes),
             start: self.start,
             trimmed: self.trimmed,
-            place: self.place,
+            lifecycle,
             since: age(self.since),
             touched: age(self.touched),
             failed: unfinished(Unfinished::Failed),
@@ -367,21 +307,6 @@ mod tests {
         for (frames, capacity) in [(0, 0), (1, 128), (32, 128), (33, 256), (64, 256), (65, 512)] {
             let (run, _) = append_all(bounds, frames);
             assert_eq!(run.cost(), 512 + "job".len() + capacity, "{frames} frames");
-        }
-    }
-
-    #[test]
-    fn only_the_jobs_own_end_has_no_finished_of_the_monitors() {
-        let text = |end: End, finish| String::from_utf8_lossy(&end.closing_bytes(finish)).into_owned();
-        let stop = b"\x88\x13\x03\xe9the monitor stops";
-        assert_eq!(End::Stopping.closing_bytes(true), [RELEASE_FRAME, stop].concat());
-        assert_eq!(End::Stopping.closing_bytes(false), stop);
-        for finish in [false, true] {
-            assert_eq!(End::Finished.closing_bytes(finish), b"\x88\x02\x03\xe8");
-        }
-        for end in [End::Stopping, End::Expired, End::Evicted, End::Behind] {
-            assert!(text(end, true).contains("FINISHED") && !text(end, false).contains("FINISHED"), "{end:?}");
-            assert!(text(end, true).ends_with(end.close().1), "{end:?}");
         }
     }
 

@@ -78,7 +78,7 @@ impl Bench {
         self.now += time;
         let restored = next.restore(self.now, time, &State::decode(&bytes, Limits::NONE).unwrap().runs);
         for cursor in cursors {
-            let (slot, offset, rest) = cursor.place();
+            let (slot, offset, rest) = cursor.position();
             let place = slots.iter().position(|other| *other == slot);
             if let Some(place) = place.filter(|_| cursor.is_of(&self.hub)) {
                 *cursor = next.resume(restored[place], offset, rest.to_vec());

@@ -2,8 +2,7 @@
 //!
 //! postcard's wire format has no field names: these types must never change.
 
-use super::state;
-use crate::hub::run::Place;
+use super::state::{self, Lifecycle};
 use crate::peer::Peer;
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -17,7 +16,7 @@ pub(super) struct Run<'a> {
     frames: Cow<'a, [u8]>,
     start: u64,
     trimmed: bool,
-    place: Place,
+    lifecycle: Lifecycle,
     since: u64,
     touched: u64,
     failed: Option<u64>,
@@ -58,8 +57,8 @@ enum Stage<'a> {
 
 impl<'a> From<Run<'a>> for state::Run<'a> {
     fn from(old: Run<'a>) -> Self {
-        let Run { id, frames, start, trimmed, place, since, touched, failed } = old;
-        Self { id, frames, start, trimmed, place, since, touched, failed, aborted: None }
+        let Run { id, frames, start, trimmed, lifecycle, since, touched, failed } = old;
+        Self { id, frames, start, trimmed, lifecycle, since, touched, failed, aborted: None }
     }
 }
 
@@ -82,8 +81,7 @@ impl<'a> From<Viewer<'a>> for state::Viewer<'a> {
 #[cfg(test)]
 mod tests {
     use crate::handover::Limits;
-    use crate::hub::run::Place;
-    use crate::snapshot::state::{FORMAT, Stage, State};
+    use crate::snapshot::state::{FORMAT, Lifecycle, Stage, State};
     use crate::wire::zmtp;
 
     /// What 2.0.0 handed over: 6 viewers, 2 brokers' links, 4 channels, each at another point.
@@ -93,9 +91,9 @@ mod tests {
     fn what_2_0_0_handed_over_is_read_whole() {
         let state = State::decode(SAMPLE, Limits::NONE).unwrap();
         assert_eq!((&*state.version, &state.history_file), ("2.0.0", &None));
-        let runs: Vec<_> = state.runs.iter().map(|run| (&*run.id, run.place, run.failed.is_some())).collect();
-        let open = |id, failed| (id, Place::Open, failed);
-        let done = ("done-job", Place::Finished, false);
+        let runs: Vec<_> = state.runs.iter().map(|run| (&*run.id, run.lifecycle, run.failed.is_some())).collect();
+        let open = |id, failed| (id, Lifecycle::Open, failed);
+        let done = ("done-job", Lifecycle::Finished, false);
         assert_eq!(runs, [open("open-job", false), open("failed-job", true), done, open("silent-job", false)]);
         assert!(state.runs[0].frames.ends_with(br#""task_state": "COMPLETED"}"#));
         assert!(state.runs.iter().all(|run| run.aborted.is_none() && !run.trimmed));

@@ -1,8 +1,8 @@
 //! Reading what a process left: within limits that are looked at before memory is taken, and without what has no place here.
 
 use super::format2;
-use super::state::{FORMAT, FORMAT_2, HEAD, Link, Refused, Run, Stage, State, Viewer, is_ours};
-use crate::hub::run::{End, Place};
+use super::state::{FORMAT, FORMAT_2, HEAD, Lifecycle, Link, Refused, Run, Stage, State, Viewer, is_ours};
+use crate::wire::close::End;
 use serde::Deserialize;
 use socket2::SockRef;
 use std::borrow::Cow;
@@ -93,7 +93,7 @@ impl<'a> State<'a> {
         let (mut at_runs, mut cost) = (rest, 0_usize);
         for _ in 0..count {
             let run: Run<'a> = take::<R>(&mut rest)?.into();
-            if run.place != Place::Draining || limits.unread {
+            if run.lifecycle != Lifecycle::Draining || limits.unread {
                 cost = cost.saturating_add(run.cost());
             }
             if cost > limits.cost {
@@ -114,7 +114,7 @@ impl<'a> State<'a> {
             let run: Run<'a> = take::<R>(&mut at_runs)?.into();
             if watched.contains(&number) {
                 places.insert(usize::try_from(number).unwrap_or(usize::MAX), runs.len());
-            } else if run.place == Place::Draining && !limits.unread {
+            } else if run.lifecycle == Lifecycle::Draining && !limits.unread {
                 continue;
             }
             runs.push(run);
@@ -136,7 +136,7 @@ impl<'a> State<'a> {
         for viewer in viewers.to_mut() {
             if let Stage::Relaying { run, offset, rest, in_message } = &viewer.stage
                 && let Some(run) = runs.get(*run as usize)
-                && run.place != Place::Open
+                && run.lifecycle != Lifecycle::Open
                 && *offset == run.start + run.frames.len() as u64
             {
                 let in_message = *in_message;
@@ -156,10 +156,10 @@ impl<'a> State<'a> {
         let mut order: Vec<usize> = (0..self.runs.len()).collect();
         order.sort_by_key(|at| {
             let run = &self.runs[*at];
-            match run.place {
-                Place::Draining | Place::Gone => (0, Reverse(run.since)),
-                Place::Finished => (1, Reverse(run.since)),
-                Place::Open => (2, Reverse(run.touched)),
+            match run.lifecycle {
+                Lifecycle::Draining => (0, Reverse(run.since)),
+                Lifecycle::Finished => (1, Reverse(run.since)),
+                Lifecycle::Open => (2, Reverse(run.touched)),
             }
         });
         let mut gone = HashSet::new();
@@ -186,7 +186,7 @@ impl<'a> State<'a> {
     #[must_use]
     pub fn without_connections(self) -> Self {
         let mut runs = self.runs;
-        runs.retain(|run| run.place != Place::Draining);
+        runs.retain(|run| run.lifecycle != Lifecycle::Draining);
         Self { runs, links: Cow::default(), viewers: Cow::default(), history_file: None, ..self }
     }
 

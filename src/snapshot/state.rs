@@ -4,11 +4,8 @@
 //! A head of [`HEAD`] bytes (magic, format, length and CRC-32 of the rest), then the state in postcard's wire format. A state
 //! that was decoded is consistent; what is in it may still be against the limits that are in force by now.
 
-use crate::hub::Hub;
-use crate::hub::cursor;
-use crate::hub::run;
-use crate::hub::run::{End, Place};
 use crate::peer::Peer;
+use crate::wire::close::End;
 use crate::wire::message::{MAX_CHANNEL_ID, checked_frame_length};
 use crate::wire::zmtp;
 use crc32fast::Hasher;
@@ -18,9 +15,12 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufWriter, Cursor, Seek, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
+
+/// The bytes that the hub counts for a channel without history: its own memory and its entries in the hub's maps, measured over a
+/// million channels and rounded up.
+pub(crate) const OVERHEAD: usize = 512;
 
 /// The version of the format. It must be raised with every change of the types below.
 pub const FORMAT: u32 = 3;
@@ -86,6 +86,17 @@ pub struct State<'a> {
     pub viewers: Cow<'a, [Viewer<'a>]>,
 }
 
+/// The state of a run in the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lifecycle {
+    /// Reachable by id, takes messages; ordered by its last message or new viewer once that is asked for.
+    Open,
+    /// Reachable by id, complete; ordered by when it finished.
+    Finished,
+    /// Complete, no longer reachable by id, kept for viewers that still read it.
+    Draining,
+}
+
 /// A run of a channel. Times are ages in milliseconds.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run<'a> {
@@ -99,8 +110,8 @@ pub struct Run<'a> {
     pub start: u64,
     /// Whether messages were dropped.
     pub trimmed: bool,
-    /// Where it stands.
-    pub place: Place,
+    /// Its state.
+    pub lifecycle: Lifecycle,
     /// Since when.
     pub since: u64,
     /// Since its last message or new viewer.
@@ -208,17 +219,6 @@ impl Viewer<'_> {
                 self.unsent = self.closing_bytes(finish).into();
                 self.stage = Stage::Closing { answer: true, in_message };
             }
-        }
-    }
-
-    /// Its place in its channel, if it had one; `slots` are those of the state's runs in the hub.
-    #[must_use]
-    pub fn cursor(&self, hub: &Arc<Hub>, slots: &[usize]) -> Option<cursor::Cursor> {
-        match &self.stage {
-            Stage::Relaying { run, offset, rest, .. } => {
-                Some(hub.resume(*slots.get(*run as usize)?, *offset, rest.to_vec()))
-            }
-            _ => None,
         }
     }
 
@@ -334,7 +334,7 @@ impl State<'_> {
         let mut reachable = HashSet::new();
         for (run, number) in self.runs.iter().zip(0..) {
             run.check(offsets.remove(&number).unwrap_or_default())?;
-            if run.place != Place::Draining && !reachable.insert(run.id.as_ref()) {
+            if run.lifecycle != Lifecycle::Draining && !reachable.insert(run.id.as_ref()) {
                 return Err("a channel occurs twice");
             }
         }
@@ -359,7 +359,7 @@ impl Run<'_> {
     /// What it costs in memory once it is restored, in bytes.
     #[must_use]
     pub fn cost(&self) -> usize {
-        run::OVERHEAD + self.id.len() + self.frames.len()
+        OVERHEAD + self.id.len() + self.frames.len()
     }
 
     /// `offsets` are those of its viewers.
@@ -367,7 +367,7 @@ impl Run<'_> {
         if !(1..=MAX_CHANNEL_ID).contains(&self.id.len()) {
             return Err("a channel id that is empty or too long");
         }
-        if (self.failed.is_some() || self.aborted.is_some()) && self.place != Place::Open {
+        if (self.failed.is_some() || self.aborted.is_some()) && self.lifecycle != Lifecycle::Open {
             return Err("a failed or aborted run that has finished");
         }
         if self.start.checked_add(self.frames.len() as u64).is_none_or(|end| end > u64::MAX / 2) {

@@ -3,10 +3,10 @@
 use super::upgrade;
 use super::upgrade::{FOREIGN, Refused, TOO_MANY};
 use crate::context::Shared;
-use crate::hub::run::End;
 use crate::logging::Throttle;
 use crate::metrics::counters::{Close, Loss, ViewerRefusal};
 use crate::peer::Peer;
+use crate::wire::close::End;
 use std::io;
 use std::time::Duration;
 use thiserror::Error;

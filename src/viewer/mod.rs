@@ -15,7 +15,6 @@ use crate::context::over_limit::Turn;
 use crate::context::permits::{AddressPlace, Place};
 use crate::deadline::timeout;
 use crate::hub::cursor::Cursor;
-use crate::hub::run::End;
 use crate::logging::{Throttle, escape};
 use crate::metrics::counters::ViewerRefusal;
 use crate::net::stream::Stream;
@@ -26,6 +25,7 @@ use crate::viewer::disconnect::{Left, refused};
 use crate::viewer::frame_buffer::Incoming;
 use crate::viewer::socket::{Protocol, Socket};
 use crate::viewer::upgrade::{Answer, FOREIGN, FULL, Refused, TOO_MANY};
+use crate::wire::close::End;
 use crate::wire::message::MAX_CHANNEL_ID;
 use socket2::SockRef;
 use std::borrow::Cow;
@@ -425,7 +425,7 @@ impl Viewer {
         let finish = self.shared.settings().clients.finish_on_close;
         let stage = match (protocol, cursor) {
             (Protocol::Open, Some(cursor)) => {
-                let (slot, offset, rest) = cursor.place();
+                let (slot, offset, rest) = cursor.position();
                 if let Some(end) = cursor.end() {
                     // It needs its channel no more, and only this process knows how it ends.
                     unsent = [rest, &unsent, &end.closing_bytes(finish)].concat();
