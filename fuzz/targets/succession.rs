@@ -40,7 +40,7 @@ fuzz_target!(|input: &[u8]| {
     let hub = Hub::new(limits, Arc::new(Metrics::default()));
     let now = Instant::now();
     let slots = hub.restore(now, Duration::from_secs(1), &state.runs);
-    let cursors = state.viewers.iter().filter_map(|viewer| viewer.cursor(&hub, &slots));
+    let cursors = state.viewers.iter().filter_map(|viewer| cursor_of(viewer, &hub, &slots));
     let mut cursors: Vec<_> = cursors.collect();
     hub.settle(now, &slots);
     hub.check();

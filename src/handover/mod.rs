@@ -327,7 +327,8 @@ impl Estate {
 }
 
 /// The cursor of a viewer that reads a run; `slots` are those of the state's runs in the hub.
-fn cursor_of(viewer: &state::Viewer<'_>, hub: &Arc<Hub>, slots: &[usize]) -> Option<Cursor> {
+#[must_use]
+pub fn cursor_of(viewer: &state::Viewer<'_>, hub: &Arc<Hub>, slots: &[usize]) -> Option<Cursor> {
     match &viewer.stage {
         state::Stage::Relaying { run, offset, rest, .. } => {
             Some(hub.resume(*slots.get(*run as usize)?, *offset, rest.to_vec()))
