@@ -12,10 +12,12 @@ use recodex_monitor::commands::cli::Cli;
 use recodex_monitor::config::{self, Settings};
 use recodex_monitor::error::Exit;
 use recodex_monitor::logging::{self, CHANNEL, CLOSE_CODE, PEER};
+use recodex_monitor::net::head_limits;
+use recodex_monitor::net::stream::NOTSENT_LOWAT;
 use recodex_monitor::server::relay;
 use recodex_monitor::server::reload::{Prepared, READ_LIMIT};
 use recodex_monitor::viewer;
-use recodex_monitor::viewer::{proxy_protocol, socket, upgrade};
+use recodex_monitor::viewer::{proxy_protocol, socket};
 use recodex_monitor::wire::message;
 use recodex_monitor::wire::zmtp;
 use recodex_monitor::{rlimit, status};
@@ -523,9 +525,9 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
     for (name, value) in [
         ("connections over a limit", rlimit::OVER_LIMIT),
         ("PROXY header", proxy_protocol::MAX_HEADER),
-        ("request head", upgrade::MAX_HEAD),
-        ("short request head", upgrade::SHORT_HEAD),
-        ("long request heads at once", upgrade::LONG_HEADS),
+        ("request head", head_limits::MAX_HEAD),
+        ("short request head", head_limits::SHORT_HEAD),
+        ("long request heads at once", head_limits::LONG_HEADS),
         ("message from a viewer", socket::MAX_INCOMING),
         ("channel id", message::MAX_CHANNEL_ID),
         ("command of the protocol", zmtp::MAX_COMMAND),
@@ -533,7 +535,7 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         ("message", zmtp::MAX_MESSAGE),
         ("frames of a message", zmtp::MAX_PARTS),
         ("links that shake hands", relay::STRANGERS),
-        ("unsent bytes in the kernel", relay::UNSENT as usize),
+        ("unsent bytes in the kernel", NOTSENT_LOWAT as usize),
         ("answer to a close", whole(viewer::CLOSE_TIMEOUT.as_secs())),
         ("routing id of a peer", zmtp::MAX_IDENTITY),
         ("context of a PING", zmtp::MAX_PING_CONTEXT),

@@ -12,7 +12,7 @@ use recodex_monitor::peer::Peer;
 use recodex_monitor::server::relay::Relay;
 use recodex_monitor::context::Shared;
 use recodex_monitor::systemd::fd_store::Kept;
-use recodex_monitor::viewer::upgrade::MAX_HEAD;
+use recodex_monitor::net::head_limits::MAX_HEAD;
 use recodex_monitor::net::stream::Stream;
 use recodex_monitor::viewer::Viewer;
 use std::path::Path;

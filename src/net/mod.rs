@@ -1,5 +1,6 @@
 //! Sockets: listeners, streams over TCP, TLS and Unix sockets, certificates.
 
+pub mod head_limits;
 pub mod interface;
 pub mod listen;
 pub mod pem;

@@ -11,6 +11,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::yield_now;
 use tokio_rustls::rustls::ServerConnection;
 
+/// The number of bytes that wait in the kernel to be sent to a peer before its socket counts as not writable: a burst of frames, and
+/// more than fits on the way to most viewers. Without it the kernel would buffer megabytes for a peer that does not read.
+pub const NOTSENT_LOWAT: u32 = 64 * 1024;
+
 /// The most bytes that one write to a TLS session takes: those of one record (RFC 8446, section 5.1). What it makes of them waits in
 /// the process until the kernel takes it, so that this bounds it, too.
 const RECORD: usize = 16 * 1024;

@@ -1,10 +1,9 @@
 //! TLS for viewers: the certificate and its key, the handshake, and the day on which the certificate ends.
 
-use crate::context::Shared;
 use crate::error::{Exit, Failure};
+use crate::net::head_limits::{LONG, MAX_HEAD, SHORT_HEAD};
 use crate::net::pem;
 use crate::net::stream::{Raw, Session};
-use crate::viewer::upgrade::{LONG, MAX_HEAD, SHORT_HEAD};
 use crate::{advice, config, fs};
 use chrono::{DateTime, Local};
 use rustls::crypto::ring;
@@ -20,7 +19,6 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
-use tokio::time::sleep;
 use tokio_rustls::{StartHandshake, rustls};
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
@@ -199,14 +197,4 @@ fn look_at(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime, 
         names.0.into_iter().filter_map(name).collect()
     });
     Ok((begins, expires, names))
-}
-
-/// Warns, once a day, of a certificate that is about to end or is not valid yet. Never returns.
-pub async fn watch(shared: Arc<Shared>) {
-    loop {
-        if let Some(warning) = shared.certificate().and_then(|certificate| certificate.warning(SystemTime::now())) {
-            log::warn!("{warning}");
-        }
-        sleep(DAY).await;
-    }
 }

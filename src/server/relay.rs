@@ -12,10 +12,10 @@ use crate::logging::Throttle;
 use crate::metrics::counters::LinkRefusal;
 use crate::net::listen;
 use crate::net::listen::{Port, UnixFile};
-use crate::net::stream::Stream;
-use crate::net::tls;
+use crate::net::stream::{NOTSENT_LOWAT, Stream};
 use crate::net::tls::Certificate;
 use crate::peer::Peer;
+use crate::server::certificate;
 use crate::server::service;
 use crate::systemd::fd_store::{Kept, Listener};
 use crate::systemd::notify;
@@ -44,10 +44,6 @@ const KEEPALIVE: (u32, u32, u32) = (60, 10, 6);
 /// The most ZeroMQ links that are shaking hands; fewer where few files may be open. The oldest is dropped when the limit is
 /// reached, so that idle peers cannot block new ones.
 pub const STRANGERS: usize = rlimit::HANDSHAKES;
-
-/// How many bytes wait in the kernel to be sent to a viewer before it counts as not writable: a burst of frames, and more than
-/// fits on the way to most viewers.
-pub const UNSENT: u32 = 64 * 1024;
 
 static NOT_ALLOWED: Throttle = Throttle::new(Duration::from_secs(60));
 
@@ -208,7 +204,7 @@ impl Relay {
             serve(&mut tasks, "status requests", status, &shared, status::accept);
             tasks.spawn(status::sample(Arc::clone(&shared)));
         }
-        tasks.spawn(tls::watch(Arc::clone(&shared)));
+        tasks.spawn(certificate::watch(Arc::clone(&shared)));
         let hub = Arc::clone(&shared.hub);
         tasks.spawn(async move { hub.keep_time().await });
         // Until the end, while the other tasks are gone.
@@ -314,7 +310,7 @@ async fn accept_brokers(listener: TcpListener, shared: Arc<Shared>) {
 async fn accept_viewers(listener: TcpListener, shared: Arc<Shared>) {
     let serve = |stream: TcpStream, peer: SocketAddr| {
         // Without it the kernel would buffer megabytes for a viewer that does not read.
-        if let Err(e) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
+        if let Err(e) = SockRef::from(&stream).set_tcp_notsent_lowat(NOTSENT_LOWAT) {
             log::debug!(RECODEX_PEER:% = peer; "viewer {peer}: its send buffer is not bounded: {e}");
         }
         viewer::admit(Stream::Tcp(stream), Peer::Socket(peer), &shared);

@@ -11,8 +11,8 @@ use crate::context::Shared;
 use crate::deadline::HttpTimer;
 use crate::logging::Throttle;
 use crate::net::listen;
+use crate::net::stream::NOTSENT_LOWAT;
 use crate::rlimit;
-use crate::server::relay::UNSENT;
 use crate::wire::message::MAX_CHANNEL_ID;
 use data_encoding::BASE64;
 use events::Pace;
@@ -75,7 +75,7 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             }
             return;
         };
-        if let Err(e) = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT) {
+        if let Err(e) = SockRef::from(&stream).set_tcp_notsent_lowat(NOTSENT_LOWAT) {
             log::debug!(RECODEX_PEER:% = peer; "status request from {peer}: its send buffer is not bounded: {e}");
         }
         let shared = Arc::clone(&shared);

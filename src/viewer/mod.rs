@@ -17,6 +17,7 @@ use crate::deadline::timeout;
 use crate::hub::cursor::Cursor;
 use crate::logging::{Throttle, escape};
 use crate::metrics::counters::ViewerRefusal;
+use crate::net::head_limits::MAX_HEAD;
 use crate::net::stream::Stream;
 use crate::peer::Peer;
 use crate::snapshot::state;
@@ -291,7 +292,7 @@ impl Viewer {
         let unproxied = *unproxied;
         let end = upgrade::read(stream, head).await?;
         let Some((mut stream, head)) = self.take_stream() else { return Ok(()) };
-        if let Some(method) = upgrade::health_check(&head[..end]).filter(|_| end <= upgrade::MAX_HEAD) {
+        if let Some(method) = upgrade::health_check(&head[..end]).filter(|_| end <= MAX_HEAD) {
             upgrade::end_with(stream, &upgrade::HEALTHY, method);
             return Err(Left::HealthCheck);
         }

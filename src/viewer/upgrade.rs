@@ -1,35 +1,26 @@
 //! The HTTP side of a viewer's connection: one request, answered by 101 or by an error in one line of text.
 
 use crate::deadline::timeout;
+use crate::net::head_limits::{LONG, MAX_HEAD, SHORT_HEAD};
 use crate::net::stream::Stream;
 use crate::wire::header_list::has_token;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::error::{Error as WebSocketError, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response, write_response};
 use tokio_tungstenite::tungstenite::http::header::{CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
 
-/// The longest request head, in bytes.
-pub const MAX_HEAD: usize = 16 * 1024;
-/// The longest request head that anybody may send at any time, in bytes.
-pub const SHORT_HEAD: usize = 2048;
 /// How long somebody who is refused may take to read that and go.
 const LINGER: Duration = Duration::from_secs(1);
 /// How many bytes of it are read at once.
 const CHUNK: usize = 1024;
-/// How many longer ones are read at once; a further one waits, or slow requests could fill the memory.
-pub const LONG_HEADS: usize = 256;
 
 /// The first byte of a client that speaks TLS (RFC 8446, section 5.1), and of no HTTP request.
 const TLS_HANDSHAKE: u8 = 22;
-
-/// Longer requests, and longer first messages of TLS.
-pub(crate) static LONG: Semaphore = Semaphore::const_new(LONG_HEADS);
 
 /// Why a connection did not become a viewer's.
 #[derive(Debug, Error)]
