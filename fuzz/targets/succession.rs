@@ -9,7 +9,7 @@ use recodex_monitor::config::History;
 use recodex_monitor::hub::cursor::Turn;
 use recodex_monitor::hub::Hub;
 use recodex_monitor::metrics::counters::Metrics;
-use recodex_monitor::handover::Limits;
+use recodex_monitor::handover::{Limits, cursor_of};
 use recodex_monitor::snapshot::state::State;
 use recodex_monitor::wire::zmtp::Parser;
 use std::sync::Arc;

@@ -120,13 +120,13 @@ struct Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if self.shared.succession.has_begun()
+        if self.shared.outbox.is_open()
             && let Ok(cookie) = SockRef::from(&self.stream).cookie()
         {
             let received = self.parser.unparsed().to_vec().into();
             let Self { peer, since, greeted, messages, .. } = *self;
             let left = state::Link { cookie, peer, since, greeted, stage: self.parser.stage(), received, messages };
-            self.shared.succession.leave_link(&self.stream, left);
+            self.shared.outbox.leave_link(&self.stream, left);
         }
     }
 }
@@ -155,7 +155,7 @@ impl Link {
     /// Receives until one side ends; `said` is whether its beginning was logged.
     async fn receive(mut self, place: Place, said: bool) {
         let peer = self.peer;
-        let _entry = self.shared.roll.enter(peer, self.since);
+        let _entry = self.shared.connected.enter(peer, self.since);
         let ended = match self.relay().await {
             Ok(never) => match never {},
             Err(Ended::Stopping) => match timeout(DRAIN_LIMIT, self.drain()).await {

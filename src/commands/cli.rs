@@ -243,7 +243,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     let known = settings.as_ref().ok().cloned();
     let (bound, given_up) = bind_and_give_up_root(settings.map_err(Failure::from), config, &mut kept);
     // What the process before left is not looked at as root: it stays unread, and is closed, if root cannot be given up.
-    let estate = given_up.is_ok().then(|| kept.estate()).flatten();
+    let estate = given_up.is_ok().then(|| Estate::take(&mut kept)).flatten();
     let (mut waiting, mut opened) = (Some(log), None);
     let begun = bound.and_then(|bound| given_up.map(|()| bound)).and_then(|(settings, ports)| {
         opened = waiting.take().map(|log| log.open(&settings.logger)).transpose()?;
@@ -268,7 +268,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     drop(runtime);
     if let Some(parcel) = parcel
         && handover::hand_over(parcel, &shared).is_err()
-        && let Some((path, history)) = shared.history_to_save()
+        && let Some((path, history)) = handover::history_to_save(&shared)
     {
         history_file::save(&path, history);
     }

@@ -1,44 +1,43 @@
-//! The brokers that are connected, for those who ask.
+//! The brokers that are connected, for the status report.
 
-use crate::status::report::Connected;
 use slab::Slab;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The brokers that are connected.
 #[derive(Debug, Default)]
-pub struct Roll(Mutex<Slab<(u64, SocketAddr)>>);
+pub struct Connected(Mutex<Slab<(u64, SocketAddr)>>);
 
-/// One of them; dropping it takes it off.
+/// One broker's entry; dropping it takes the broker off the list.
 #[derive(Debug)]
 pub struct Entry {
-    roll: Arc<Roll>,
+    connected: Arc<Connected>,
     at: usize,
 }
 
-impl Roll {
+impl Connected {
     fn entries(&self) -> MutexGuard<'_, Slab<(u64, SocketAddr)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a broker on it, connected since a time in seconds since the Unix epoch.
+    /// Adds a broker. `since` is when it connected, in seconds since the Unix epoch.
     #[must_use]
     pub fn enter(self: &Arc<Self>, peer: SocketAddr, since: u64) -> Entry {
         let at = self.entries().insert((since, peer));
-        Entry { roll: Arc::clone(self), at }
+        Entry { connected: Arc::clone(self), at }
     }
 
-    /// Who is on it, the longest connected first.
+    /// Returns when each broker connected and its address, the longest connected first.
     #[must_use]
-    pub fn read(&self) -> Vec<Connected> {
+    pub fn list(&self) -> Vec<(u64, SocketAddr)> {
         let mut entries: Vec<_> = self.entries().iter().map(|(_, entry)| *entry).collect();
         entries.sort_unstable();
-        entries.into_iter().map(|(since, peer)| Connected { address: peer.to_string(), since }).collect()
+        entries
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.roll.entries().remove(self.at);
+        self.connected.entries().remove(self.at);
     }
 }

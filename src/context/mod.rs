@@ -2,25 +2,23 @@
 
 pub mod connected;
 pub mod handshakes;
+pub mod outbox;
 pub mod over_limit;
 pub mod permits;
 
 use crate::config::Settings;
-use crate::context::connected::Roll;
+use crate::context::connected::Connected;
 use crate::context::handshakes::Handshakes;
+use crate::context::outbox::Outbox;
 use crate::context::over_limit::OverLimit;
 use crate::context::permits::{Addresses, Places, Room};
-use crate::handover;
-use crate::handover::Succession;
 use crate::hub::Hub;
 use crate::logging;
 use crate::metrics::counters::Metrics;
+use crate::metrics::samples::Samples;
 use crate::net::tls::Certificate;
 use crate::rlimit::Shares;
-use crate::snapshot::state::Refused;
-use crate::status::Live;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -47,13 +45,13 @@ pub struct Shared {
     /// The brokers' places: of ZeroMQ links that have shaken hands.
     pub brokers: Arc<Places>,
     /// Who they are.
-    pub roll: Arc<Roll>,
+    pub connected: Arc<Connected>,
     /// ZeroMQ links that are shaking hands.
     pub handshakes: Handshakes,
     /// How many sockets listen.
     pub(crate) listeners: usize,
     /// What happened lately.
-    pub live: Live,
+    pub samples: Samples,
     /// Whether the last reload succeeded.
     pub reloaded: AtomicBool,
     /// The places of connections to the status listener.
@@ -63,7 +61,7 @@ pub struct Shared {
     /// True once the monitor stops.
     pub stop: watch::Sender<bool>,
     /// What the connections leave to the process after a restart.
-    pub succession: Succession,
+    pub outbox: Outbox,
     /// When the monitor started, as the machine's clock had it.
     pub born: SystemTime,
     started: Instant,
@@ -88,14 +86,14 @@ impl Shared {
             addresses: Arc::default(),
             brokers: Places::new(settings.zeromq.max_connections, room, Arc::clone(&changed)),
             askers: Places::new(shares.status, Room::new(shares.status), Arc::default()),
-            roll: Arc::default(),
+            connected: Arc::default(),
             handshakes: Handshakes::new(shares.handshakes),
             listeners,
-            live: Live::default(),
+            samples: Samples::default(),
             reloaded: AtomicBool::new(true),
             changed,
             stop: watch::Sender::new(false),
-            succession: Succession::default(),
+            outbox: Outbox::default(),
             born: SystemTime::now(),
             started: Instant::now(),
             certificate: RwLock::new(certificate.map(Arc::new)),
@@ -144,12 +142,6 @@ impl Shared {
         self.hub.set_limits(new.history.clone());
         logging::reload(&new.logger);
         self.settings.send_replace(Arc::new(new));
-    }
-
-    /// The history, and the file that it is to be saved to, if there is one.
-    pub fn history_to_save(&self) -> Option<(PathBuf, Result<Vec<u8>, Refused>)> {
-        let path = self.settings().history.state.clone()?;
-        Some((path, handover::history(&self.hub)))
     }
 
     /// One page about what the monitor does, a line each.

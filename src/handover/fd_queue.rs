@@ -20,8 +20,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// The name under which the service manager keeps it.
-pub const NAME: &str = "succession";
 /// The most descriptors in one message (Linux, `SCM_MAX_FD`).
 const PER_MESSAGE: usize = 253;
 /// The queue asked for, in bytes; the system gives less (`net.core.wmem_max`), which is enough for some 135,000 sockets.
@@ -55,13 +53,13 @@ impl Parcel {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         let parcel = Self::with(ours, QUEUE)?;
         // One that the process before left, and that this one could not read.
-        fd_store::forget(NAME);
-        fd_store::keep(NAME, theirs.as_fd())?;
+        fd_store::forget(fd_store::HANDOVER_QUEUE);
+        fd_store::keep(fd_store::HANDOVER_QUEUE, theirs.as_fd())?;
         drop(theirs);
         if let Err(e) = fd_store::barrier().await {
             // What was sent already has no state, and the next process closes it.
             notify::forget_descriptors();
-            fd_store::forget(NAME);
+            fd_store::forget(fd_store::HANDOVER_QUEUE);
             return Err(e);
         }
         if fd_store::has_ended(parcel.0.as_fd(), CLOSED_BY).await? {

@@ -1,6 +1,6 @@
 //! The passing on of every connection and all history to the process that comes after a restart.
 //!
-//! The runtime ends every task where it waits; what a connection is then goes into a [`Succession`], and from there, with the
+//! The runtime ends every task where it waits; what a connection is then goes into the [`outbox`], and from there, with the
 //! history, into a parcel that the service manager keeps. The next process goes on at the same byte.
 
 pub mod fd_queue;
@@ -8,7 +8,7 @@ pub mod history_file;
 
 use crate::broker::link;
 use crate::config::{Endpoint, Settings};
-use crate::context::Shared;
+use crate::context::{Shared, outbox};
 use crate::hub::Hub;
 use crate::hub::cursor::Cursor;
 use crate::net::stream::{Stream, end_socket};
@@ -16,7 +16,7 @@ use crate::rlimit;
 pub use crate::snapshot::reading::Limits;
 use crate::snapshot::state;
 use crate::snapshot::state::State;
-use crate::systemd::fd_store;
+use crate::systemd::fd_store::{self, Kept};
 use crate::viewer::Viewer;
 use crate::wire;
 use crate::wire::close::End;
@@ -26,58 +26,11 @@ use socket2::SockRef;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// What the connections of this process leave.
-#[derive(Debug, Default)]
-pub struct Succession {
-    begun: AtomicBool,
-    left: Mutex<Left>,
-}
-
-#[derive(Debug, Default)]
-struct Left {
-    links: Vec<(OwnedFd, state::Link<'static>)>,
-    /// As their run they name its slot in the hub.
-    viewers: Vec<(OwnedFd, state::Viewer<'static>)>,
-}
-
-impl Succession {
-    /// From now on, connections that are dropped leave what they are. No task may run any more.
-    pub fn begin(&self) {
-        self.begun.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it has begun.
-    pub fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
-    }
-
-    fn left(&self) -> MutexGuard<'_, Left> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a viewer's connection.
-    pub fn leave_viewer(&self, stream: Stream, viewer: state::Viewer<'static>) {
-        match stream.into_socket() {
-            Some(socket) => self.left().viewers.push((socket, viewer)),
-            None => log::debug!("viewer {} cannot be handed over", viewer.peer),
-        }
-    }
-
-    /// Takes a broker's link.
-    pub fn leave_link(&self, stream: &tokio::net::TcpStream, link: state::Link<'static>) {
-        match stream.as_fd().try_clone_to_owned() {
-            Ok(stream) => self.left().links.push((stream, link)),
-            Err(e) => log::debug!("a broker's link cannot be handed over: {e}"),
-        }
-    }
-}
 
 /// Puts what was left into `parcel`: brokers first, then viewers, and last the links that shake hands, since the last ones are left
 /// out where there is no room. Viewers that cannot be handed over are told that the monitor stops.
@@ -85,7 +38,7 @@ impl Succession {
 /// # Errors
 /// If nothing could be handed over.
 pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
-    let Left { links, mut viewers } = std::mem::take(&mut *shared.succession.left());
+    let outbox::Left { links, mut viewers } = shared.outbox.take();
     let (mut links, mut handshakes): (Vec<_>, Vec<_>) =
         links.into_iter().partition(|(_, link)| link.stage == wire::zmtp::Stage::Traffic);
     let of_links = |links: &[(OwnedFd, _)]| links.iter().map(|(stream, _)| stream.as_raw_fd()).collect::<Vec<_>>();
@@ -115,12 +68,18 @@ pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
         Ok(()) => log::info!("handed over {what}: {}", shared.metrics),
         Err(e) => {
             log::error!("cannot hand over {what}: {e}; they are closed");
-            fd_store::forget(fd_queue::NAME);
+            fd_store::forget(fd_store::HANDOVER_QUEUE);
             turn_away(streams.into_iter().zip(states), finish);
             return Err(e);
         }
     }
     Ok(())
+}
+
+/// The history, and the file that it is to be saved to, if there is one.
+pub fn history_to_save(shared: &Shared) -> Option<(PathBuf, Result<Vec<u8>, state::Refused>)> {
+    let path = shared.settings().history.state.clone()?;
+    Some((path, history(&shared.hub)))
 }
 
 /// The history of all channels, as bytes.
@@ -200,15 +159,22 @@ pub struct Estate {
 }
 
 impl Estate {
-    /// Takes it from the queue that the service manager kept. What cannot be read is closed, and so are connections for which too few
-    /// files may be open. `kept` are the listening sockets that came with it, `listeners` those of the process before or of this
-    /// one, whichever are more; `status` is whether this one has a status listener.
+    /// Takes what the process before handed over, if it did. What cannot be read is closed, and so are connections for which too few
+    /// files may be open.
     #[must_use]
-    pub fn receive(queue: &OwnedFd, kept: usize, listeners: usize, status: bool) -> Option<Self> {
+    pub fn take(kept: &mut Kept) -> Option<Self> {
+        let queue = kept.take_handover()?;
+        let (inherited, listeners, status) = kept.listener_counts();
+        Self::receive(&queue, inherited, listeners, status)
+    }
+
+    /// `kept` are the listening sockets that came with it, `listeners` those of the process before or of this one, whichever are
+    /// more; `status` is whether this one has a status listener.
+    fn receive(queue: &OwnedFd, kept: usize, listeners: usize, status: bool) -> Option<Self> {
         let files = rlimit::open_files();
         let received = fd_queue::open(queue, files.saturating_sub(rlimit::while_taking_over(kept, listeners)));
         // Whatever happens next does not happen again to the process after this one.
-        fd_store::forget(fd_queue::NAME);
+        fd_store::forget(fd_store::HANDOVER_QUEUE);
         match received {
             Ok(Received { sockets, sent, complete, state }) => {
                 let mut estate = Self { sockets, sent, complete, state: Some(state) };

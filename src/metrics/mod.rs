@@ -1,3 +1,4 @@
 //! Counts of what happened.
 
 pub mod counters;
+pub mod samples;

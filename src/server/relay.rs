@@ -7,7 +7,7 @@ use crate::context::permits::Places;
 use crate::deadline::timeout_at;
 use crate::error::{Exit, Failure};
 use crate::handover::fd_queue::Parcel;
-use crate::handover::{Estate, history_file};
+use crate::handover::{Estate, history_file, history_to_save};
 use crate::logging::Throttle;
 use crate::metrics::counters::LinkRefusal;
 use crate::net::listen;
@@ -229,7 +229,7 @@ impl Relay {
                 Ok(parcel) => {
                     tasks.shutdown().await;
                     shared.hub.freeze();
-                    shared.succession.begin();
+                    shared.outbox.open();
                     return Some(parcel);
                 }
                 Err(e) => log::warn!("nothing can be handed over to the next process: {e}"),
@@ -244,7 +244,7 @@ impl Relay {
         shared.stop.send_replace(true);
         all_free(&shared.brokers, deadline).await;
         // Before the hub stops: what has failed is still to be released.
-        let saving = shared.history_to_save();
+        let saving = history_to_save(&shared);
         let saving = saving.map(|(path, history)| spawn_blocking(move || history_file::save(&path, history)));
         shared.hub.stop();
         if !all_free(&shared.viewers, deadline).await {

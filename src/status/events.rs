@@ -10,50 +10,16 @@ use http_body_util::channel::{Channel, Sender};
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde_json::json;
-use std::collections::VecDeque;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// The time between two samples.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How many samples are kept: those of ten minutes.
-const SAMPLES: usize = 600;
 /// How often a silent stream shows that it is there, so that neither end waits for one that is gone.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
-
-/// A moment: seconds since the Unix epoch, messages received and sent in the second before, viewers.
-type Sample = (u64, u64, u64, usize);
-
-/// What happened in the last ten minutes.
-#[derive(Debug, Default)]
-pub struct Live {
-    samples: Mutex<VecDeque<Sample>>,
-    /// Changes with every sample.
-    tick: watch::Sender<u64>,
-}
-
-impl Live {
-    fn samples(&self) -> Vec<Sample> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
-    }
-
-    fn last(&self) -> Option<Sample> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner).back().copied()
-    }
-
-    fn add(&self, sample: Sample) {
-        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        if samples.len() == SAMPLES {
-            samples.pop_front();
-        }
-        samples.push_back(sample);
-        drop(samples);
-        self.tick.send_modify(|tick| *tick += 1);
-    }
-}
 
 /// Takes a sample every second. Never returns.
 pub async fn sample(shared: Arc<Shared>) {
@@ -68,7 +34,7 @@ pub async fn sample(shared: Arc<Shared>) {
         let milliseconds = u64::try_from(now.duration_since(at).as_millis()).unwrap_or(u64::MAX).max(1);
         let after = counts();
         let rate = |i: usize| (after[i] - before[i]).saturating_mul(1000).div_ceil(milliseconds);
-        shared.live.add((seconds(SystemTime::now()), rate(0), rate(1), shared.viewers.taken()));
+        shared.samples.add((seconds(SystemTime::now()), rate(0), rate(1), shared.viewers.taken()));
         (at, before) = (now, after);
     }
 }
@@ -153,8 +119,8 @@ pub(super) fn events(shared: &Arc<Shared>, pace: Pace) -> Channel<Bytes> {
     let (mut events, channel) = Events::new(pace);
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        let (mut tick, mut stop) = (shared.live.tick.subscribe(), shared.stop.subscribe());
-        events.add_json("samples", &json!({"period": PERIOD.as_secs(), "samples": shared.live.samples()}));
+        let (mut tick, mut stop) = (shared.samples.subscribe(), shared.stop.subscribe());
+        events.add_json("samples", &json!({"period": PERIOD.as_secs(), "samples": shared.samples.all()}));
         let (mut shown, mut warned) = (String::new(), None);
         loop {
             let settings = shared.settings().to_yaml();
@@ -170,7 +136,7 @@ pub(super) fn events(shared: &Arc<Shared>, pace: Pace) -> Channel<Bytes> {
             if let Some(report) = report.as_object_mut() {
                 // They have an event of their own.
                 report.remove("warnings");
-                if let Some(sample) = shared.live.last() {
+                if let Some(sample) = shared.samples.last() {
                     report.insert("sample".into(), json!(sample));
                 }
             }

@@ -5,7 +5,7 @@ pub mod format;
 pub mod openmetrics;
 pub mod report;
 
-pub use events::{Live, sample};
+pub use events::sample;
 
 use crate::context::Shared;
 use crate::deadline::HttpTimer;

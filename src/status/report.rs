@@ -4,6 +4,7 @@ use crate::context::Shared;
 use crate::deadline::timeout;
 use crate::logging::Notice;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -68,6 +69,12 @@ pub struct Connected {
     pub address: String,
     /// Since when.
     pub since: u64,
+}
+
+impl From<(u64, SocketAddr)> for Connected {
+    fn from((since, address): (u64, SocketAddr)) -> Self {
+        Self { address: address.to_string(), since }
+    }
 }
 
 /// Channels by what becomes of them.
@@ -155,7 +162,7 @@ impl Report {
             brokers: Brokers {
                 now: shared.brokers.taken(),
                 max: settings.zeromq.max_connections,
-                connected: shared.roll.read(),
+                connected: shared.connected.list().into_iter().map(Connected::from).collect(),
             },
             channels: Channels {
                 open: usage.channels - usage.finished,

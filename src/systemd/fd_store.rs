@@ -1,7 +1,6 @@
 //! Descriptors that outlive the process: the service manager keeps them (`sd_notify(3)`, FDSTORE) and hands them to the next one.
 
 use crate::config::temporary_path;
-use crate::handover::{Estate, fd_queue};
 use crate::systemd::notify;
 use crate::systemd::notify::Kind;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -20,6 +19,8 @@ use tokio::time::timeout;
 /// What the names of listening sockets begin with; the number of the process follows, as the store counts them, and that of the
 /// socket.
 const LISTENER: &str = "listener-";
+/// The name of the queue in which one process hands its connections to the next.
+pub const HANDOVER_QUEUE: &str = "succession";
 /// How long the service manager may take to do what it is told.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -113,7 +114,7 @@ pub fn take() -> Kept {
             } else {
                 kept.listeners.push(Listener { name, generation, socket: descriptor.into() });
             }
-        } else if name == fd_queue::NAME {
+        } else if name == HANDOVER_QUEUE {
             kept.parcel = Some(descriptor);
         } else {
             log::warn!("closed descriptor {fd} from the service manager ({name:?}): it is no listening socket");
@@ -135,12 +136,18 @@ fn listens(descriptor: &OwnedFd) -> bool {
 }
 
 impl Kept {
-    /// What the process before handed over, if it did.
+    /// Takes the queue of the process before, if it handed something over.
     #[must_use]
-    pub fn estate(&mut self) -> Option<Estate> {
+    pub fn take_handover(&mut self) -> Option<OwnedFd> {
+        self.parcel.take()
+    }
+
+    /// Returns the listening sockets that came, those of the process before or of this one, whichever are more, and whether this one
+    /// has a status listener.
+    #[must_use]
+    pub fn listener_counts(&self) -> (usize, usize, bool) {
         let ((kept, before), (own, status)) = (self.counts, self.own);
-        let listeners = before.max(own).max(2);
-        self.parcel.take().and_then(|queue| Estate::receive(&queue, kept, listeners, status))
+        (kept, before.max(own).max(2), status)
     }
 
     /// Notes the listening sockets of this process: what it takes over must fit beside them.

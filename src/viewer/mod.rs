@@ -463,8 +463,8 @@ impl Drop for Viewer {
         }
         let Some((mut stream, left)) = self.leave() else { return };
         // A TLS session cannot be handed over: its keys stay here.
-        if self.shared.succession.has_begun() && !stream.is_tls() {
-            self.shared.succession.leave_viewer(stream, left);
+        if self.shared.outbox.is_open() && !stream.is_tls() {
+            self.shared.outbox.leave_viewer(stream, left);
         } else {
             let told = stream.end_with(&left.closing_bytes(self.shared.settings().clients.finish_on_close));
             log::debug!(RECODEX_PEER:% = left.peer; "viewer {} is closed: {told:?}", left.peer);
