@@ -3,11 +3,12 @@
 mod common;
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use common::http::{STATUS, metrics, status};
 use common::zmtp::{command, frame, greeted, greeting, long_head, message, ready};
-use common::{A_WHILE, Broker, DEADLINE, RawPeer, Scene, Viewer, fence, noise, raise_open_files, until};
+use common::{A_WHILE, Broker, DEADLINE, Kind, RawPeer, Scene, Viewer, fence, noise, raise_open_files, until};
 use recodex_monitor::server::relay::STRANGERS;
 
 /// Makes only what is wrong close a link, and not the time it takes.
@@ -52,13 +53,131 @@ fn handshake() -> Vec<u8> {
 
 // Before the handshake.
 
+/// The one line on links that were closed, of a monitor at which `act` is done three times.
+fn the_one_line_on(act: impl Fn(SocketAddr)) -> String {
+    let mut scene = Scene::new(PATIENT);
+    for _ in 0..3 {
+        act(scene.monitor.brokers);
+    }
+    let line = scene.monitor.wait_log("closed the ZeroMQ link");
+    scene.is_unharmed();
+    assert_eq!(scene.monitor.logged(&["closed the ZeroMQ link"]).len(), 1);
+    let said = line.split_once("closed the ZeroMQ link from 127.0.0.1:").expect("it names the peer").1;
+    said.split_once(": ").expect("it says why").1.to_owned()
+}
+
+/// What is said of a peer that sends these bytes and waits.
+fn said_of(bytes: &[u8]) -> String {
+    the_one_line_on(|brokers| {
+        let mut peer = RawPeer::connect(brokers);
+        peer.send_what_goes(bytes);
+        peer.is_closed();
+    })
+}
+
 #[test]
-fn a_peer_that_hangs_up_in_its_handshake_is_logged() {
-    let scene = Scene::new(PATIENT);
-    let mut peer = RawPeer::connect(scene.monitor.brokers);
-    peer.send_what_goes(&greeting(b"NULL")[..10]);
+fn a_peer_that_speaks_another_protocol_is_named_once() {
+    let http = "not ZeroMQ: it speaks HTTP; viewers connect to websocket_uri, browsers to status_uri";
+    assert_eq!(said_of(common::viewer::upgrade_request("/").as_bytes()), http);
+    // All that a slow one could send.
+    assert_eq!(said_of(b"G"), http);
+    assert_eq!(said_of(b"\x16\x03\x01\x02\x00\x01\x00"), "not ZeroMQ: it speaks TLS, which this port does not");
+    let proxy = "not ZeroMQ: it sent a PROXY header, which this port does not take";
+    assert_eq!(said_of(b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 7894\r\n"), proxy);
+    assert_eq!(said_of(&common::viewer::proxy_header([192, 0, 2, 9], &[])), proxy);
+    assert_eq!(said_of(b"\n\x1b[31m\"\xc3\xa9"), r#"not ZeroMQ: its first bytes are "\n\x1b[31m\"\xc3\xa9""#);
+    assert_eq!(said_of(&[b'x'; 3000]), r#"not ZeroMQ: its first bytes are "xxxxxxxxxxxxxxxx…""#);
+    let mut not_quite = greeting(b"NULL");
+    not_quite[9] = 0x7E;
+    assert!(said_of(&not_quite).starts_with(r#"not ZeroMQ: its first bytes are "\xff\x00"#));
+}
+
+#[test]
+fn what_a_peer_says_of_itself_is_told_escaped() {
+    assert_eq!(said_of(&greeting(b"CURVE")), r#"security mechanism "CURVE", expected NULL"#);
+    assert_eq!(said_of(&greeting(b"\n\x1b[31m")), r#"security mechanism "\n\u{1b}[31m", expected NULL"#);
+    let error = said_of(&greeted(&command("ERROR", b"\x05no\n\x1b[")));
+    assert_eq!(error, r#"the peer sent ERROR "no\n\u{1b}[""#);
+    let long = said_of(&greeted(&command("ERROR", &[&[200][..], &[b'x'; 200]].concat())));
+    assert_eq!(long, format!("the peer sent ERROR \"{}\"", "x".repeat(64)));
+    let socket = said_of(&greeted(&ready(&[("Socket-Type", &[b'x'; 200])])));
+    assert_eq!(socket, format!("Socket-Type \"{}\", expected ROUTER or DEALER", "x".repeat(64)));
+}
+
+/// A mechanism that is not whole is not told.
+#[test]
+fn a_peer_that_hangs_up_in_its_handshake_is_told_how_far_it_was() {
+    let before = |bytes: &str| {
+        format!(
+            "the peer hung up in its handshake before it named its security mechanism, as a socket with CURVE or PLAIN \
+             does; its first bytes are \"{bytes}\""
+        )
+    };
+    let after = "the peer hung up in its handshake after it named the security mechanism NULL, as a socket other than \
+                 ROUTER and DEALER does";
+    let signature = r"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f";
+    let (null, curve) = (handshake(), greeting(b"CURVE"));
+    for (bytes, said) in [
+        (&null[..1], before(r"\xff")),
+        (&null[..10], before(signature)),
+        (&curve[..31], before(&format!(r"{signature}\x03\x00CURV…"))),
+        (&null[..32], after.into()),
+        (&null[..64], after.into()),
+        (&null[..null.len() - 1], after.into()),
+        // Of a client of telnet.
+        (b"\xff\xfd\x03\xff\xfb\x18", before(r"\xff\xfd\x03\xff\xfb\x18")),
+    ] {
+        let ends = the_one_line_on(|brokers| {
+            let mut peer = RawPeer::connect(brokers);
+            peer.send(bytes);
+            peer.shut_sending();
+            peer.is_closed();
+        });
+        let resets = the_one_line_on(|brokers| {
+            let mut peer = RawPeer::connect(brokers);
+            // Once the opening has come, the link is read as soon as something comes.
+            peer.read_greeting();
+            peer.send(bytes);
+            peer.reset();
+        });
+        assert_eq!((&ends, &resets), (&said, &said));
+    }
+}
+
+/// libzmq sees the monitor's mechanism and goes, for good. It may do so before it has sent a byte.
+#[test]
+fn a_socket_of_libzmq_with_plain_is_told() {
+    let mut scene = Scene::new(&format!("logger: {{level: debug}}\n{PATIENT}"));
+    let peer = Broker::with(scene.monitor.brokers, Kind::Dealer, |socket| {
+        socket.set_plain_username(Some("broker"))?;
+        socket.set_plain_password(Some("secret"))
+    });
+    scene.monitor.wait_log("a socket with CURVE or PLAIN");
     drop(peer);
-    scene.monitor.wait_log("the peer hung up in its handshake");
+    scene.is_unharmed();
+}
+
+#[test]
+fn who_hangs_up_is_counted_and_a_probe_that_sends_nothing_is_not() {
+    let mut scene = Scene::new(&format!("{STATUS}{PATIENT}"));
+    for _ in 0..5 {
+        let mut ends = RawPeer::connect(scene.monitor.brokers);
+        ends.shut_sending();
+        ends.is_closed();
+        RawPeer::connect(scene.monitor.brokers).reset();
+    }
+    let mut peer = RawPeer::connect(scene.monitor.brokers);
+    peer.send(&greeting(b"NULL"));
+    peer.shut_sending();
+    peer.is_closed();
+    let at = status(&scene.monitor);
+    let count =
+        |reason: &str| metrics(at).count(&format!("recodex_monitor_refused_links_total{{reason=\"{reason}\"}}"));
+    until("the peer is counted", || (count("hung_up") == 1).then_some(()));
+    scene.is_unharmed();
+    let reasons = ["hung_up", "violation", "timeout", "crowded", "not_reading", "full", "not_allowed"];
+    assert_eq!(reasons.map(count), [1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(scene.monitor.logged(&["closed the ZeroMQ link"]).len(), 1);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One broker's link: a ZMTP ROUTER that only receives, under the routing id that brokers address.
 
 use crate::broker::allowed::Allowed;
+use crate::broker::stranger;
 use crate::context::Shared;
 use crate::context::permits::Place;
 use crate::deadline::timeout;
@@ -57,8 +58,10 @@ enum Ended {
     Full,
     #[error("zeromq.allow no longer names it")]
     NotAllowed,
-    #[error("the peer hung up in its handshake; expected a ROUTER or DEALER socket of ZeroMQ without CURVE or PLAIN")]
-    HungUp,
+    #[error("not ZeroMQ: {0}")]
+    OtherProtocol(String),
+    #[error("the peer hung up in its handshake {0}")]
+    HungUp(String),
 }
 
 /// Shakes hands with a peer; once it is a broker, another task receives from it until it goes or the monitor stops.
@@ -136,7 +139,17 @@ impl Link {
         let time = self.shared.settings().zeromq.handshake_timeout.duration();
         let done = timeout(time, pin!(self.handshake())).await;
         match done.unwrap_or(Err(Ended::Handshake)) {
-            Err(Ended::ByPeer | Ended::MidMessage | Ended::Io(_)) if self.has_sent() => self.close(&Ended::HungUp),
+            Err(Ended::ByPeer | Ended::MidMessage | Ended::Io(_)) => {
+                let peer = self.peer;
+                if let Some(how_far) = stranger::hung_up(&self.parser) {
+                    self.close(&Ended::HungUp(how_far));
+                } else {
+                    log::debug!(RECODEX_PEER:% = peer; "ZeroMQ peer {peer} left before it sent anything: a port probe, or a socket with CURVE or PLAIN");
+                }
+            }
+            Err(Ended::Violation(Violation::NotZmtp)) => {
+                self.close(&Ended::OtherProtocol(stranger::other_protocol(&self.parser)));
+            }
             Err(ended) => self.close(&ended),
             Ok(()) => match self.shared.brokers.take() {
                 Some(place) => {
@@ -171,20 +184,15 @@ impl Link {
         drop(place);
     }
 
-    /// Whether the peer has sent anything. Port probes have not: they are neither counted nor logged.
-    fn has_sent(&self) -> bool {
-        self.parser.stage() != Stage::Greeting || self.parser.is_mid_message()
-    }
-
     /// What is to be said and counted of a link that ended.
     fn close(&self, ended: &Ended) {
         let refusal = match ended {
-            Ended::Violation(_) => Some(LinkRefusal::Violation),
+            Ended::Violation(_) | Ended::OtherProtocol(_) => Some(LinkRefusal::Violation),
             Ended::Handshake => Some(LinkRefusal::Timeout),
             Ended::NotReading => Some(LinkRefusal::NotReading),
             Ended::Full => Some(LinkRefusal::Full),
             Ended::NotAllowed => Some(LinkRefusal::NotAllowed),
-            Ended::HungUp => Some(LinkRefusal::HungUp),
+            Ended::HungUp(_) => Some(LinkRefusal::HungUp),
             _ => None,
         };
         if let Some(refusal) = refusal {

@@ -1,6 +1,7 @@
 //! The header of the PROXY protocol, with which a proxy names the client at the beginning of a connection.
 
 use crate::net::stream::Stream;
+use crate::wire::first_byte::{PROXY_BINARY, PROXY_TEXT};
 use proxy_header::{ParseConfig, ProxyHeader};
 use std::io;
 use std::net::SocketAddr;
@@ -14,8 +15,6 @@ const BINARY_HEAD: usize = 16;
 /// The longest header that is taken, in bytes: of version 2, with addresses and what may come with them, such as a name and a
 /// certificate's.
 pub const MAX_HEADER: usize = 2048;
-/// What a header of version 2 begins with.
-const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// What has come of a PROXY header.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,8 +48,8 @@ pub async fn read(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<Option
 /// Looks at the bytes of a PROXY header so far. Who reads what is missing, and no more, never reads past its end.
 #[must_use]
 pub fn header(bytes: &[u8]) -> Header {
-    let binary = bytes.starts_with(&SIGNATURE[..SIGNATURE.len().min(bytes.len())]);
-    let text = bytes.starts_with(&b"PROXY "[..bytes.len().min(6)]);
+    let begins = |start: &[u8]| bytes.starts_with(&start[..start.len().min(bytes.len())]);
+    let (binary, text) = (begins(PROXY_BINARY), begins(PROXY_TEXT));
     if !binary && !text {
         return Header::Wrong;
     }
@@ -87,7 +86,7 @@ mod tests {
     fn a_proxy_header_is_read_to_its_end_and_no_further() {
         let binary = |family, body: &[u8]| {
             let length = u16::try_from(body.len()).unwrap().to_be_bytes();
-            [SIGNATURE, &[0x21, family], &length, body].concat()
+            [PROXY_BINARY, &[0x21, family], &length, body].concat()
         };
         let client = || Header::Whole(Some("192.0.2.1:4711".parse().unwrap()));
         let v4 = [192, 0, 2, 1, 10, 0, 0, 1, 0x12, 0x67, 0, 80];
@@ -120,7 +119,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..300), start in 0..3_usize) {
-            let start = [&b""[..], b"PROXY TCP4 ", SIGNATURE][start];
+            let start = [&b""[..], b"PROXY TCP4 ", PROXY_BINARY][start];
             let bytes = [start, &bytes].concat();
             for end in 0..bytes.len() {
                 if let Header::Missing(count) = header(&bytes[..end]) {

@@ -1,10 +1,13 @@
 //! The bytes of a ZMTP 3.x peer, parsed in place from one buffer (rfc.zeromq.org/spec/23 and 37).
 
+use crate::wire::first_byte::ZMTP;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The length of a greeting in bytes.
 pub const GREETING: usize = 64;
+/// The end of the name of a security mechanism in a greeting, with the zeros that fill it up.
+pub(crate) const MECHANISM_END: usize = 32;
 /// The one security mechanism, as a greeting names it.
 const MECHANISM: &[u8; 20] = b"NULL\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 /// The longest frame, and the longest message over all its frames, in bytes.
@@ -20,6 +23,8 @@ const PING_TTL: usize = 2;
 const MAX_PING: usize = PING_TTL + MAX_PING_CONTEXT;
 /// The longest routing id, in bytes.
 pub const MAX_IDENTITY: usize = 255;
+/// The most of a peer's words that a violation keeps, in bytes: those of a security mechanism fit.
+const MAX_TOLD: usize = 64;
 /// The buffer: a message of the greatest size, its headers, commands in between, and room to read more at once.
 pub const BUFFER: usize = 2 * MAX_MESSAGE;
 
@@ -27,7 +32,7 @@ pub const BUFFER: usize = 2 * MAX_MESSAGE;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Violation {
     /// The first bytes are none of ZMTP's.
-    #[error("not ZeroMQ: the first bytes are no ZMTP greeting")]
+    #[error("not ZeroMQ")]
     NotZmtp,
     /// A peer that speaks an older protocol.
     #[error("ZMTP version {0}, expected 3 or later (libzmq 4 or later)")]
@@ -41,9 +46,9 @@ pub enum Violation {
     /// READY came twice.
     #[error("a second READY")]
     SecondReady,
-    /// The peer reports an error of its own.
-    #[error("the peer sent ERROR")]
-    PeerError,
+    /// The peer reports an error of its own, for this reason.
+    #[error("the peer sent ERROR {0:?}")]
+    PeerError(String),
     /// A command whose fields do not add up.
     #[error("a malformed {0} command")]
     BadCommand(&'static str),
@@ -245,16 +250,16 @@ impl Parser {
     /// Takes the greeting; false if it is not whole. What is wrong is told as early as it is seen.
     fn greeting(&mut self) -> Result<bool, Violation> {
         let bytes = &self.buffer[..self.filled.min(GREETING)];
-        if bytes.first().is_some_and(|first| *first != 0xff) || bytes.get(9).is_some_and(|last| last & 1 == 0) {
+        if bytes.first().is_some_and(|first| *first != ZMTP) || bytes.get(9).is_some_and(|last| last & 1 == 0) {
             return Err(Violation::NotZmtp);
         }
         if let Some(&version) = bytes.get(10).filter(|version| **version < 3) {
             return Err(Violation::OldVersion(version));
         }
-        let Some(mechanism) = bytes.get(12..32) else { return Ok(false) };
+        let Some(mechanism) = bytes.get(12..MECHANISM_END) else { return Ok(false) };
         if mechanism != MECHANISM {
             let end = mechanism.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
-            return Err(Violation::Mechanism(String::from_utf8_lossy(&mechanism[..end]).into_owned()));
+            return Err(Violation::Mechanism(told(&mechanism[..end])));
         }
         if bytes.len() < GREETING {
             return Ok(false);
@@ -323,7 +328,7 @@ fn command(body: &[u8], stage: Stage) -> Result<Option<Command>, Violation> {
     match (name, stage) {
         (b"READY", Stage::Handshake) => ready(rest).map(|()| Some(Command::Ready)),
         (b"READY", _) => Err(Violation::SecondReady),
-        (b"ERROR", _) => Err(Violation::PeerError),
+        (b"ERROR", _) => Err(Violation::PeerError(told(short_string(rest).map_or(rest, |(reason, _)| reason)))),
         (_, Stage::Handshake) => Err(Violation::ExpectedReady),
         (b"PING", _) => match rest.len() {
             PING_TTL..=MAX_PING => Ok(Some(Command::Ping { context: body.len() - rest.len() + PING_TTL })),
@@ -354,8 +359,13 @@ fn ready(mut properties: &[u8]) -> Result<(), Violation> {
     }
     match socket.ok_or(Violation::NoSocketType)? {
         b"ROUTER" | b"DEALER" => Ok(()),
-        other => Err(Violation::SocketType(String::from_utf8_lossy(&other[..other.len().min(16)]).into_owned())),
+        other => Err(Violation::SocketType(told(other))),
     }
+}
+
+/// What a peer says of itself, as text; of a long one the beginning. It is to be escaped.
+fn told(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TOLD)]).into_owned()
 }
 
 /// A string whose first byte is its length, and what follows it.
@@ -481,7 +491,16 @@ mod tests {
         assert_eq!(violation(&[&greeting(), b"\0\x01x".as_slice()].concat()), Some(Violation::ExpectedReady));
         assert_eq!(violation(&[&greeting(), b"\x04\x05\x04PING".as_slice()].concat()), Some(Violation::ExpectedReady));
         assert_eq!(violation(&after_handshake(READY)), Some(Violation::SecondReady));
-        assert_eq!(violation(&after_handshake(b"\x04\x07\x05ERROR\0")), Some(Violation::PeerError));
+        assert_eq!(violation(&after_handshake(b"\x04\x07\x05ERROR\0")), Some(Violation::PeerError(String::new())));
+        let reason = |data: &[u8]| {
+            violation(&after_handshake(
+                &[&[4, 6 + u8::try_from(data.len()).unwrap()], &b"\x05ERROR"[..], data].concat(),
+            ))
+        };
+        assert_eq!(reason(b"\x04why\n"), Some(Violation::PeerError("why\n".into())));
+        assert_eq!(reason(b"\xffwhy"), Some(Violation::PeerError("\u{fffd}why".into())));
+        assert_eq!(reason(&[b'x'; 200]), Some(Violation::PeerError("x".repeat(MAX_TOLD))));
+        assert_eq!(Violation::PeerError("why\n".into()).to_string(), r#"the peer sent ERROR "why\n""#);
         assert_eq!(violation(&after_handshake(b"\x04\x06\x04PING\0")), Some(Violation::BadCommand("PING")));
         assert_eq!(violation(&after_handshake(b"\x04\x00")), Some(Violation::BadCommand("unnamed")));
         assert_eq!(violation(&after_handshake(b"\x04\x05\x04WHAT")), None);
