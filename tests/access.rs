@@ -326,6 +326,18 @@ fn with_the_proxy_protocol_who_sends_no_header_or_is_not_trusted_is_closed() {
     drop(viewer.upgrade(&[]));
 }
 
+/// A broker that has the proxy's port, and one that has the monitor's own.
+#[test]
+fn with_the_proxy_protocol_who_speaks_zeromq_is_told_under_its_name() {
+    for (header, name) in [(v2([192, 0, 2, 1], &[]), "192.0.2.1:4711"), (Vec::new(), "127.0.0.1:")] {
+        let monitor = Monitor::start(&format!("{PROXIED}clients: {{handshake_timeout: 600}}\n"));
+        let mut peer = Viewer::connected(monitor.viewers);
+        let _ = peer.try_send_raw(&[header, vec![0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f]].concat());
+        assert_eq!(peer.raw_to_end(), b"");
+        monitor.wait_logged(&["WARNING", &format!("refused viewer {name}"), "it speaks ZeroMQ"]);
+    }
+}
+
 #[test]
 fn each_client_of_the_proxy_protocol_has_its_share() {
     let monitor = Monitor::start(&format!("{PROXIED}clients: {{max_per_address: 1}}\n"));

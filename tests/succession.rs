@@ -325,6 +325,38 @@ fn a_broker_may_be_anywhere_in_its_handshake_or_a_message() {
 }
 
 #[test]
+fn how_far_a_peer_was_that_hangs_up_is_known_after_a_restart() {
+    let _alone = alone();
+    for (bytes, said) in [(10, "before it named its security mechanism"), (64, "after it named the security mechanism")]
+    {
+        let mut service = Service::start("");
+        let mut peer = RawPeer::connect(service.monitor.brokers);
+        peer.read_greeting();
+        assert_eq!(peer.read_command().name, "READY");
+        peer.send(&zmtp::greeting(b"NULL")[..bytes]);
+        service.restart();
+        peer.shut_sending();
+        service.monitor.wait_logged(&["closed the ZeroMQ link", "hung up in its handshake", said]);
+    }
+}
+
+/// A process of an older version waits for the rest of a request.
+#[test]
+fn who_speaks_another_protocol_is_known_by_what_the_process_before_has_read() {
+    let _alone = alone();
+    for (first, said) in [(0xff, "it speaks ZeroMQ"), (0x16, "it speaks TLS")] {
+        let (server, mut client) = pair();
+        let cookie = SockRef::from(&server).cookie().expect("Linux has them");
+        let stage = Stage::Request { unproxied: false };
+        let left = Left { cookie, peer: Peer::Unix, stage, received: vec![first].into(), unsent: b"".into() };
+        let (_, monitor) = takes_over(&[&server], &state(vec![left]));
+        drop(server);
+        monitor.wait_logged(&["WARNING", "refused viewer", said]);
+        client.raw_to_end();
+    }
+}
+
+#[test]
 fn a_link_with_as_much_of_a_message_as_may_be_is_handed_over_with_all_others() {
     let _alone = alone();
     let mut service = Service::start("");

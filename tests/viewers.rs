@@ -5,8 +5,10 @@ mod common;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::viewer::{frame, http, upgrade_request, upgrade_request_with};
-use common::{A_WHILE, Broker, DEADLINE, Event, Monitor, Viewer, command, fence, task_id, until};
+use common::http::{STATUS, metrics, status};
+use common::viewer::{frame, http, proxy_header, upgrade_request, upgrade_request_with};
+use common::zmtp::greeting;
+use common::{A_WHILE, Broker, DEADLINE, Event, Kind, Monitor, RawPeer, Viewer, command, fence, task_id, until};
 
 /// Asserts that the server ends this connection by a close with this code.
 ///
@@ -149,13 +151,73 @@ fn a_plain_http_request_is_answered_426_and_one_line() {
 
 /// It has sent the beginning of its handshake, and waits for an answer to that.
 #[test]
-fn a_client_that_speaks_tls_is_answered_400_at_once() {
-    let monitor = Monitor::start("clients: {handshake_timeout: 3600}");
+fn a_client_that_speaks_tls_is_answered_400_at_once_and_told_once() {
+    let monitor = Monitor::start("clients: {handshake_timeout: 600}");
     for hello in [&b"\x16"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
         let (status, whole) = answer(&monitor, hello);
         assert_eq!(status, "400", "{whole}");
         assert!(whole.contains("This port does not speak TLS. Use ws:// instead of wss://."), "{whole}");
     }
+    drop(Viewer::subscribed(monitor.viewers, "job"));
+    let words =
+        ["WARNING", "refused viewer 127.0.0.1:", "it speaks TLS, and this port does not; set tls, or use ws://"];
+    monitor.wait_logged(&words);
+    assert_eq!(monitor.logged(&["refused viewer"]).len(), 1);
+}
+
+/// A broker that has the viewers' port: libzmq, and all that a slow one could send.
+#[test]
+fn who_speaks_zeromq_is_closed_at_once_and_told_once() {
+    let monitor = Monitor::start(&format!("{STATUS}clients: {{handshake_timeout: 600}}\n"));
+    for bytes in [&b"\xff"[..], &greeting(b"NULL")] {
+        let mut peer = Viewer::connected(monitor.viewers);
+        let _ = peer.try_send_raw(bytes);
+        assert_eq!(peer.raw_to_end(), b"");
+    }
+    let broker = Broker::with(monitor.viewers, Kind::Dealer, |_| Ok(()));
+    let at = status(&monitor);
+    let refused = |reason| metrics(at).count(&format!("recodex_monitor_refused_viewers_total{{reason=\"{reason}\"}}"));
+    // It tries again and again.
+    until("all are counted", || (refused("request") >= 4).then_some(()));
+    drop(broker);
+    drop(Viewer::subscribed(monitor.viewers, "job"));
+    let what = "it speaks ZeroMQ, and this is the viewers' port (websocket_uri); brokers connect to zeromq_uri";
+    assert!(monitor.wait_log("refused viewer 127.0.0.1:").ends_with(what));
+    assert_eq!(monitor.logged(&["refused viewer"]).len(), 1);
+    assert_eq!(["timeout", "tls", "proxy", "full"].map(refused), [0; 4]);
+}
+
+#[test]
+fn a_proxy_header_that_nobody_expects_is_answered_400_and_told_once() {
+    let monitor = Monitor::start("clients: {handshake_timeout: 600}");
+    let request = upgrade_request("/");
+    for header in [b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 80\r\n".to_vec(), proxy_header([192, 0, 2, 1], &[])] {
+        let (status, body) = answer(&monitor, &[&header[..], request.as_bytes()].concat());
+        assert_eq!(status, "400");
+        assert_eq!(body, "This port takes no PROXY header (websocket_proxy_protocol).\n");
+    }
+    drop(Viewer::subscribed(monitor.viewers, "job"));
+    monitor.wait_logged(&["WARNING", "it sent a PROXY header, and websocket_proxy_protocol is off"]);
+    assert_eq!(monitor.logged(&["refused viewer"]).len(), 1);
+}
+
+#[test]
+fn who_goes_without_a_byte_is_neither_counted_nor_told() {
+    let monitor = Monitor::start(STATUS);
+    for _ in 0..5 {
+        let mut peer = Viewer::connected(monitor.viewers);
+        peer.shut_sending();
+        assert_eq!(peer.raw_to_end(), b"");
+        RawPeer::connect(monitor.viewers).reset();
+    }
+    drop(Viewer::subscribed(monitor.viewers, "job"));
+    let at = status(&monitor);
+    until("all have gone", || (metrics(at).count("recodex_monitor_viewers") == 0).then_some(()));
+    let reasons = ["full", "address", "origin", "request", "timeout", "tls", "proxy"];
+    let metrics = metrics(at);
+    let count = |reason| metrics.count(&format!("recodex_monitor_refused_viewers_total{{reason=\"{reason}\"}}"));
+    assert_eq!(reasons.map(count), [0; 7]);
+    assert_eq!(monitor.logged(&["WARNING"]), [""; 0]);
 }
 
 #[test]

@@ -436,7 +436,13 @@ fn is_trusted(monitor: &Monitor, ca: &Path) {
 fn a_port_with_tls_is_known_as_such() {
     let monitor = Tls::new(&params("127.0.0.1"), None).monitor();
     let url = format!("ws://{}/ws", monitor.viewers);
-    fails(&[&url, "job"], 69, &["the port speaks TLS", &format!("use wss://{}/ws", monitor.viewers)]);
+    fails(&[&url, "job"], 69, &["if the port speaks TLS", &format!("use wss://{}/ws", monitor.viewers)]);
+    let address = monitor.viewers.to_string();
+    for words in [&["status", &address][..], &["publish", "-a", &format!("tcp://{address}"), "job", "ENDED"]] {
+        let output = run(words);
+        assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+        assert!(stderr(&output).contains("refuses plain HTTP, as "), "{}", stderr(&output));
+    }
 }
 
 #[test]

@@ -49,6 +49,7 @@ async fn other_protocol(host_and_port: &str) -> Option<&'static str> {
     let answer = timeout(CONNECT_TIMEOUT, asked).await.ok()?.ok()?;
     match *answer.first()? {
         _ if answer.ends_with(b" 426") => Some("is the port where viewers connect"),
+        _ if answer.ends_with(b" 400") => Some("refuses plain HTTP, as a monitor's port of viewers with TLS does"),
         HTTP => Some("speaks HTTP, as a monitor's status page does"),
         first if TLS_RECORDS.contains(&first) => Some("speaks TLS, as a monitor's port of viewers may"),
         ZMTP => None,

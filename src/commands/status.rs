@@ -92,6 +92,11 @@ async fn ask(address: &str) -> Result<Report, String> {
         StatusCode::UPGRADE_REQUIRED => {
             return Err("that is the port where viewers connect; ask at the status_uri".into());
         }
+        StatusCode::BAD_REQUEST => {
+            return Err(
+                "it refuses plain HTTP, as the port where viewers connect does with TLS; ask at the status_uri".into(),
+            );
+        }
         StatusCode::MISDIRECTED_REQUEST => {
             return Err(
                 "it does not know itself by this name: ask by address, or name the host in its status_uri".into()

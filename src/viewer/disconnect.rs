@@ -1,7 +1,6 @@
 //! Why a viewer left or was not let in, and what is said and counted of it.
 
-use super::upgrade;
-use super::upgrade::{FOREIGN, Refused, TOO_MANY};
+use super::upgrade::{self, FOREIGN, NO_PROXY_HEADER, NO_TLS, Refused, TLS_REQUIRED, TOO_MANY};
 use crate::context::Shared;
 use crate::logging::Throttle;
 use crate::metrics::counters::{Close, Loss, ViewerRefusal};
@@ -17,6 +16,10 @@ static LOST: Throttle = Throttle::new(Duration::from_secs(10));
 static FULL: Throttle = Throttle::new(Duration::from_secs(60));
 static SHARE: Throttle = Throttle::new(Duration::from_secs(60));
 static NO_PROXY: Throttle = Throttle::new(Duration::from_secs(60));
+static ZEROMQ: Throttle = Throttle::new(Duration::from_secs(60));
+static TLS: Throttle = Throttle::new(Duration::from_secs(60));
+static PLAIN: Throttle = Throttle::new(Duration::from_secs(60));
+static PROXY_HEADER: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// Why a viewer left, or was left.
 #[derive(Debug, Error)]
@@ -42,6 +45,8 @@ pub(super) enum Left {
     Handshake,
     #[error("no TLS handshake: {0}")]
     Tls(io::Error),
+    #[error("it speaks ZeroMQ")]
+    ZeroMq,
     #[error("no header of the PROXY protocol: {0}")]
     Proxy(io::Error),
     /// Not the end yet: its request is read in a turn of those over a limit.
@@ -133,6 +138,34 @@ impl Left {
         if let Some(refusal) = self.refusal() {
             refused(shared, peer, refusal);
         }
+        if let Some((throttle, what)) = self.other_protocol() {
+            say(throttle, peer, what);
+        }
+    }
+
+    /// What is said of one that speaks another protocol than its port, and how often.
+    fn other_protocol(&self) -> Option<(&'static Throttle, &'static str)> {
+        match self {
+            Self::ZeroMq => Some((
+                &ZEROMQ,
+                "it speaks ZeroMQ, and this is the viewers' port (websocket_uri); brokers connect to zeromq_uri",
+            )),
+            Self::Refused(Refused::Answered(answer)) => match *answer {
+                answer if *answer == NO_TLS => Some((
+                    &TLS,
+                    "it speaks TLS, and this port does not; set tls, or use ws:// (http:// in a web server in front)",
+                )),
+                answer if *answer == TLS_REQUIRED => Some((
+                    &PLAIN,
+                    "it speaks HTTP without TLS, and tls is set; use wss:// (https:// in a web server in front)",
+                )),
+                answer if *answer == NO_PROXY_HEADER => {
+                    Some((&PROXY_HEADER, "it sent a PROXY header, and websocket_proxy_protocol is off"))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// What it is counted as, if it was refused.
@@ -141,10 +174,12 @@ impl Left {
             Self::Handshake => Some(ViewerRefusal::Timeout),
             Self::Tls(_) => Some(ViewerRefusal::Tls),
             Self::Proxy(_) => Some(ViewerRefusal::Proxy),
+            Self::ZeroMq => Some(ViewerRefusal::Request),
             Self::Refused(Refused::Answered(answer)) => Some(match *answer {
                 answer if *answer == FOREIGN => ViewerRefusal::Origin,
                 answer if *answer == TOO_MANY => ViewerRefusal::Address,
                 answer if *answer == upgrade::FULL => ViewerRefusal::Full,
+                answer if *answer == TLS_REQUIRED => ViewerRefusal::Tls,
                 _ => ViewerRefusal::Request,
             }),
             _ => None,
@@ -165,6 +200,10 @@ pub(super) fn refused(shared: &Shared, peer: Peer, why: ViewerRefusal) {
         // Said where it is known which, or anybody's noise.
         ViewerRefusal::Origin | ViewerRefusal::Request | ViewerRefusal::Timeout | ViewerRefusal::Tls => return,
     };
+    say(throttle, peer, what);
+}
+
+fn say(throttle: &Throttle, peer: Peer, what: &str) {
     if let Some(more) = throttle.pass() {
         log::warn!(RECODEX_PEER:% = peer; "refused viewer {peer}: {what}{more}");
     }

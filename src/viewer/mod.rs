@@ -27,6 +27,7 @@ use crate::viewer::frame_buffer::Incoming;
 use crate::viewer::socket::{Protocol, Socket};
 use crate::viewer::upgrade::{Answer, FOREIGN, FULL, Refused, TOO_MANY};
 use crate::wire::close::End;
+use crate::wire::first_byte::{ClientProtocol, ENOUGH};
 use crate::wire::message::MAX_CHANNEL_ID;
 use socket2::SockRef;
 use std::borrow::Cow;
@@ -246,7 +247,11 @@ impl Viewer {
                 Some(header) => {
                     let read = proxy_protocol::read(stream, header).await;
                     // A connection that ends before its first byte only looked whether the port is open.
-                    Some(read.map_err(|e| if header.is_empty() { Left::Gone } else { Left::Proxy(e) })?)
+                    Some(read.map_err(|e| match ClientProtocol::of(header) {
+                        _ if header.is_empty() => Left::Gone,
+                        Some(ClientProtocol::ZeroMq) => Left::ZeroMq,
+                        _ => Left::Proxy(e),
+                    })?)
                 }
                 None => None,
             };
@@ -266,15 +271,22 @@ impl Viewer {
             if known && self.refusal.is_none() && !self.take_share(client, &settings.clients) {
                 return Err(Left::Share);
             }
+            let (mut first, mut count) = ([0; ENOUGH], 0);
             if self.shared.certificate().is_some()
                 && let Stage::Connected(Stream::Tcp(tcp), _) = &self.stage
             {
                 // Until its first byte of TLS has come it can be handed over.
-                tcp.peek(&mut [0]).await?;
+                count = tcp.peek(&mut first).await?;
             }
             // Not before: a process that takes it over until here reads the PROXY header again.
             self.peer = client;
-            let Some((stream, _)) = self.take_stream() else { return Ok(()) };
+            let Some((mut stream, _)) = self.take_stream() else { return Ok(()) };
+            if ClientProtocol::of(&first[..count]) == Some(ClientProtocol::ZeroMq) {
+                return Err(Left::ZeroMq);
+            }
+            if let Some(answer) = upgrade::answer_without_tls(&first[..count]) {
+                return Ok(upgrade::refuse(&mut stream, answer).await?);
+            }
             stream.send_at_once()?;
             let stream = match (stream, self.shared.certificate()) {
                 (Stream::Tcp(tcp), Some(certificate)) => {
@@ -291,6 +303,9 @@ impl Viewer {
         let Stage::Request { stream, head, unproxied } = &mut self.stage else { return Ok(()) };
         let unproxied = *unproxied;
         let end = upgrade::read(stream, head).await?;
+        if ClientProtocol::of(head) == Some(ClientProtocol::ZeroMq) {
+            return Err(Left::ZeroMq);
+        }
         let Some((mut stream, head)) = self.take_stream() else { return Ok(()) };
         if let Some(method) = upgrade::health_check(&head[..end]).filter(|_| end <= MAX_HEAD) {
             upgrade::end_with(stream, &upgrade::HEALTHY, method);

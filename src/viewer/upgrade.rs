@@ -3,6 +3,7 @@
 use crate::deadline::timeout;
 use crate::net::head_limits::{LONG, MAX_HEAD, SHORT_HEAD};
 use crate::net::stream::Stream;
+use crate::wire::first_byte::ClientProtocol;
 use crate::wire::header_list::has_token;
 use std::io;
 use std::pin::pin;
@@ -18,9 +19,6 @@ use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
 const LINGER: Duration = Duration::from_secs(1);
 /// How many bytes of it are read at once.
 const CHUNK: usize = 1024;
-
-/// The first byte of a client that speaks TLS (RFC 8446, section 5.1), and of no HTTP request.
-const TLS_HANDSHAKE: u8 = 22;
 
 /// Why a connection did not become a viewer's.
 #[derive(Debug, Error)]
@@ -54,11 +52,26 @@ const BAD_REQUEST: Answer = Answer {
     headers: "Connection: close\r\n",
     text: "This is not a well-formed WebSocket upgrade request.\n",
 };
-const NO_TLS: Answer = Answer {
+/// A client speaks TLS where there is none.
+pub const NO_TLS: Answer = Answer {
     status: 400,
     phrase: "Bad Request",
     headers: "Connection: close\r\n",
     text: "This port does not speak TLS. Use ws:// instead of wss://.\n",
+};
+/// A client does not speak TLS where it must.
+pub const TLS_REQUIRED: Answer = Answer {
+    status: 400,
+    phrase: "Bad Request",
+    headers: "Connection: close\r\n",
+    text: "This port speaks TLS. Use wss:// instead of ws://.\n",
+};
+/// A proxy sends a PROXY header that nobody expects.
+pub const NO_PROXY_HEADER: Answer = Answer {
+    status: 400,
+    phrase: "Bad Request",
+    headers: "Connection: close\r\n",
+    text: "This port takes no PROXY header (websocket_proxy_protocol).\n",
 };
 const HEAD_TOO_LARGE: Answer = Answer {
     status: 431,
@@ -119,14 +132,25 @@ pub fn health_check(head: &[u8]) -> Option<&[u8]> {
     (words.next().is_none() && !upgrades).then_some(method)
 }
 
-/// Reads the request into `head`; returns where its head ends.
+/// The answer to a client that begins with these bytes where TLS is to begin; none if it may be TLS, or cannot be told in HTTP.
+#[must_use]
+pub fn answer_without_tls(bytes: &[u8]) -> Option<&'static Answer> {
+    match ClientProtocol::of(bytes)? {
+        ClientProtocol::Http => Some(&TLS_REQUIRED),
+        ClientProtocol::Proxy => Some(&NO_PROXY_HEADER),
+        ClientProtocol::Tls | ClientProtocol::ZeroMq => None,
+    }
+}
+
+/// Reads the request into `head`; returns where its head ends. It may be one of another protocol, whose client waits for an answer and
+/// will send no more.
 ///
 /// # Errors
 /// See [`Refused`].
 pub async fn read(stream: &mut Stream, head: &mut Vec<u8>) -> Result<usize, Refused> {
     head.reserve(CHUNK);
     let mut long = None;
-    loop {
+    while !matches!(ClientProtocol::of(head), Some(ClientProtocol::Tls | ClientProtocol::ZeroMq)) {
         if head.len() >= SHORT_HEAD && long.is_none() {
             long = LONG.acquire().await.ok();
         }
@@ -137,14 +161,11 @@ pub async fn read(stream: &mut Stream, head: &mut Vec<u8>) -> Result<usize, Refu
         if let Some(end) = end_of_head(head, seen) {
             return Ok(end);
         }
-        if head[0] == TLS_HANDSHAKE {
-            // The client waits for an answer to it and will send no more.
-            return Ok(head.len());
-        }
         if head.len() > MAX_HEAD {
-            return Ok(head.len());
+            break;
         }
     }
+    Ok(head.len())
 }
 
 /// Answers the request whose head ends at `end`, if `admit` has nothing against it; returns what the client sent after it.
@@ -157,6 +178,9 @@ pub async fn answer(
     end: usize,
     admit: impl FnOnce(&HeaderMap) -> Result<(), &'static Answer>,
 ) -> Result<Vec<u8>, Refused> {
+    if ClientProtocol::of(&head) == Some(ClientProtocol::Proxy) {
+        return refuse(stream, &NO_PROXY_HEADER).await;
+    }
     match reply(&head[..end], admit) {
         Ok(reply) => stream.write_all(&reply).await?,
         Err(answer) => return refuse(stream, answer).await,
@@ -172,7 +196,7 @@ fn reply(
     if head.len() > MAX_HEAD {
         return Err(&HEAD_TOO_LARGE);
     }
-    if head.first() == Some(&TLS_HANDSHAKE) {
+    if ClientProtocol::of(head) == Some(ClientProtocol::Tls) {
         return Err(&NO_TLS);
     }
     let (_, mut request) = Request::try_parse(head).map_err(|e| judge(&e))?.ok_or(&BAD_REQUEST)?;
@@ -228,7 +252,11 @@ fn judge(error: &WebSocketError) -> &'static Answer {
     }
 }
 
-async fn refuse<T>(stream: &mut Stream, answer: &'static Answer) -> Result<T, Refused> {
+/// Answers and ends the connection.
+///
+/// # Errors
+/// [`Refused::Answered`], always.
+pub async fn refuse<T>(stream: &mut Stream, answer: &'static Answer) -> Result<T, Refused> {
     let told = pin!(async {
         stream.write_all(answer.to_string().as_bytes()).await?;
         stream.shutdown().await?;

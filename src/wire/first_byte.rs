@@ -25,6 +25,8 @@ const HTTP_METHODS: [&[u8]; 10] =
 pub(crate) const PROXY_TEXT: &[u8] = b"PROXY ";
 /// The first bytes of a header of the PROXY protocol, version 2.
 pub(crate) const PROXY_BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// How many first bytes tell every protocol here from the others.
+pub(crate) const ENOUGH: usize = PROXY_BINARY.len();
 /// No byte has come. No protocol that is spoken here begins with it.
 pub(crate) const NOTHING: u8 = 0;
 
