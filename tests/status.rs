@@ -176,6 +176,34 @@ fn a_head_may_have_8_kib_and_noise_gets_400() {
 }
 
 #[test]
+fn who_speaks_zeromq_or_tls_is_told_once_and_a_probe_is_not() {
+    let monitor = start("");
+    let at = status(&monitor);
+    let said = |bytes: &[u8]| {
+        let mut stream = connect(at);
+        let _ = stream.write_all(bytes);
+        read_to_close(&stream)
+    };
+    drop(connect(at));
+    RawPeer::connect(at).reset();
+    said(b"hello\r\n\r\n");
+    for _ in 0..2 {
+        // All that a slow one could send, and more.
+        for bytes in [&b"\xff"[..], &greeting(b"NULL"), b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
+            said(bytes);
+        }
+    }
+    let zeromq = "it speaks ZeroMQ, and this is the status port (status_uri); brokers connect to zeromq_uri";
+    let tls = "it speaks TLS, and the status port (status_uri) does not; use http://";
+    for what in [zeromq, tls] {
+        let line = monitor.wait_logged(&["WARNING", "refused a status request from 127.0.0.1:", what]);
+        assert!(line.ends_with(what), "{line}");
+    }
+    assert_eq!(get(at, "/healthz").status, 200);
+    assert_eq!(monitor.logged(&["WARNING"]).len(), 2);
+}
+
+#[test]
 fn ready_is_with_a_broker_and_healthy_is_always() {
     let monitor = start("");
     let at = status(&monitor);

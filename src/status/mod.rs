@@ -13,6 +13,7 @@ use crate::logging::Throttle;
 use crate::net::listen;
 use crate::net::stream::NOTSENT_LOWAT;
 use crate::rlimit;
+use crate::wire::first_byte::{ClientProtocol, FirstByte, Watched};
 use crate::wire::message::MAX_CHANNEL_ID;
 use data_encoding::BASE64;
 use events::Pace;
@@ -47,6 +48,8 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const PAGE: &str = include_str!("page.html");
 
 static CROWDED: Throttle = Throttle::new(Duration::from_secs(60));
+static ZEROMQ: Throttle = Throttle::new(Duration::from_secs(60));
+static TLS: Throttle = Throttle::new(Duration::from_secs(60));
 
 type Body = Either<Full<Bytes>, Channel<Bytes>>;
 
@@ -80,7 +83,7 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         }
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            serve(stream, shared).await;
+            serve(stream, peer, shared).await;
             drop(place);
         });
     };
@@ -88,7 +91,8 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 /// Serves one connection, which ends with its first answer.
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+    let (stream, first) = Watched::new(stream);
     let pace = Pace::new(STALL_TIMEOUT);
     let service = service_fn(|request| {
         let (shared, pace) = (Arc::clone(&shared), pace.clone());
@@ -100,10 +104,25 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     tokio::select! {
         served = connection => if let Err(e) = served {
             log::debug!("a status request came to nothing: {e}");
+            warn_of_other_protocol(peer, &first);
         },
         () = pace.stalled() => log::debug!("a status request was given up: nothing was taken of the answer"),
     }
     pace.end();
+}
+
+/// Says it of a peer that speaks ZeroMQ or TLS.
+fn warn_of_other_protocol(peer: SocketAddr, first: &FirstByte) {
+    let (throttle, what) = match ClientProtocol::of(&[first.get()]) {
+        Some(ClientProtocol::ZeroMq) => {
+            (&ZEROMQ, "it speaks ZeroMQ, and this is the status port (status_uri); brokers connect to zeromq_uri")
+        }
+        Some(ClientProtocol::Tls) => (&TLS, "it speaks TLS, and the status port (status_uri) does not; use http://"),
+        _ => return,
+    };
+    if let Some(more) = throttle.pass() {
+        log::warn!(RECODEX_PEER:% = peer; "refused a status request from {peer}: {what}{more}");
+    }
 }
 
 async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>, pace: Pace) -> Response<Body> {
