@@ -1,6 +1,7 @@
 //! Descriptors that outlive the process: the service manager keeps them (`sd_notify(3)`, FDSTORE) and hands them to the next one.
 
 use crate::config::temporary_path;
+use crate::deadline::timeout;
 use crate::systemd::notify;
 use crate::systemd::notify::Kind;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -14,7 +15,6 @@ use std::os::unix::net;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::time::timeout;
 
 /// What the names of listening sockets begin with; the number of the process follows, as the store counts them, and that of the
 /// socket.

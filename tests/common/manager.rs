@@ -21,8 +21,13 @@ pub(crate) struct Manager {
     pub(crate) path: PathBuf,
     heard: Receiver<String>,
     kept: Arc<Mutex<Kept>>,
+    /// Who is to answer barriers, if not the manager at once.
+    barriers: Barriers,
     _directory: tempfile::TempDir,
 }
+
+/// Where the descriptors of barriers go, each of which is answered once it is dropped.
+type Barriers = Arc<Mutex<Option<Sender<Vec<OwnedFd>>>>>;
 
 impl Manager {
     pub(crate) fn new() -> Self {
@@ -37,9 +42,17 @@ impl Manager {
         open_up(&path);
         let kept = Arc::<Mutex<Kept>>::default();
         let (say, heard) = channel();
-        let store = Arc::clone(&kept);
-        std::thread::spawn(move || listen(&socket, &say, &store, room));
-        Self { path, heard, kept, _directory: directory }
+        let barriers = Barriers::default();
+        let (store, answer) = (Arc::clone(&kept), Arc::clone(&barriers));
+        std::thread::spawn(move || listen(&socket, &say, &store, &answer, room));
+        Self { path, heard, kept, barriers, _directory: directory }
+    }
+
+    /// Answers no barrier (`sd_notify_barrier(3)`) from now on: each is answered once what comes here is dropped.
+    pub(crate) fn holds_barriers(&self) -> Receiver<Vec<OwnedFd>> {
+        let (sender, receiver) = channel();
+        *self.barriers.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
     }
 
     /// A monitor under this manager; `variables` are more of what a manager sets.
@@ -111,7 +124,13 @@ impl Drop for Manager {
 }
 
 /// Until an empty message comes.
-fn listen(socket: &UnixDatagram, say: &Sender<String>, kept: &Mutex<Kept>, room: usize) {
+fn listen(
+    socket: &UnixDatagram,
+    say: &Sender<String>,
+    kept: &Mutex<Kept>,
+    barriers: &Mutex<Option<Sender<Vec<OwnedFd>>>>,
+    room: usize,
+) {
     loop {
         let (message, descriptors) = receive(socket);
         if message.is_empty() {
@@ -125,6 +144,10 @@ fn listen(socket: &UnixDatagram, say: &Sender<String>, kept: &Mutex<Kept>, room:
         } else if has("FDSTORE=1") {
             let left = room.saturating_sub(kept.len());
             kept.extend(descriptors.into_iter().take(left).map(|fd| (name.to_owned(), fd)));
+        } else if has("BARRIER=1")
+            && let Some(hold) = &*barriers.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            let _ = hold.send(descriptors);
         }
         drop(kept);
         if !has("BARRIER=1") {

@@ -12,6 +12,7 @@ pub(crate) mod http;
 mod manager;
 mod monitor;
 mod namespace;
+pub(crate) mod pause;
 mod python;
 mod reloadable;
 mod scene;
