@@ -71,6 +71,12 @@ impl Client {
         Ok(Self { socket, due: Instant::now() + SILENCE, asked: false, closed: None })
     }
 
+    /// True once the monitor's close frame has come; [`Client::next`] returns it when the connection has ended.
+    #[must_use]
+    pub fn has_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
     /// Waits for the next message, or for the monitor's close. Nothing is lost if the future is dropped.
     ///
     /// # Errors

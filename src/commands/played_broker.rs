@@ -86,10 +86,11 @@ impl Broker {
         let host_and_port = address.strip_prefix("tcp://").ok_or_else(|| wrong("it does not begin with tcp://"))?;
         check_host_and_port(host_and_port).map_err(|what| wrong(&what))?;
         let mut options = SocketOptions::default();
-        options.connect_timeout(CONNECT_TIMEOUT);
+        // Its own would not look at what came while this process was paused.
+        options.no_connect_timeout();
         let mut socket = RouterSocket::with_options(options);
         let connected = tokio::select! {
-            connected = socket.connect(address) => connected,
+            connected = timeout(CONNECT_TIMEOUT, socket.connect(address)) => connected,
             e = refused(host_and_port) => {
                 let what = format!("nothing listens at {address} ({e}); is the monitor running, and is this its zeromq_uri?");
                 return Err(unavailable(what));
@@ -98,13 +99,15 @@ impl Broker {
                 return Err(unavailable(format!("{address} {what}; use that of brokers (zeromq_uri)")));
             }
         };
+        let Ok(connected) = connected else {
+            return Err(unavailable(format!(
+                "no monitor answers at {address} within {} s; is this its zeromq_uri, and does zeromq.allow name this machine?",
+                CONNECT_TIMEOUT.as_secs()
+            )));
+        };
         match connected {
             Ok(()) => Ok(Self { socket, address: address.into() }),
             Err(ZmqError::Endpoint(_)) => Err(wrong("its host or its port is wrong")),
-            Err(ZmqError::ConnectTimeout(_)) => Err(unavailable(format!(
-                "no monitor answers at {address} within {} s; is this its zeromq_uri, and does zeromq.allow name this machine?",
-                CONNECT_TIMEOUT.as_secs()
-            ))),
             // A name that does not resolve is an error of no system call.
             Err(ZmqError::Network(e)) if e.raw_os_error().is_none() && e.kind() != io::ErrorKind::UnexpectedEof => {
                 let host = host_and_port.rsplit_once(':').map_or(host_and_port, |(host, _)| host);

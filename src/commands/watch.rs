@@ -48,7 +48,14 @@ pub async fn run(
         let received = tokio::select! {
             received = client.next() => received?,
             _ = &mut interrupted => break None,
-            () = passed(close_by.unwrap_or_else(Instant::now)), if close_by.is_some() => return Err(no_close()),
+            () = passed(close_by.unwrap_or_else(Instant::now)), if close_by.is_some() => {
+                if !client.has_closed() {
+                    return Err(no_close());
+                }
+                // Only the end of the connection is still to come.
+                close_by = None;
+                continue;
+            }
             _ = ticks.tick(), if line.is_some() => {
                 screen.show(line.iter().map(|line| line.text(tally.as_ref())).collect());
                 continue;
