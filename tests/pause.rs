@@ -1,46 +1,33 @@
 //! A process that was paused (SIGSTOP, as a virtual machine's snapshot): what was in its sockets comes before its deadlines.
 //!
 //! Each test stops the program before a deadline, lets its peer send, waits until the deadline is over, and lets the program go on.
+//! Deadlines of a stop and of a restart are in `pause_stop.rs`, those of the commands in `pause_commands.rs`. Every timer of the
+//! program is in one of the three, or here:
+//!
+//! - The status page's time to take an answer (30 s): too long for a pause in a test; a unit test beside it moves the clock.
+//! - A listening socket of the process before is kept for 64 s, too long as well, and a Unix socket that nobody can reach for 1 s.
+//!   Both wait by `deadline::timeout`, as the handshakes here do.
+//! - A reload waits 30 s for its files: their reader is paused with it, and has the whole time again.
+//! - The probe behind `/readyz` (`status/report.rs`) waits for the hub only, in which no time passes in a pause.
+//! - Nothing is given up where a timer only begins something: a ping, a sample of the status page, a sign of life for a stream of
+//!   events or for the service manager, its status line, a look at the certificate's dates, another try to accept a connection or
+//!   to reach the service manager.
+//! - The end of the program waits 1 s for the log's thread (`logging/mod.rs`), which reads no socket.
 
 mod common;
 
 use common::http::{STATUS, answer, connect, get, status};
-use common::viewer::{frame, upgrade_request};
+use common::pause::{FAR_OVER, OVER, arrived, has_all, paused};
+use common::viewer::{frame, proxy_header, upgrade_request};
 use common::zmtp::{command as zmtp_command, greeted, message, ready};
-use common::{Event, Monitor, RawPeer, Viewer, command, raise_open_files, until};
-use std::fs::read_to_string;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
-
-/// Longer than one second, and shorter than what counts as a pause (a second more).
-const OVER: Duration = Duration::from_millis(1_500);
-
-/// Stops the program, does this, waits until `time` is over, and lets it go on.
-fn paused<T>(monitor: &Monitor, time: Duration, act: impl FnOnce() -> T) -> T {
-    monitor.signal("STOP");
-    let stat = format!("/proc/{}/stat", monitor.pid());
-    until("the program is stopped", || {
-        let stat = read_to_string(&stat).ok()?;
-        stat.rsplit_once(") ")?.1.starts_with('T').then_some(())
-    });
-    let began = Instant::now();
-    let done = act();
-    std::thread::sleep(time.saturating_sub(began.elapsed()));
-    monitor.signal("CONT");
-    done
-}
-
-/// Waits until the other side's kernel has all that was sent from `local`.
-fn arrived(local: SocketAddr) {
-    let port = format!(":{:04X} ", local.port());
-    until("what was sent is in the other socket", || {
-        let table = read_to_string("/proc/net/tcp").ok()?;
-        let line =
-            table.lines().find(|line| line.split_once(": ").is_some_and(|(_, rest)| rest[8..].starts_with(&port)))?;
-        line.contains(" 00000000:").then_some(())
-    });
-}
+use common::{Event, Monitor, RawPeer, Viewer, command, open_directory, raise_open_files, task, until};
+use rcgen::generate_simple_self_signed;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 fn send(broker: &mut RawPeer, parts: &[&str]) {
     broker.send(&message(parts));
@@ -63,7 +50,7 @@ fn asks_and_is_answered(peer: &mut RawPeer) {
 
 #[test]
 fn a_failed_job_whose_next_message_has_come_is_not_released() {
-    let monitor = Monitor::start("history: {release_failed: 1}");
+    let monitor = Monitor::start("history: {release_failed: 2}");
     let mut broker = RawPeer::ready(monitor.brokers);
     let mut viewer = Viewer::subscribed(monitor.viewers, "job");
     send(&mut broker, &["job", "FAILED"]);
@@ -100,7 +87,7 @@ fn a_job_is_not_released_when_two_thousand_viewers_have_sent_before_its_message(
 
 #[test]
 fn finished_history_stays_for_a_viewer_that_has_named_it() {
-    let monitor = Monitor::start("history: {finished: 1}");
+    let monitor = Monitor::start("history: {finished: 2}");
     let mut broker = RawPeer::ready(monitor.brokers);
     let mut late = Viewer::upgraded(monitor.viewers);
     let mut viewer = Viewer::subscribed(monitor.viewers, "job");
@@ -113,7 +100,7 @@ fn finished_history_stays_for_a_viewer_that_has_named_it() {
 
 #[test]
 fn a_viewer_that_has_named_its_channel_is_subscribed() {
-    let monitor = Monitor::start("clients: {subscribe_timeout: 1}");
+    let monitor = Monitor::start("clients: {subscribe_timeout: 2}");
     let mut broker = RawPeer::ready(monitor.brokers);
     send(&mut broker, &["job", "STARTED"]);
     asks_and_is_answered(&mut broker);
@@ -145,7 +132,7 @@ fn two_thousand_viewers_that_have_named_their_channel_are_subscribed() {
 
 #[test]
 fn a_request_that_has_come_is_answered() {
-    let monitor = Monitor::start("clients: {handshake_timeout: 1}");
+    let monitor = Monitor::start("clients: {handshake_timeout: 2}");
     let mut viewer = Viewer::connected(monitor.viewers);
     let request = upgrade_request("/");
     let (begin, rest) = request.split_at(20);
@@ -158,7 +145,7 @@ fn a_request_that_has_come_is_answered() {
 
 #[test]
 fn a_brokers_handshake_that_has_come_is_taken() {
-    let monitor = Monitor::start("zeromq: {handshake_timeout: 1}");
+    let monitor = Monitor::start("zeromq: {handshake_timeout: 2}");
     let mut peer = RawPeer::connect(monitor.brokers);
     peer.read_greeting();
     assert_eq!(peer.read_command().name, "READY");
@@ -170,7 +157,7 @@ fn a_brokers_handshake_that_has_come_is_taken() {
 }
 
 fn pings_and_pauses(pause: Duration, answers: bool) {
-    let monitor = Monitor::start("clients: {ping_interval: 1, ping_timeout: 1}");
+    let monitor = Monitor::start("clients: {ping_interval: 1, ping_timeout: 2}");
     let mut broker = RawPeer::ready(monitor.brokers);
     let mut viewer = Viewer::subscribed(monitor.viewers, "job");
     let asked = viewer.next_within(common::DEADLINE);
@@ -192,7 +179,7 @@ fn a_viewer_whose_pong_has_come_stays() {
 /// The network may have been paused as well.
 #[test]
 fn a_viewer_that_could_not_be_heard_over_a_pause_is_asked_again() {
-    pings_and_pauses(Duration::from_millis(3_500), false);
+    pings_and_pauses(FAR_OVER, false);
 }
 
 #[test]
@@ -208,4 +195,227 @@ fn a_status_request_that_has_come_is_answered() {
         arrived(stream.local_addr().expect("it is connected"));
     });
     assert_eq!(answer(stream).status, 200);
+}
+
+// Jobs that end by time.
+
+#[test]
+fn an_aborted_job_whose_next_message_has_come_is_not_released() {
+    let monitor = Monitor::start("history: {release_aborted: 2}");
+    let mut broker = RawPeer::ready(monitor.brokers);
+    let mut viewer = Viewer::subscribed(monitor.viewers, "job");
+    send(&mut broker, &["job", "ABORTED"]);
+    viewer.texts(&[command("ABORTED")]);
+    paused(&monitor, OVER, || send_now(&mut broker, &["job", "STARTED"]));
+    viewer.texts(&[command("STARTED")]);
+}
+
+#[test]
+fn a_job_that_never_finished_stays_for_a_viewer_that_has_named_it() {
+    let monitor = Monitor::start("history: {unfinished: 2}");
+    let mut broker = RawPeer::ready(monitor.brokers);
+    let mut late = Viewer::upgraded(monitor.viewers);
+    send(&mut broker, &["job", "STARTED"]);
+    asks_and_is_answered(&mut broker);
+    paused(&monitor, OVER, || say(&mut late, &frame(0x81, b"job")));
+    late.texts(&[command("STARTED")]);
+}
+
+// Handshakes of viewers.
+
+#[test]
+fn a_proxy_header_that_has_come_is_taken() {
+    let monitor = Monitor::start(
+        "websocket_proxy_protocol: true\ntrusted_proxies: [127.0.0.1]\nlogger: {level: debug}\nclients: {handshake_timeout: 2}",
+    );
+    let header = proxy_header([192, 0, 2, 1], &[]);
+    let mut viewer = Viewer::connected(monitor.viewers);
+    let (begin, rest) = header.split_at(20);
+    viewer.send_raw(begin);
+    let mut later = Viewer::connected(monitor.viewers);
+    later.send_raw(&[&header[..], upgrade_request("/").as_bytes()].concat());
+    later.read_upgrade();
+    paused(&monitor, OVER, || say(&mut viewer, &[rest, upgrade_request("/").as_bytes()].concat()));
+    viewer.read_upgrade();
+    drop(viewer.subscribe("job"));
+    assert!(monitor.viewer_of("job").starts_with("192.0.2.1:"));
+}
+
+/// A client's end of TLS, whose steps are made one by one.
+struct Tls {
+    session: ClientConnection,
+    tcp: TcpStream,
+}
+
+impl Tls {
+    /// A monitor over TLS, and what a client needs that trusts it.
+    fn monitor() -> (Monitor, Arc<ClientConfig>, tempfile::TempDir) {
+        let own = generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("there is randomness");
+        let directory = open_directory();
+        let [certificate, key] = ["certificate", "key"].map(|name| directory.path().join(name));
+        std::fs::write(&certificate, own.cert.pem()).expect("it is ours");
+        std::fs::write(&key, own.signing_key.serialize_pem()).expect("it is ours");
+        let files = format!("certificate: '{}', key: '{}'", certificate.display(), key.display());
+        let monitor = Monitor::start(&format!("tls: {{{files}}}\nclients: {{handshake_timeout: 2}}"));
+        let mut roots = RootCertStore::empty();
+        roots.add(own.cert.der().clone()).expect("a certificate");
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().expect("they are known");
+        (monitor, Arc::new(builder.with_root_certificates(roots).with_no_client_auth()), directory)
+    }
+
+    fn connect(monitor: &Monitor, config: &Arc<ClientConfig>) -> Self {
+        let tcp = TcpStream::connect(monitor.viewers).expect("it listens");
+        tcp.set_nodelay(true).expect("a TCP socket");
+        tcp.set_read_timeout(Some(common::DEADLINE)).expect("a timeout above zero");
+        let name = monitor.viewers.ip().into();
+        let session = ClientConnection::new(Arc::clone(config), name).expect("a usable configuration");
+        Self { session, tcp }
+    }
+
+    /// What it has to send now.
+    fn next(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.session.wants_write() {
+            self.session.write_tls(&mut bytes).expect("memory takes it");
+        }
+        bytes
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.tcp.write_all(bytes).expect("the monitor reads");
+        arrived(self.tcp.local_addr().expect("it is connected"));
+    }
+
+    /// Reads the monitor's part of the handshake.
+    fn shake(&mut self) {
+        while self.session.is_handshaking() && !self.session.wants_write() {
+            assert!(self.session.read_tls(&mut self.tcp).expect("an answer in time") > 0, "it has closed");
+            self.session.process_new_packets().expect("a handshake");
+        }
+    }
+
+    fn is_upgraded(self) {
+        let mut head = [0; 12];
+        StreamOwned::new(self.session, self.tcp).read_exact(&mut head).expect("an answer in time");
+        assert_eq!(&head, b"HTTP/1.1 101");
+    }
+}
+
+/// The last of its two steps, with which its request comes.
+#[test]
+fn a_tls_handshake_that_has_come_is_taken() {
+    let (monitor, config, _directory) = Tls::monitor();
+    let mut viewer = Tls::connect(&monitor, &config);
+    let hello = viewer.next();
+    viewer.send(&hello);
+    viewer.shake();
+    viewer.session.writer().write_all(upgrade_request("/").as_bytes()).expect("there is room");
+    let rest = viewer.next();
+    paused(&monitor, OVER, || viewer.send(&rest));
+    viewer.is_upgraded();
+}
+
+/// The first step, which is answered after the pause: the rest of the handshake has the whole time again.
+#[test]
+fn a_tls_handshake_that_could_not_go_on_over_a_pause_goes_on() {
+    let (monitor, config, _directory) = Tls::monitor();
+    let mut viewer = Tls::connect(&monitor, &config);
+    let hello = viewer.next();
+    viewer.send(&hello[..20]);
+    // Whoever comes later is served, so that the first was accepted.
+    let _later = Viewer::connected(monitor.viewers).secured(&config);
+    paused(&monitor, FAR_OVER, || viewer.send(&hello[20..]));
+    viewer.shake();
+    viewer.session.writer().write_all(upgrade_request("/").as_bytes()).expect("there is room");
+    let rest = viewer.next();
+    viewer.send(&rest);
+    viewer.is_upgraded();
+}
+
+/// A connection that is closed with bytes unread is reset, which may overtake the answer.
+#[test]
+fn what_a_refused_client_has_sent_is_read_before_it_is_closed() {
+    let monitor = Monitor::start("logger: {level: debug}");
+    let mut client = TcpStream::connect(monitor.viewers).expect("it listens");
+    client.set_read_timeout(Some(common::DEADLINE)).expect("a timeout above zero");
+    client.write_all(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\n").expect("it reads");
+    let mut told = String::new();
+    // It says at once that nothing follows its answer, and goes on reading for a second.
+    client.read_to_string(&mut told).expect("an answer, and its end");
+    assert!(told.starts_with("HTTP/1.1 426 "), "{told}");
+    paused(&monitor, Duration::from_millis(1_500), || {
+        client.write_all(b"body").expect("it is connected");
+        arrived(client.local_addr().expect("it is connected"));
+    });
+    monitor.wait_log("left: answered 426");
+    assert!(client.take_error().expect("a socket").is_none(), "it was reset");
+}
+
+// Viewers that do not read, and those that close.
+
+const LARGE: usize = 1_000;
+
+/// A viewer that reads nothing and has more coming than fits on the way.
+fn stalled(monitor: &Monitor, broker: &mut RawPeer) -> Viewer {
+    let viewer = Viewer::subscribed_with_small_buffer(monitor.viewers, "job");
+    for number in 0..LARGE {
+        send(broker, &["job", "TASK", &large(number), "COMPLETED"]);
+    }
+    asks_and_is_answered(broker);
+    viewer
+}
+
+fn large(number: usize) -> String {
+    format!("{number}{}", "x".repeat(8192))
+}
+
+/// A viewer that stalls over a pause; then it takes the rest, of which nothing may be missing.
+fn stalls_and_pauses(pause: Duration, takes: bool) {
+    let monitor = Monitor::start("clients: {stall_timeout: 2}");
+    let mut broker = RawPeer::ready(monitor.brokers);
+    let mut viewer = stalled(&monitor, &mut broker);
+    let mut taken = Vec::new();
+    paused(&monitor, pause, || {
+        if takes {
+            until("it has taken all that is on the way", || {
+                while let Some(event) = viewer.next_within(Duration::from_millis(10)) {
+                    taken.push(event);
+                }
+                has_all(viewer.local_address()).then_some(())
+            });
+        }
+    });
+    assert!(taken.len() < LARGE, "it was not stalled");
+    taken.extend((taken.len()..LARGE).map(|_| viewer.next()));
+    for (number, event) in taken.into_iter().enumerate() {
+        assert_eq!(event, Event::Text(task(&large(number), "COMPLETED")), "message {number}");
+    }
+}
+
+#[test]
+fn a_stalled_viewer_that_has_taken_its_bytes_stays() {
+    stalls_and_pauses(OVER, true);
+}
+
+/// The network may have been paused as well.
+#[test]
+fn a_viewer_that_took_nothing_over_a_pause_has_its_time_again() {
+    stalls_and_pauses(FAR_OVER, false);
+}
+
+/// Else the end would be a reset, since its answer would be unread.
+#[test]
+fn a_close_that_was_answered_is_over() {
+    let monitor = Monitor::start("logger: {level: debug}");
+    let mut broker = RawPeer::ready(monitor.brokers);
+    let mut viewer = Viewer::subscribed(monitor.viewers, "job");
+    send(&mut broker, &["job", "FINISHED"]);
+    viewer.texts(&[command("FINISHED")]);
+    assert_eq!(viewer.next(), Event::Close(Some(1000)));
+    paused(&monitor, Duration::from_millis(5_500), || say(&mut viewer, &frame(0x88, &1000_u16.to_be_bytes())));
+    assert_eq!(viewer.next(), Event::Gone);
+    monitor.wait_log("left: closed with 1000");
+    // Its close would have been given up.
+    assert_eq!(monitor.logged(&["viewer ", " is closed: "]), [""; 0]);
 }

@@ -197,3 +197,26 @@ pub(super) fn watch(shared: &Arc<Shared>, channel: &str, pace: Pace) -> Channel<
     });
     body
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::task::yield_now;
+
+    /// As after a pause, when the answer's deadline and room for more of it are found together.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_goes_on_when_its_time_is_over_has_as_long_again() {
+        let patience = Duration::from_secs(30);
+        let (begun, pace) = (Instant::now(), Pace::new(patience));
+        let reader = pace.clone();
+        let given_up = tokio::spawn(async move { pace.stalled().await });
+        sleep(patience).await;
+        // The steps from a socket to what is written to it.
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        reader.goes_on();
+        given_up.await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 60);
+    }
+}
