@@ -793,15 +793,16 @@ impl Drop for Tiny {
     }
 }
 
-/// A monitor that had no space for its log for a while; everything in the file at the end, and the number of lost lines.
-fn after_a_full_disk() -> Option<(String, u64)> {
+/// A monitor that had no space for its log for a while, with its standard error; everything in the file at the end, and the number
+/// of lost lines.
+fn after_a_full_disk(stderr: Stdio) -> Option<(String, u64)> {
     if !is_root() {
         return None;
     }
     let mut tiny = None;
     let start = Daemon::prepare(|logs| tiny = Tiny::mount(logs));
     let tiny = tiny?;
-    let mut daemon = start.in_file("output: file, file: LOG, level: debug");
+    let mut daemon = start.on_ports(&[], "output: file, file: LOG, level: debug", stderr);
     let text = || String::from_utf8_lossy(&fs::read(daemon.log()).expect("it is there")).into_owned();
     let harm = || {
         tiny.fill();
@@ -824,7 +825,7 @@ fn after_a_full_disk() -> Option<(String, u64)> {
 
 #[test]
 fn a_full_disk_does_not_disturb_the_relay_and_lost_lines_are_counted() {
-    let Some((text, count)) = after_a_full_disk() else { return };
+    let Some((text, count)) = after_a_full_disk(Stdio::null()) else { return };
     // Lines are lost, not written twice: each viewer came once and left once.
     let written = text.matches(" subscribed to channel job-").count() + text.matches(" left: ").count();
     assert!(written as u64 + count >= 200, "{written} written, {count} lost");
@@ -832,8 +833,39 @@ fn a_full_disk_does_not_disturb_the_relay_and_lost_lines_are_counted() {
 
 #[test]
 fn a_full_disk_leaves_no_line_torn() {
-    let Some((text, _)) = after_a_full_disk() else { return };
+    let Some((text, _)) = after_a_full_disk(Stdio::null()) else { return };
     lines(&text);
+}
+
+#[test]
+fn stderr_is_told_once_that_the_disk_is_full_and_that_it_is_no_longer() {
+    let stderr = Stderr::new();
+    if after_a_full_disk(stderr.file().into()).is_some() {
+        stderr.was_told("/logs/monitor.log", "No space left on device");
+    }
+}
+
+/// The same for everybody, by a device that is always full.
+#[test]
+fn stderr_is_told_once_that_a_file_takes_nothing_and_that_the_next_one_does() {
+    let stderr = Stderr::new();
+    let start =
+        Daemon::prepare(|logs| std::os::unix::fs::symlink("/dev/full", logs.join("monitor.log")).expect("a link"));
+    let mut daemon = start.on_ports(&[], "output: file, file: LOG, level: debug", stderr.file().into());
+    daemon.has_viewers(20);
+    until("it is told", || read_to_string(&stderr.path).expect("UTF-8").contains(" cannot write ").then_some(()));
+    daemon.relays();
+    fs::remove_file(daemon.log()).expect("it is ours");
+    daemon.relays();
+    let report = daemon.wait_log(&["log lines were lost since", "No space left on device"]);
+    daemon.stop();
+    let again = stderr.was_told("/logs/monitor.log", "No space left on device");
+    assert!(
+        again.contains(&format!("; {} lines were lost", lost(&report).expect("a number"))),
+        "{again}, but {report}"
+    );
+    let text = read_to_string(daemon.log()).expect("UTF-8");
+    assert!(lines(&text).iter().any(|line| line.message.starts_with("stopped: ")), "{text}");
 }
 
 #[test]
@@ -1016,6 +1048,39 @@ fn stderr_that_is_closed_does_not_disturb_the_relay() {
     daemon.stop();
 }
 
+/// A file as standard error, which is not where the log goes.
+struct Stderr {
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Stderr {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("stderr");
+        File::create(&path).expect("it is ours");
+        Self { path, _directory: directory }
+    }
+
+    fn file(&self) -> File {
+        OpenOptions::new().append(true).open(&self.path).expect("it is ours")
+    }
+
+    /// Asserts that nothing stands there but that the log could not be written to what ends so, for this reason, and that it can
+    /// again; returns the second line.
+    fn was_told(&self, what: &str, why: &str) -> String {
+        let text = read_to_string(&self.path).expect("UTF-8");
+        let told: Vec<&str> = text.lines().collect();
+        let [failed, again] = told[..] else { panic!("two lines: {text}") };
+        assert!(failed.starts_with("[recodex-monitor] [ERROR] cannot write the log to "), "{text}");
+        assert!(failed.contains(&format!("{what}: {why}")), "{text}");
+        assert!(failed.ends_with("; lines are lost until it can be written again"), "{text}");
+        assert!(again.starts_with("[recodex-monitor] [INFO] the log is written to "), "{text}");
+        assert!(again.contains(&format!("{what} again; ")) && again.ends_with(" lines were lost"), "{text}");
+        again.to_owned()
+    }
+}
+
 /// Has a log lose its directory for a while.
 fn loses_its_directory(stderr: Stdio) -> Daemon {
     let daemon = Daemon::prepare(|_| {}).on_ports(&[], "output: file, file: LOG, level: debug", stderr);
@@ -1030,19 +1095,10 @@ fn loses_its_directory(stderr: Stdio) -> Daemon {
 
 #[test]
 fn stderr_is_told_that_the_file_cannot_be_written_and_that_it_can_again() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("stderr");
-    let mut daemon = loses_its_directory(File::create(&path).expect("it is ours").into());
+    let stderr = Stderr::new();
+    let mut daemon = loses_its_directory(stderr.file().into());
     daemon.stop();
-    let text = read_to_string(&path).expect("UTF-8");
-    let told: Vec<&str> = text.lines().collect();
-    let [failed, again] = told[..] else { panic!("two lines: {text}") };
-    let log = daemon.log().display().to_string();
-    assert!(
-        failed.starts_with(&format!("[recodex-monitor] [ERROR] cannot write the log to {log}: No such file")),
-        "{text}"
-    );
-    assert!(again.starts_with(&format!("[recodex-monitor] [INFO] the log is written to {log} again; ")), "{text}");
+    stderr.was_told("/logs/monitor.log", "No such file");
 }
 
 #[test]
@@ -1072,6 +1128,7 @@ impl Journal {
     }
 
     fn begin(&mut self) {
+        let _ = fs::remove_file(&self.path); // one that crashed has left it
         let socket = UnixDatagram::bind(&self.path).expect("a socket in a directory of ours");
         open_up(&self.path);
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a time over 0");
@@ -1103,8 +1160,13 @@ impl Journal {
     }
 
     fn end(&mut self) {
-        drop(self.pause());
+        self.crash();
         fs::remove_file(&self.path).expect("it is ours");
+    }
+
+    /// Ends and leaves the file of its socket.
+    fn crash(&mut self) {
+        drop(self.pause());
     }
 
     /// The entries so far whose message holds all these words.
@@ -1164,14 +1226,29 @@ const IN_NAMESPACE: [&str; 5] = [
 
 /// A monitor that logs to a stand-in journal; `None` where that is not possible.
 fn with_journal(logger: &str) -> Option<(Daemon, Journal)> {
+    with_journal_and("JOURNAL_STREAM=", logger, Stdio::null())
+}
+
+/// The same as under systemd, which connects standard error to the journal and names that connection.
+fn with_journal_at_stderr(stderr: File) -> Option<(Daemon, Journal)> {
+    with_journal_and(&stream(&stderr, 0), "output: auto, level: debug", stderr.into())
+}
+
+fn with_journal_and(variable: &str, logger: &str, stderr: Stdio) -> Option<(Daemon, Journal)> {
     if !can_be_private() {
         return None;
     }
     let mut journal = None;
     let start = Daemon::prepare(|logs| journal = Some(Journal::new(logs)));
     let logs = start.log.with_file_name("").display().to_string();
-    let daemon = start.on_ports(&[&IN_NAMESPACE[..], &[&logs]].concat(), logger, Stdio::null());
+    let daemon = start.on_ports(&[&["env", variable], &IN_NAMESPACE[..], &[&logs]].concat(), logger, stderr);
     journal.map(|journal| (daemon, journal))
+}
+
+/// What systemd sets to say that standard error is connected to the journal; for another than 0, that something else is.
+fn stream(stderr: &File, other: u64) -> String {
+    let metadata = stderr.metadata().expect("it is open");
+    format!("JOURNAL_STREAM={}:{}", metadata.dev(), metadata.ino() + other)
 }
 
 fn can_be_private() -> bool {
@@ -1228,13 +1305,12 @@ fn the_journal_gets_messages_with_priorities_and_fields() {
     }
 }
 
-#[test]
-fn a_journal_that_goes_away_does_not_disturb_the_relay_and_the_loss_is_reported() {
-    let Some((mut daemon, journal)) = with_journal("output: journald, level: debug") else { return };
+/// Has a journal go away, for a while, and the monitor stop later; returns the number of lost lines as it was reported.
+fn loses_its_journal(mut daemon: Daemon, journal: Journal, go: impl Fn(&mut Journal)) -> u64 {
     journal.wait(&["listening for brokers"]);
     let journal = Mutex::new(journal);
-    daemon.loses(
-        || journal.lock().expect("no panic").end(),
+    let count = daemon.loses(
+        || go(&mut journal.lock().expect("no panic")),
         || journal.lock().expect("no panic").begin(),
         || {
             let entries = journal.lock().expect("no panic").holding(&["lost"]);
@@ -1247,6 +1323,36 @@ fn a_journal_that_goes_away_does_not_disturb_the_relay_and_the_loss_is_reported(
     daemon.relays();
     daemon.stop();
     journal.wait(&["stopped: "]);
+    count
+}
+
+#[test]
+fn a_journal_that_goes_away_does_not_disturb_the_relay_and_the_loss_is_reported() {
+    let Some((daemon, journal)) = with_journal("output: journald, level: debug") else { return };
+    loses_its_journal(daemon, journal, Journal::end);
+}
+
+#[test]
+fn with_output_auto_stderr_is_told_that_the_journal_has_gone_and_that_it_has_come_back() {
+    for (go, why) in [(Journal::end as fn(&mut Journal), "No such file"), (Journal::crash, "Connection refused")] {
+        let stderr = Stderr::new();
+        let Some((daemon, journal)) = with_journal_at_stderr(stderr.file()) else { return };
+        let count = loses_its_journal(daemon, journal, go);
+        let again = stderr.was_told("the journal", why);
+        assert!(again.contains(&format!("; {count} lines were lost")), "{again}, but {count} lines");
+    }
+}
+
+/// The stream that is standard error goes with the journal.
+#[test]
+fn with_output_auto_a_journal_that_goes_away_with_its_stream_does_not_disturb_the_relay() {
+    let (reader, stderr) = UnixStream::pair().expect("a pair");
+    let Some((daemon, journal)) = with_journal_at_stderr(OwnedFd::from(stderr).into()) else { return };
+    let reader = Mutex::new(Some(reader));
+    loses_its_journal(daemon, journal, |journal| {
+        drop(reader.lock().expect("no panic").take());
+        journal.end();
+    });
 }
 
 #[test]
@@ -1301,9 +1407,7 @@ fn output_auto_is_the_journal_only_if_stderr_is_connected_to_it() {
         let logs = start.log.with_file_name("").display().to_string();
         let path = start.directory.path().join("stderr");
         let stderr = File::create(&path).expect("it is ours");
-        let metadata = stderr.metadata().expect("it is open");
-        let inode = if connected { metadata.ino() } else { metadata.ino() + 1 };
-        let stream = format!("JOURNAL_STREAM={}:{inode}", metadata.dev());
+        let stream = stream(&stderr, u64::from(!connected));
         let wrapper = [&["env", &stream], &IN_NAMESPACE[..], &[&logs]].concat();
         let mut daemon = start.on_ports(&wrapper, "output: auto", stderr.into());
         daemon.stop();
@@ -1328,8 +1432,7 @@ fn output_auto_is_stderr_if_the_journal_cannot_be_reached() {
     let empty = start.log.with_file_name("").display().to_string();
     let path = start.directory.path().join("stderr");
     let stderr = File::create(&path).expect("it is ours");
-    let metadata = stderr.metadata().expect("it is open");
-    let stream = format!("JOURNAL_STREAM={}:{}", metadata.dev(), metadata.ino());
+    let stream = stream(&stderr, 0);
     let wrapper = [&["env", &stream], &IN_NAMESPACE[..], &[&empty]].concat();
     let mut daemon = start.on_ports(&wrapper, "output: auto", stderr.into());
     daemon.stop();
