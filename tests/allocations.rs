@@ -10,7 +10,7 @@ use allocation_counter::measure;
 use common::{Broker, Viewer, task};
 use recodex_monitor::config::Settings;
 use recodex_monitor::server::relay::{Relay, Stop};
-use recodex_monitor::systemd::fd_store::Kept;
+use recodex_monitor::systemd::fd_store::InheritedFds;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
@@ -26,7 +26,7 @@ fn allocations(rounds: usize) -> u64 {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let life = measure(|| {
             runtime.block_on(async {
-                let relay = Relay::bind(settings, Kept::default()).expect("ports are free");
+                let relay = Relay::bind(settings, InheritedFds::default()).expect("ports are free");
                 tell.send((relay.viewer_addresses()[0], relay.broker_addresses()[0])).expect("somebody listens");
                 let stop = async {
                     stopped.await.expect("it is asked to stop");

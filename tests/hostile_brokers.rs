@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::http::{STATUS, metrics, status};
 use common::zmtp::{command, frame, greeted, greeting, long_head, message, ready};
 use common::{A_WHILE, Broker, DEADLINE, Kind, RawPeer, Scene, Viewer, fence, noise, raise_open_files, until};
-use recodex_monitor::server::relay::STRANGERS;
+use recodex_monitor::server::relay::MAX_HANDSHAKES;
 
 /// Makes only what is wrong close a link, and not the time it takes.
 const PATIENT: &str = "zeromq: {handshake_timeout: 600}";
@@ -342,7 +342,7 @@ fn nine_thousand_silent_connections_keep_nobody_out() {
         silent.extend((0..1000).map(|_| TcpStream::connect(scene.monitor.brokers).expect("the kernel accepts")));
         scene.is_unharmed();
     }
-    until("all but a few are closed", || (scene.monitor.descriptors() <= before + STRANGERS).then_some(()));
+    until("all but a few are closed", || (scene.monitor.descriptors() <= before + MAX_HANDSHAKES).then_some(()));
     scene.is_unharmed();
     drop(silent);
     until("all are closed", || (scene.monitor.descriptors() <= before).then_some(()));
@@ -396,7 +396,7 @@ fn stranger(scene: &Scene) -> RawPeer {
 #[test]
 fn as_many_as_have_a_place_may_shake_hands_and_one_more_takes_that_of_the_oldest() {
     let mut scene = Scene::new(PATIENT);
-    let mut silent: Vec<_> = (0..STRANGERS).map(|_| stranger(&scene)).collect();
+    let mut silent: Vec<_> = (0..MAX_HANDSHAKES).map(|_| stranger(&scene)).collect();
     silent[0].is_silent_for(A_WHILE);
     silent.push(stranger(&scene));
     silent[0].is_closed();

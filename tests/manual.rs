@@ -534,7 +534,7 @@ fn the_table_of_limits_has_every_limit_that_can_be_set_and_those_in_the_code() {
         ("frame", zmtp::MAX_MESSAGE),
         ("message", zmtp::MAX_MESSAGE),
         ("frames of a message", zmtp::MAX_PARTS),
-        ("links that shake hands", relay::STRANGERS),
+        ("links that shake hands", relay::MAX_HANDSHAKES),
         ("unsent bytes in the kernel", NOTSENT_LOWAT as usize),
         ("answer to a close", whole(viewer::CLOSE_TIMEOUT.as_secs())),
         ("routing id of a peer", zmtp::MAX_IDENTITY),

@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use recodex_monitor::config::Settings;
 use recodex_monitor::server::relay::Relay;
-use recodex_monitor::systemd::fd_store::Kept;
+use recodex_monitor::systemd::fd_store::InheritedFds;
 use std::fs::{remove_file, write};
 use std::mem::ManuallyDrop;
 use std::path::Path;
@@ -331,7 +331,7 @@ fn reloads_and_brokers_do_not_wait_for_each_other() {
     let settings = Settings::parse(Path::new("c.yml"), text.as_bytes()).expect("it is right");
     let relay = {
         let _inside = runtime.enter();
-        Relay::bind(settings.clone(), Kept::default()).expect("some port is free")
+        Relay::bind(settings.clone(), InheritedFds::default()).expect("some port is free")
     };
     let (shared, brokers) = (relay.shared(), relay.broker_addresses()[0]);
     runtime.spawn(relay.run(None, std::future::pending()));

@@ -11,7 +11,7 @@ use recodex_monitor::wire::message::{Kind, RELEASE_FRAME};
 use recodex_monitor::peer::Peer;
 use recodex_monitor::server::relay::Relay;
 use recodex_monitor::context::Shared;
-use recodex_monitor::systemd::fd_store::Kept;
+use recodex_monitor::systemd::fd_store::InheritedFds;
 use recodex_monitor::net::head_limits::MAX_HEAD;
 use recodex_monitor::net::stream::Stream;
 use recodex_monitor::viewer::Viewer;
@@ -37,7 +37,7 @@ thread_local!(static WORLD: World = {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let anywhere = b"{websocket_uri: [127.0.0.1, 0], zeromq_uri: [127.0.0.1, 0]}";
     let settings = Settings::parse(Path::new(""), anywhere).unwrap();
-    let shared = runtime.block_on(async { Relay::bind(settings, Kept::default()).unwrap().shared() });
+    let shared = runtime.block_on(async { Relay::bind(settings, InheritedFds::default()).unwrap().shared() });
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     World { runtime, shared, listener }
 });

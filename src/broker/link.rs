@@ -3,7 +3,7 @@
 use crate::broker::allowed::Allowed;
 use crate::broker::stranger;
 use crate::context::Shared;
-use crate::context::permits::Place;
+use crate::context::permits::Permit;
 use crate::deadline::timeout;
 use crate::logging::Throttle;
 use crate::metrics::counters::{LinkRefusal, Metrics};
@@ -30,7 +30,7 @@ const DRAIN_SILENCE: Duration = Duration::from_millis(100);
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Brokers come seldom; more than this many at once are somebody's play.
-static COMERS: Throttle = Throttle::bursts(64, Duration::from_secs(60));
+static CONNECT_LOG: Throttle = Throttle::bursts(64, Duration::from_secs(60));
 static CROWDED: Throttle = Throttle::new(Duration::from_secs(60));
 static FULL: Throttle = Throttle::new(Duration::from_secs(60));
 static VIOLATIONS: Throttle = Throttle::new(Duration::from_secs(10));
@@ -84,8 +84,8 @@ pub fn resume(stream: TcpStream, left: &state::Link<'_>, shared: Arc<Shared>) {
         link.shared.metrics.links_refused.add(LinkRefusal::NotAllowed);
         log::info!(RECODEX_PEER:% = peer; "broker {peer} is closed: zeromq.allow no longer names it");
     } else if left.stage == Stage::Traffic {
-        let place = link.shared.brokers.take_over();
-        tokio::spawn(link.receive(place, true));
+        let permit = link.shared.brokers.take_over();
+        tokio::spawn(link.receive(permit, true));
     } else {
         let shared = Arc::clone(&link.shared);
         shake_hands(peer, link.begin(), &shared);
@@ -152,13 +152,13 @@ impl Link {
             }
             Err(ended) => self.close(&ended),
             Ok(()) => match self.shared.brokers.take() {
-                Some(place) => {
+                Some(permit) => {
                     self.since = state::now() / 1000;
-                    let (peer, connected) = (self.peer, COMERS.pass());
+                    let (peer, connected) = (self.peer, CONNECT_LOG.pass());
                     if let Some(more) = &connected {
                         log::info!(RECODEX_PEER:% = peer; "broker {peer} connected{more}");
                     }
-                    tokio::spawn(self.receive(place, connected.is_some()));
+                    tokio::spawn(self.receive(permit, connected.is_some()));
                 }
                 None => self.close(&Ended::Full),
             },
@@ -166,7 +166,7 @@ impl Link {
     }
 
     /// Receives until one side ends; `said` is whether its beginning was logged.
-    async fn receive(mut self, place: Place, said: bool) {
+    async fn receive(mut self, permit: Permit, said: bool) {
         let peer = self.peer;
         let _entry = self.shared.connected.enter(peer, self.since);
         let ended = match self.relay().await {
@@ -181,7 +181,7 @@ impl Link {
             log::info!(RECODEX_PEER:% = peer; "broker {peer} disconnected after {} messages: {ended}", self.messages);
         }
         self.close(&ended);
-        drop(place);
+        drop(permit);
     }
 
     /// What is to be said and counted of a link that ended.

@@ -6,11 +6,11 @@ use crate::config::{Level, Logger, Settings};
 use crate::context::Shared;
 use crate::error::{Exit, Failure};
 use crate::handover;
-use crate::handover::{Estate, history_file};
+use crate::handover::{Inherited, history_file};
 use crate::logging::{Opened, Waiting};
 use crate::server::relay::{Ports, Relay, Stop};
 use crate::server::{privileges, reload};
-use crate::systemd::fd_store::Kept;
+use crate::systemd::fd_store::InheritedFds;
 use crate::systemd::{fd_store, notify};
 use crate::wire::message::Message;
 use crate::{logging, rlimit};
@@ -233,7 +233,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     }
     let log = logging::begin(settings.as_ref().map_or(Level::Info, |settings| settings.logger.level))?;
     notify::open();
-    let mut kept = fd_store::take();
+    let mut fds = fd_store::take();
     let runtime = runtime()?;
     let inside = runtime.enter();
     // Signals first: once the ports are bound somebody may take the monitor for started, and stop it; and what another process
@@ -241,33 +241,33 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     let (hangup, asked) = (signal_of(SignalKind::hangup())?, signal_of(SignalKind::user_defined1())?);
     let stop = stop_signal()?;
     let known = settings.as_ref().ok().cloned();
-    let (bound, given_up) = bind_and_give_up_root(settings.map_err(Failure::from), config, &mut kept);
+    let (bound, given_up) = bind_and_give_up_root(settings.map_err(Failure::from), config, &mut fds);
     // What the process before left is not looked at as root: it stays unread, and is closed, if root cannot be given up.
-    let estate = given_up.is_ok().then(|| Estate::take(&mut kept)).flatten();
+    let inherited = given_up.is_ok().then(|| Inherited::take(&mut fds)).flatten();
     let (mut waiting, mut opened) = (Some(log), None);
     let begun = bound.and_then(|bound| given_up.map(|()| bound)).and_then(|(settings, ports)| {
         opened = waiting.take().map(|log| log.open(&settings.logger)).transpose()?;
         settings.history.state.as_deref().map_or(Ok(()), history_file::check)?;
-        Relay::new(settings, ports, kept)
+        Relay::new(settings, ports, fds)
     });
     drop(inside);
     let started = begun.and_then(|relay| opened.take().map_or(Ok(()), Opened::start).map(|()| relay));
     let relay = match started {
         Ok(relay) => relay,
         Err(failure) => {
-            abandon(estate, known.as_ref(), waiting, opened);
+            abandon(inherited, known.as_ref(), waiting, opened);
             return Err(failure);
         }
     };
     let shared = relay.shared();
-    let parcel = runtime.block_on(async {
+    let queue = runtime.block_on(async {
         tokio::spawn(reload::on_hangup(hangup, config.map(Into::into), relay.shared()));
         tokio::spawn(on_user_signal(asked, relay.shared()));
-        relay.run(estate, stop).await
+        relay.run(inherited, stop).await
     });
     drop(runtime);
-    if let Some(parcel) = parcel
-        && handover::hand_over(parcel, &shared).is_err()
+    if let Some(queue) = queue
+        && handover::hand_over(queue, &shared).is_err()
         && let Some((path, history)) = handover::history_to_save(&shared)
     {
         history_file::save(&path, history);
@@ -282,26 +282,31 @@ fn monitor(run: &Run) -> Result<(), Failure> {
 fn bind_and_give_up_root(
     settings: Result<Settings, Failure>,
     config: Option<&Path>,
-    kept: &mut Kept,
+    fds: &mut InheritedFds,
 ) -> (Result<(Settings, Ports), Failure>, Result<(), Failure>) {
     let usable = settings.and_then(|settings| Ok((privileges::identity(&settings, config)?, settings)));
     let (bound, identity) = match usable {
-        Ok((identity, settings)) => (Ports::bind(&settings, kept).map(|ports| (settings, ports)), Ok(identity)),
-        Err(failure) => (Err(failure), privileges::identity_without_settings(kept.predecessor())),
+        Ok((identity, settings)) => (Ports::bind(&settings, fds).map(|ports| (settings, ports)), Ok(identity)),
+        Err(failure) => (Err(failure), privileges::identity_without_settings(fds.predecessor())),
     };
     (bound, identity.and_then(|identity| privileges::drop_all(identity.as_ref())))
 }
 
 /// Ends a start that failed, once root is given up: the history that the process before left is saved, its viewers are told.
-fn abandon(estate: Option<Estate>, settings: Option<&Settings>, waiting: Option<Waiting>, opened: Option<Opened>) {
-    let Some(estate) = estate else { return };
+fn abandon(
+    inherited: Option<Inherited>,
+    settings: Option<&Settings>,
+    waiting: Option<Waiting>,
+    opened: Option<Opened>,
+) {
+    let Some(inherited) = inherited else { return };
     let logger = settings.map_or_else(Logger::default, |settings| settings.logger.clone());
     // What is said is lost if this fails, and no more.
     let _ = opened.or_else(|| waiting?.open(&logger).ok()).map(Opened::start);
     match settings.map(|settings| settings.history.state.as_deref()) {
         // Dropping it tells the viewers.
-        Some(None) => drop(estate),
-        file => estate.abandon(file.flatten()),
+        Some(None) => drop(inherited),
+        file => inherited.abandon(file.flatten()),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::context::connected::Connected;
 use crate::context::handshakes::Handshakes;
 use crate::context::outbox::Outbox;
 use crate::context::over_limit::OverLimit;
-use crate::context::permits::{Addresses, Places, Room};
+use crate::context::permits::{ConnectionLimit, PerAddressLimit, Room};
 use crate::hub::Hub;
 use crate::logging;
 use crate::metrics::counters::Metrics;
@@ -36,14 +36,14 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     /// What happened so far.
     pub metrics: Arc<Metrics>,
-    /// The viewers' places.
-    pub viewers: Arc<Places>,
+    /// The viewers' permits.
+    pub viewers: Arc<ConnectionLimit>,
     /// Connections over a limit of viewers.
     pub over_limit: OverLimit,
     /// How many viewers each address has, where that is bounded.
-    pub addresses: Arc<Addresses>,
-    /// The brokers' places: of ZeroMQ links that have shaken hands.
-    pub brokers: Arc<Places>,
+    pub addresses: Arc<PerAddressLimit>,
+    /// The brokers' permits: for ZeroMQ links that have shaken hands.
+    pub brokers: Arc<ConnectionLimit>,
     /// Who they are.
     pub connected: Arc<Connected>,
     /// ZeroMQ links that are shaking hands.
@@ -54,8 +54,8 @@ pub struct Shared {
     pub samples: Samples,
     /// Whether the last reload succeeded.
     pub reloaded: AtomicBool,
-    /// The places of connections to the status listener.
-    pub askers: Arc<Places>,
+    /// The permits of connections to the status listener.
+    pub status_connections: Arc<ConnectionLimit>,
     /// Notified when there is something new to tell about viewers, brokers or messages.
     pub changed: Arc<Notify>,
     /// True once the monitor stops.
@@ -81,11 +81,11 @@ impl Shared {
         Arc::new(Self {
             hub: Hub::new(settings.history.clone(), Arc::clone(&metrics)),
             metrics,
-            viewers: Places::new(settings.clients.max, Arc::clone(&room), Arc::clone(&changed)),
+            viewers: ConnectionLimit::new(settings.clients.max, Arc::clone(&room), Arc::clone(&changed)),
             over_limit: OverLimit::new(shares.over_limit),
             addresses: Arc::default(),
-            brokers: Places::new(settings.zeromq.max_connections, room, Arc::clone(&changed)),
-            askers: Places::new(shares.status, Room::new(shares.status), Arc::default()),
+            brokers: ConnectionLimit::new(settings.zeromq.max_connections, room, Arc::clone(&changed)),
+            status_connections: ConnectionLimit::new(shares.status, Room::new(shares.status), Arc::default()),
             connected: Arc::default(),
             handshakes: Handshakes::new(shares.handshakes),
             listeners,

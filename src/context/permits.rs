@@ -1,4 +1,4 @@
-//! Places for connections: a limit that may change, and a way to wait until all have gone.
+//! ConnectionLimit for connections: a limit that may change, and a way to wait until all have gone.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -22,45 +22,45 @@ impl Room {
     }
 }
 
-/// The places for one kind of connection.
+/// The limit for one kind of connection.
 #[derive(Debug)]
-pub struct Places {
+pub struct ConnectionLimit {
     limit: AtomicUsize,
     taken: AtomicUsize,
     room: Arc<Room>,
     freed: Notify,
-    /// Notified whenever a place is taken or freed.
+    /// Notified whenever a permit is taken or freed.
     changed: Arc<Notify>,
 }
 
-/// One connection's place; dropping it frees the place.
+/// One connection's permit; dropping it frees the permit.
 #[derive(Debug)]
-pub struct Place(Arc<Places>);
+pub struct Permit(Arc<ConnectionLimit>);
 
-impl Places {
-    /// `limit` places in `room`, all free; `changed` is notified whenever one is taken or freed.
+impl ConnectionLimit {
+    /// Creates a limit of `limit` permits in `room`, all free; `changed` is notified whenever one is taken or freed.
     #[must_use]
     pub fn new(limit: usize, room: Arc<Room>, changed: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self { limit: limit.into(), taken: 0.into(), room, freed: Notify::new(), changed })
     }
 
-    /// Takes a place, if one is free.
+    /// Takes a permit, if one is free.
     #[must_use]
-    pub fn take(self: &Arc<Self>) -> Option<Place> {
+    pub fn take(self: &Arc<Self>) -> Option<Permit> {
         let free = self.taken() < self.limit() && self.room.taken.load(Ordering::Relaxed) < self.room.size;
         free.then(|| self.take_over())
     }
 
-    /// Takes a place, even if none is free: for a connection that is there already.
+    /// Takes a permit, even if none is free: for a connection that is there already.
     #[must_use]
-    pub fn take_over(self: &Arc<Self>) -> Place {
+    pub fn take_over(self: &Arc<Self>) -> Permit {
         self.taken.fetch_add(1, Ordering::Relaxed);
         self.room.taken.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_one();
-        Place(Arc::clone(self))
+        Permit(Arc::clone(self))
     }
 
-    /// How many places there are.
+    /// How many limit there are.
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
@@ -70,12 +70,12 @@ impl Places {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// How many places are taken.
+    /// How many limit are taken.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Completes when no place is taken.
+    /// Completes when no permit is taken.
     pub async fn all_free(&self) {
         loop {
             let freed = self.freed.notified();
@@ -87,7 +87,7 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.room.taken.fetch_sub(1, Ordering::Relaxed);
         if self.0.taken.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -99,19 +99,19 @@ impl Drop for Place {
 
 /// How many connections each address has.
 #[derive(Debug, Default)]
-pub struct Addresses(Mutex<HashMap<IpAddr, usize>>);
+pub struct PerAddressLimit(Mutex<HashMap<IpAddr, usize>>);
 
 /// One connection of an address; dropping it makes room for another.
 #[derive(Debug)]
-pub struct AddressPlace {
-    addresses: Arc<Addresses>,
+pub struct AddressPermit {
+    addresses: Arc<PerAddressLimit>,
     address: IpAddr,
 }
 
-impl Addresses {
-    /// Takes a place for `address`, if it has fewer than `limit`.
+impl PerAddressLimit {
+    /// Takes a permit for `address`, if it has fewer than `limit`.
     #[must_use]
-    pub fn take(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<Box<AddressPlace>> {
+    pub fn take(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<Box<AddressPermit>> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= limit {
@@ -121,11 +121,11 @@ impl Addresses {
             return None;
         }
         *count += 1;
-        Some(Box::new(AddressPlace { addresses: Arc::clone(self), address }))
+        Some(Box::new(AddressPermit { addresses: Arc::clone(self), address }))
     }
 }
 
-impl Drop for AddressPlace {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         let mut counts = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut count) = counts.entry(self.address) {
@@ -143,24 +143,24 @@ mod tests {
 
     #[test]
     fn the_limit_holds_and_may_change() {
-        let places = Places::new(2, Room::new(9), Arc::default());
-        let (first, second) = (places.take(), places.take());
+        let limit = ConnectionLimit::new(2, Room::new(9), Arc::default());
+        let (first, second) = (limit.take(), limit.take());
         assert!(first.is_some() && second.is_some());
-        assert!(places.take().is_none());
-        assert_eq!(places.taken(), 2);
-        places.set_limit(1);
+        assert!(limit.take().is_none());
+        assert_eq!(limit.taken(), 2);
+        limit.set_limit(1);
         drop(first);
-        assert!(places.take().is_none());
+        assert!(limit.take().is_none());
         drop(second);
-        assert!(places.take().is_some());
-        places.set_limit(0);
-        assert!(places.take().is_none());
+        assert!(limit.take().is_some());
+        limit.set_limit(0);
+        assert!(limit.take().is_none());
     }
 
     #[test]
     fn kinds_that_share_a_room_fill_it_together() {
         let room = Room::new(3);
-        let [viewers, brokers] = [(); 2].map(|()| Places::new(2, Arc::clone(&room), Arc::default()));
+        let [viewers, brokers] = [(); 2].map(|()| ConnectionLimit::new(2, Arc::clone(&room), Arc::default()));
         let (one, two, three) = (viewers.take(), viewers.take(), brokers.take());
         assert!(one.is_some() && two.is_some() && three.is_some());
         assert!(brokers.take().is_none());
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn each_address_has_its_share_and_leaves_nothing_behind() {
-        let addresses = Arc::new(Addresses::default());
+        let addresses = Arc::new(PerAddressLimit::default());
         let [one, other] = ["192.0.2.1", "2001:db8::"].map(|address| address.parse().unwrap());
         let first = addresses.take(one, 2);
         let second = addresses.take(one, 2);
@@ -189,12 +189,12 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_ends_with_the_last_one() {
-        let places = Places::new(2, Room::new(2), Arc::default());
-        places.all_free().await;
-        let (first, second) = (places.take(), places.take());
+        let limit = ConnectionLimit::new(2, Room::new(2), Arc::default());
+        limit.all_free().await;
+        let (first, second) = (limit.take(), limit.take());
         let waiting = tokio::spawn({
-            let places = Arc::clone(&places);
-            async move { places.all_free().await }
+            let limit = Arc::clone(&limit);
+            async move { limit.all_free().await }
         });
         tokio::task::yield_now().await;
         drop(first);

@@ -40,9 +40,9 @@ const STATE: u8 = b'!';
 
 /// The end to be written of a queue that outlives the process.
 #[derive(Debug)]
-pub struct Parcel(OwnedFd);
+pub struct FdQueue(OwnedFd);
 
-impl Parcel {
+impl FdQueue {
     /// An empty one, which the service manager keeps already.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Parcel {
     pub async fn new() -> io::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-        let parcel = Self::with(ours, QUEUE)?;
+        let queue = Self::with(ours, QUEUE)?;
         // One that the process before left, and that this one could not read.
         fd_store::forget(fd_store::HANDOVER_QUEUE);
         fd_store::keep(fd_store::HANDOVER_QUEUE, theirs.as_fd())?;
@@ -62,11 +62,11 @@ impl Parcel {
             fd_store::forget(fd_store::HANDOVER_QUEUE);
             return Err(e);
         }
-        if fd_store::has_ended(parcel.0.as_fd(), CLOSED_BY).await? {
+        if fd_store::has_ended(queue.0.as_fd(), CLOSED_BY).await? {
             let what = "no service manager that keeps descriptors (FileDescriptorStoreMax=)";
             return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
-        Ok(parcel)
+        Ok(queue)
     }
 
     /// One whose queue has `length` bytes, or as many as the system gives.
@@ -195,33 +195,33 @@ mod tests {
     use std::io::Write;
     use std::net::UdpSocket;
 
-    fn pair(length: usize) -> (Parcel, OwnedFd) {
+    fn pair(length: usize) -> (FdQueue, OwnedFd) {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-        (Parcel::with(ours, length).unwrap(), theirs)
+        (FdQueue::with(ours, length).unwrap(), theirs)
     }
 
     #[test]
     fn sockets_come_out_in_their_order_with_the_state_and_only_when_it_is_there() {
-        let (parcel, theirs) = pair(QUEUE);
+        let (queue, theirs) = pair(QUEUE);
         let sockets: Vec<_> = (0..300).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
-        assert_eq!(parcel.put(&sockets.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>()), 300);
+        assert_eq!(queue.put(&sockets.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>()), 300);
         drop(sockets);
-        parcel.close(|file| file.write_all(b"state")).unwrap();
+        queue.close(|file| file.write_all(b"state")).unwrap();
         let Received { sockets, state, sent, complete } = open(&theirs, usize::MAX).unwrap();
         assert_eq!((sent, complete), (300, true));
         let found: Vec<_> = sockets.into_iter().map(|fd| UdpSocket::from(fd).local_addr().unwrap()).collect();
         assert_eq!((found, &state[..]), (addresses, &b"state"[..]));
         assert!(open(&theirs, usize::MAX).is_err(), "it is empty");
-        let (parcel, theirs) = pair(QUEUE);
-        parcel.put(&[theirs.as_raw_fd()]);
-        drop(parcel);
+        let (queue, theirs) = pair(QUEUE);
+        queue.put(&[theirs.as_raw_fd()]);
+        drop(queue);
         assert!(open(&theirs, usize::MAX).is_err(), "it has no state");
-        let (parcel, theirs) = pair(QUEUE);
-        parcel.put(&[]);
+        let (queue, theirs) = pair(QUEUE);
+        queue.put(&[]);
         let file = std::fs::File::open("/dev/null").unwrap();
-        parcel.send(STATE, &[], &[file.as_raw_fd()]).unwrap();
+        queue.send(STATE, &[], &[file.as_raw_fd()]).unwrap();
         assert_eq!(open(&theirs, usize::MAX).unwrap_err().to_string(), "its state is not sealed");
     }
 
@@ -230,9 +230,9 @@ mod tests {
         let sockets: Vec<_> = (0..300).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
         for room in [0, 1, 2, 7, 252, 253, 254, 299] {
-            let (parcel, theirs) = pair(QUEUE);
-            assert_eq!(parcel.put(&fds), 300);
-            parcel.close(|file| file.write_all(b"state")).unwrap();
+            let (queue, theirs) = pair(QUEUE);
+            assert_eq!(queue.put(&fds), 300);
+            queue.close(|file| file.write_all(b"state")).unwrap();
             let received = open(&theirs, room).unwrap();
             assert_eq!((received.sent, received.complete, &received.state[..]), (300, false, &b"state"[..]));
             let found = received.sockets.into_iter().map(|fd| UdpSocket::from(fd).local_addr().unwrap());
@@ -243,11 +243,11 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_left_out_and_the_state_always_fits() {
         crate::rlimit::raise_open_files();
-        let (parcel, theirs) = pair(RESERVE + 512);
+        let (queue, theirs) = pair(RESERVE + 512);
         let fds = vec![theirs.as_raw_fd(); 20 * PER_MESSAGE];
-        let put = parcel.put(&fds);
+        let put = queue.put(&fds);
         assert!(put > 0 && put < fds.len() && put % PER_MESSAGE == 0, "{put}");
-        parcel.close(|_| Ok(())).unwrap();
+        queue.close(|_| Ok(())).unwrap();
         assert_eq!(open(&theirs, usize::MAX).unwrap().sockets.len(), put);
     }
 }

@@ -245,6 +245,6 @@ fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable>
     }
     let now = Instant::now();
     let slots = hub.restore(now, age, &state.runs);
-    hub.settle(now, &slots);
+    hub.drop_unused(now, &slots);
     Ok(format!("{} channels, saved {} s ago,", slots.len(), age.as_secs()))
 }

@@ -1,7 +1,7 @@
 //! The passing on of every connection and all history to the process that comes after a restart.
 //!
 //! The runtime ends every task where it waits; what a connection is then goes into the [`outbox`], and from there, with the
-//! history, into a parcel that the service manager keeps. The next process goes on at the same byte.
+//! history, into a queue that the service manager keeps. The next process goes on at the same byte.
 
 pub mod fd_queue;
 pub mod history_file;
@@ -16,11 +16,11 @@ use crate::rlimit;
 pub use crate::snapshot::reading::Limits;
 use crate::snapshot::state;
 use crate::snapshot::state::State;
-use crate::systemd::fd_store::{self, Kept};
+use crate::systemd::fd_store::{self, InheritedFds};
 use crate::viewer::Viewer;
 use crate::wire;
 use crate::wire::close::End;
-use fd_queue::{Parcel, Received};
+use fd_queue::{FdQueue, Received};
 use memmap2::Mmap;
 use socket2::SockRef;
 use std::collections::HashMap;
@@ -32,21 +32,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Puts what was left into `parcel`: brokers first, then viewers, and last the links that shake hands, since the last ones are left
+/// Puts what was left into `queue`: brokers first, then viewers, and last the links that shake hands, since the last ones are left
 /// out where there is no room. Viewers that cannot be handed over are told that the monitor stops.
 ///
 /// # Errors
 /// If nothing could be handed over.
-pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
+pub fn hand_over(queue: FdQueue, shared: &Shared) -> io::Result<()> {
     let outbox::Left { links, mut viewers } = shared.outbox.take();
     let (mut links, mut handshakes): (Vec<_>, Vec<_>) =
         links.into_iter().partition(|(_, link)| link.stage == wire::zmtp::Stage::Traffic);
     let of_links = |links: &[(OwnedFd, _)]| links.iter().map(|(stream, _)| stream.as_raw_fd()).collect::<Vec<_>>();
     let of_viewers = viewers.iter().map(|(stream, _)| stream.as_raw_fd()).collect();
-    let put = parcel.put(&[of_links(&links), of_viewers, of_links(&handshakes)].concat());
+    let put = queue.put(&[of_links(&links), of_viewers, of_links(&handshakes)].concat());
     let finish = shared.settings().clients.finish_on_close;
     handshakes.truncate(put.saturating_sub(links.len() + viewers.len()));
-    turn_away(viewers.drain(put.saturating_sub(links.len()).min(viewers.len())..), finish);
+    refuse(viewers.drain(put.saturating_sub(links.len()).min(viewers.len())..), finish);
     links.truncate(put);
     links.append(&mut handshakes);
     // Open until they are in good hands.
@@ -64,12 +64,12 @@ pub fn hand_over(parcel: Parcel, shared: &Shared) -> io::Result<()> {
             with_state(&shared.hub, &link_states, &mut states, finish, path.as_deref(), |state| state.write(file));
         written.map_err(io::Error::other)
     };
-    match parcel.close(save) {
+    match queue.close(save) {
         Ok(()) => log::info!("handed over {what}: {}", shared.metrics),
         Err(e) => {
             log::error!("cannot hand over {what}: {e}; they are closed");
             fd_store::forget(fd_store::HANDOVER_QUEUE);
-            turn_away(streams.into_iter().zip(states), finish);
+            refuse(streams.into_iter().zip(states), finish);
             return Err(e);
         }
     }
@@ -90,7 +90,7 @@ pub fn history(hub: &Hub) -> Result<Vec<u8>, state::Refused> {
     with_state(hub, &[], &mut [], false, None, |state| state.without_connections().encode())
 }
 
-/// Shows the history and these connections; `finish` is for [`state::Viewer::look_up`], `history_file` is that of `history.state`.
+/// Shows the history and these connections; `finish` is for [`state::Viewer::resolve_run`], `history_file` is that of `history.state`.
 fn with_state<T>(
     hub: &Hub,
     links: &[state::Link<'_>],
@@ -103,7 +103,7 @@ fn with_state<T>(
         let (slots, runs): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
         let places: HashMap<usize, usize> = slots.into_iter().zip(0..).collect();
         for viewer in viewers.iter_mut() {
-            viewer.look_up(&places, finish);
+            viewer.resolve_run(&places, finish);
         }
         let version = env!("CARGO_PKG_VERSION").into();
         let (written, uptime) = (state::now(), state::uptime());
@@ -120,7 +120,7 @@ fn with_state<T>(
 }
 
 /// Tells viewers that the monitor stops, without waiting for any; with FINISHED if `finish` asks for it.
-fn turn_away<'a>(viewers: impl Iterator<Item = (OwnedFd, state::Viewer<'a>)>, finish: bool) {
+fn refuse<'a>(viewers: impl Iterator<Item = (OwnedFd, state::Viewer<'a>)>, finish: bool) {
     for (socket, viewer) in viewers {
         let (socket, bytes) = (SockRef::from(&socket), viewer.closing_bytes(finish));
         // Whoever cannot be told at once is just closed.
@@ -148,7 +148,7 @@ fn refuse_unknown(sockets: &[OwnedFd], settings: &Settings) {
 
 /// What the process before left. Dropping it closes the connections in it.
 #[derive(Debug)]
-pub struct Estate {
+pub struct Inherited {
     /// The sockets of links and viewers, in any order: each is known by its cookie.
     sockets: Vec<OwnedFd>,
     /// How many there were.
@@ -158,11 +158,11 @@ pub struct Estate {
     state: Option<Mmap>,
 }
 
-impl Estate {
+impl Inherited {
     /// Takes what the process before handed over, if it did. What cannot be read is closed, and so are connections for which too few
     /// files may be open.
     #[must_use]
-    pub fn take(kept: &mut Kept) -> Option<Self> {
+    pub fn take(kept: &mut InheritedFds) -> Option<Self> {
         let queue = kept.take_handover()?;
         let (inherited, listeners, status) = kept.listener_counts();
         Self::receive(&queue, inherited, listeners, status)
@@ -177,12 +177,12 @@ impl Estate {
         fd_store::forget(fd_store::HANDOVER_QUEUE);
         match received {
             Ok(Received { sockets, sent, complete, state }) => {
-                let mut estate = Self { sockets, sent, complete, state: Some(state) };
+                let mut inherited = Self { sockets, sent, complete, state: Some(state) };
                 let (both, handshakes) = rlimit::room_to_take_over(files, listeners, status);
-                if !complete || estate.sockets.len() > both {
-                    estate.leave_out(both, handshakes, files);
+                if !complete || inherited.sockets.len() > both {
+                    inherited.leave_out(both, handshakes, files);
                 }
-                Some(estate)
+                Some(inherited)
             }
             Err(e) => {
                 log::warn!("nothing is taken over from the process before: {e}");
@@ -224,7 +224,7 @@ impl Estate {
             self.sent - kept
         );
         // The settings are not known here: the default of `clients.finish_on_close` holds.
-        turn_away(gone.into_iter(), true);
+        refuse(gone.into_iter(), true);
     }
 
     /// Goes on with everything; returns whether it could. Must be called in a tokio runtime.
@@ -272,7 +272,7 @@ impl Estate {
                 Err(e) => log::debug!("viewer {} is not taken over: {e}", viewer.peer),
             }
         }
-        shared.hub.settle(now, &slots);
+        shared.hub.drop_unused(now, &slots);
         log::info!("took over {what} from the process before (version {version}), after {elapsed} ms");
         true
     }
@@ -316,14 +316,14 @@ fn decode<'a>(bytes: &'a [u8], sockets: &mut Vec<OwnedFd>, sent: usize, complete
     }
 }
 
-impl Drop for Estate {
+impl Drop for Inherited {
     fn drop(&mut self) {
         if let Some(bytes) = &self.state
             && let Ok(state) = decode(bytes, &mut self.sockets, self.sent, self.complete)
         {
             let streams = self.sockets.drain(..).skip(state.links.len());
             // The settings may be what is wrong with this process: the default of `clients.finish_on_close` holds.
-            turn_away(streams.zip(state.viewers.into_owned()), true);
+            refuse(streams.zip(state.viewers.into_owned()), true);
         }
     }
 }

@@ -203,7 +203,7 @@ impl Hub {
     }
 
     /// Takes up the runs of another process, which saved them `elapsed` ago; returns their slots. To be followed by
-    /// [`Hub::resume`] for their viewers and [`Hub::settle`].
+    /// [`Hub::resume`] for their viewers and [`Hub::drop_unused`].
     pub fn restore(&self, now: Instant, elapsed: Duration, runs: &[state::Run<'_>]) -> Vec<usize> {
         let mut state = self.state();
         let mut restore = |saved: &state::Run<'_>| {
@@ -238,7 +238,7 @@ impl Hub {
     }
 
     /// Lets those of the runs in `slots` go that nobody needs, and brings what was restored under the limits.
-    pub fn settle(&self, now: Instant, slots: &[usize]) {
+    pub fn drop_unused(&self, now: Instant, slots: &[usize]) {
         let mut state = self.state();
         for &slot in slots {
             let run = &state.runs[slot];

@@ -84,7 +84,7 @@ impl Bench {
                 *cursor = next.resume(restored[place], offset, rest.to_vec());
             }
         }
-        next.settle(self.now, &restored);
+        next.drop_unused(self.now, &restored);
         self.hub = next;
         numbers
     }

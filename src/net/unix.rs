@@ -5,7 +5,7 @@ use crate::advice;
 use crate::config::{Mode, temporary_path};
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
-use crate::systemd::fd_store::UnixListener as Kept;
+use crate::systemd::fd_store::UnixListener as InheritedFds;
 use nix::sys::stat::{self, umask};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::ffi::OsStr;
@@ -55,7 +55,7 @@ pub fn bind_unix(
     key: &str,
     path: &Path,
     mode: Mode,
-    kept: &mut Vec<Kept>,
+    kept: &mut Vec<InheritedFds>,
 ) -> Result<(UnixListener, UnixFile, Vec<UnixListener>), Failure> {
     let failed = |e: &io::Error| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {

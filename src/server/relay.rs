@@ -3,11 +3,11 @@
 use crate::broker::link;
 use crate::config::{Endpoint, Settings};
 use crate::context::Shared;
-use crate::context::permits::Places;
+use crate::context::permits::ConnectionLimit;
 use crate::deadline::timeout_at;
 use crate::error::{Exit, Failure};
-use crate::handover::fd_queue::Parcel;
-use crate::handover::{Estate, history_file, history_to_save};
+use crate::handover::fd_queue::FdQueue;
+use crate::handover::{Inherited, history_file, history_to_save};
 use crate::logging::Throttle;
 use crate::metrics::counters::LinkRefusal;
 use crate::net::listen;
@@ -17,7 +17,7 @@ use crate::net::tls::Certificate;
 use crate::peer::Peer;
 use crate::server::certificate;
 use crate::server::service;
-use crate::systemd::fd_store::{Kept, Listener};
+use crate::systemd::fd_store::{InheritedFds, Listener};
 use crate::systemd::notify;
 use crate::viewer;
 use crate::{rlimit, status};
@@ -36,14 +36,14 @@ use tokio::time::Instant;
 pub const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 
 /// How long the end waits for those who watch a job at the status listener to be told of it.
-const ASKERS_GRACE: Duration = Duration::from_millis(500);
+const STATUS_GRACE: Duration = Duration::from_millis(500);
 
 /// How long a silent broker's machine is trusted to be there: after a minute it is asked every 10 s, six times.
 const KEEPALIVE: (u32, u32, u32) = (60, 10, 6);
 
 /// The most ZeroMQ links that are shaking hands; fewer where few files may be open. The oldest is dropped when the limit is
 /// reached, so that idle peers cannot block new ones.
-pub const STRANGERS: usize = rlimit::HANDSHAKES;
+pub const MAX_HANDSHAKES: usize = rlimit::HANDSHAKES;
 
 static NOT_ALLOWED: Throttle = Throttle::new(Duration::from_secs(60));
 
@@ -70,8 +70,8 @@ impl Ports {
     ///
     /// # Errors
     /// If a host does not resolve or a port cannot be bound.
-    pub fn bind(settings: &Settings, kept: &mut Kept) -> Result<Self, Failure> {
-        let mut bind = |key, address| listen::bind(key, address, &mut kept.listeners);
+    pub fn bind(settings: &Settings, fds: &mut InheritedFds) -> Result<Self, Failure> {
+        let mut bind = |key, address| listen::bind(key, address, &mut fds.listeners);
         let zeromq = bind("zeromq_uri", &settings.zeromq_uri)?;
         let websocket = match &settings.websocket_uri {
             Endpoint::Tcp(address) => bind("websocket_uri", address)?,
@@ -79,7 +79,7 @@ impl Ports {
         };
         let status = settings.status_uri.as_ref().map(|address| bind("status_uri", address)).transpose()?;
         let ports = Self { zeromq, websocket, status };
-        kept.note_own(ports.listeners(), ports.status.is_some());
+        fds.note_own(ports.listeners(), ports.status.is_some());
         Ok(ports)
     }
 
@@ -94,15 +94,15 @@ impl Ports {
 #[derive(Debug)]
 pub struct Relay {
     shared: Arc<Shared>,
-    websocket: Entrance,
+    websocket: ViewerListener,
     zeromq: Port,
     status: Option<Port>,
-    kept: Kept,
+    fds: InheritedFds,
 }
 
 /// Where viewers come in.
 #[derive(Debug)]
-enum Entrance {
+enum ViewerListener {
     Tcp(Port),
     /// A socket, its file, and the sockets of the process before.
     Unix(UnixListener, UnixFile, Vec<UnixListener>),
@@ -113,37 +113,37 @@ impl Relay {
     ///
     /// # Errors
     /// As [`Ports::bind`] and [`Relay::new`].
-    pub fn bind(settings: Settings, mut kept: Kept) -> Result<Self, Failure> {
-        let ports = Ports::bind(&settings, &mut kept)?;
-        Self::new(settings, ports, kept)
+    pub fn bind(settings: Settings, mut fds: InheritedFds) -> Result<Self, Failure> {
+        let ports = Ports::bind(&settings, &mut fds)?;
+        Self::new(settings, ports, fds)
     }
 
     /// Reads the certificate and binds the Unix socket, as the user that relays. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// If the certificate cannot be used, the socket cannot be bound, or too few files may be open.
-    pub fn new(mut settings: Settings, ports: Ports, mut kept: Kept) -> Result<Self, Failure> {
+    pub fn new(mut settings: Settings, ports: Ports, mut fds: InheritedFds) -> Result<Self, Failure> {
         let certificate = settings.tls.as_ref().map(Certificate::load).transpose()?;
         let listeners = ports.listeners();
         let Ports { zeromq, websocket, status } = ports;
         let websocket = match &settings.websocket_uri {
-            Endpoint::Tcp(_) => Entrance::Tcp(websocket),
+            Endpoint::Tcp(_) => ViewerListener::Tcp(websocket),
             Endpoint::Unix(path) => {
                 let mode = settings.websocket_mode;
-                let (listener, file, before) = listen::bind_unix("websocket_uri", path, mode, &mut kept.unix)?;
-                Entrance::Unix(listener, file, before)
+                let (listener, file, before) = listen::bind_unix("websocket_uri", path, mode, &mut fds.unix)?;
+                ViewerListener::Unix(listener, file, before)
             }
         };
         // What is no longer configured.
-        kept.listeners.drain(..).for_each(Listener::close);
-        kept.unix.drain(..).for_each(|kept| drop(kept.into_listener()));
+        fds.listeners.drain(..).for_each(Listener::close);
+        fds.unix.drain(..).for_each(|fds| drop(fds.into_listener()));
         let (each, too_many) =
             settings.fit(rlimit::open_files(), listeners).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
         if let Some(warning) = too_many {
             log::warn!("{warning}");
         }
         let shared = Shared::new(settings, certificate, listeners, &each);
-        Ok(Self { shared, websocket, zeromq, status, kept })
+        Ok(Self { shared, websocket, zeromq, status, fds })
     }
 
     /// What the connections will share.
@@ -156,8 +156,8 @@ impl Relay {
     #[must_use]
     pub fn viewer_addresses(&self) -> Vec<SocketAddr> {
         match &self.websocket {
-            Entrance::Tcp(port) => port.addresses(),
-            Entrance::Unix(..) => Vec::new(),
+            ViewerListener::Tcp(port) => port.addresses(),
+            ViewerListener::Unix(..) => Vec::new(),
         }
     }
 
@@ -178,20 +178,20 @@ impl Relay {
     ///
     /// For a restart nothing is closed: returns where to put everything once the runtime has ended every task, see
     /// [`crate::handover::hand_over`].
-    pub async fn run(self, estate: Option<Estate>, stop: impl Future<Output = Stop>) -> Option<Parcel> {
-        let Self { shared, websocket, zeromq, status, kept } = self;
+    pub async fn run(self, inherited: Option<Inherited>, stop: impl Future<Output = Stop>) -> Option<FdQueue> {
+        let Self { shared, websocket, zeromq, status, fds } = self;
         let descriptors =
             zeromq.listeners.iter().chain(status.iter().flat_map(|port| &port.listeners)).map(AsFd::as_fd);
         match &websocket {
-            Entrance::Tcp(port) => kept.keep(descriptors.chain(port.listeners.iter().map(AsFd::as_fd))),
-            Entrance::Unix(listener, ..) => kept.keep(descriptors.chain([listener.as_fd()])),
+            ViewerListener::Tcp(port) => fds.keep(descriptors.chain(port.listeners.iter().map(AsFd::as_fd))),
+            ViewerListener::Unix(listener, ..) => fds.keep(descriptors.chain([listener.as_fd()])),
         }
         let mut tasks = JoinSet::new();
         let mut socket = None;
         serve(&mut tasks, "brokers", zeromq, &shared, accept_brokers);
         match websocket {
-            Entrance::Tcp(port) => serve(&mut tasks, "viewers", port, &shared, accept_viewers),
-            Entrance::Unix(listener, file, before) => {
+            ViewerListener::Tcp(port) => serve(&mut tasks, "viewers", port, &shared, accept_viewers),
+            ViewerListener::Unix(listener, file, before) => {
                 log::info!("listening for viewers on unix:{}", file.path.display());
                 for before in before {
                     tasks.spawn(listen::drain_unix(before, viewer_of_unix(&shared)));
@@ -211,7 +211,7 @@ impl Relay {
         tokio::spawn(notify::attend());
         tasks.spawn(service::attend(Arc::clone(&shared)));
         let history = shared.settings().history.clone();
-        let adopted = estate.is_some_and(|estate| estate.adopt(&shared));
+        let adopted = inherited.is_some_and(|inherited| inherited.adopt(&shared));
         if let Some(path) = &history.state {
             history_file::take_up(path, &history, (!adopted).then_some(&*shared.hub));
         }
@@ -225,12 +225,12 @@ impl Relay {
         service::stopping();
         let deadline = Instant::now() + STOP_LIMIT;
         if stop == Stop::ForRestart {
-            match Parcel::new().await {
-                Ok(parcel) => {
+            match FdQueue::new().await {
+                Ok(queue) => {
                     tasks.shutdown().await;
                     shared.hub.freeze();
                     shared.outbox.open();
-                    return Some(parcel);
+                    return Some(queue);
                 }
                 Err(e) => log::warn!("nothing can be handed over to the next process: {e}"),
             }
@@ -250,8 +250,8 @@ impl Relay {
         if !all_free(&shared.viewers, deadline).await {
             log::warn!("{} viewers did not take what was sent to them in time", shared.viewers.taken());
         }
-        let grace = deadline.min(Instant::now() + ASKERS_GRACE);
-        all_free(&shared.askers, grace).await;
+        let grace = deadline.min(Instant::now() + STATUS_GRACE);
+        all_free(&shared.status_connections, grace).await;
         if let Some(saving) = saving {
             // A slow disk may take its time.
             service::stopping();
@@ -264,7 +264,7 @@ impl Relay {
 
 /// Waits until all places are free, or until the deadline; returns whether they are. In a task of its own, so that connections have
 /// their turn before it, see [`crate::deadline::turns`].
-async fn all_free(places: &Arc<Places>, deadline: Instant) -> bool {
+async fn all_free(places: &Arc<ConnectionLimit>, deadline: Instant) -> bool {
     let places = Arc::clone(places);
     let waiting = tokio::spawn(async move { timeout_at(deadline, places.all_free()).await });
     waiting.await.is_ok_and(|waited| waited.is_ok())

@@ -121,7 +121,7 @@ impl<'a> State<'a> {
         }
         if runs.len() as u64 != count {
             for viewer in &mut viewers {
-                viewer.look_up(&places, true);
+                viewer.resolve_run(&places, true);
             }
         }
         let state = Self { version, written, uptime, history_file, runs, links: links.into(), viewers: viewers.into() };
@@ -177,7 +177,7 @@ impl<'a> State<'a> {
         let mut at = 0..;
         self.runs.retain(|_| at.next().is_some_and(|at| !gone.contains(&at)));
         for viewer in self.viewers.to_mut() {
-            viewer.look_up(&places, finish);
+            viewer.resolve_run(&places, finish);
         }
         gone.len()
     }

@@ -210,7 +210,7 @@ impl Viewer<'_> {
 
     /// Turns the slot of its run in the hub into the run's place in the state; `places` knows it. A viewer whose run is gone
     /// is told so, with FINISHED if `finish` asks for it.
-    pub fn look_up(&mut self, places: &HashMap<usize, usize>, finish: bool) {
+    pub fn resolve_run(&mut self, places: &HashMap<usize, usize>, finish: bool) {
         if let Stage::Relaying { run, in_message, .. } = &mut self.stage {
             if let Some(place) = places.get(&(*run as usize)).and_then(|place| u32::try_from(*place).ok()) {
                 *run = place;

@@ -41,9 +41,9 @@ pub async fn sample(shared: Arc<Shared>) {
 
 /// Until when an answer may take for what it is at.
 #[derive(Debug, Clone)]
-pub(super) struct Pace(Arc<(watch::Sender<Option<Instant>>, Duration)>);
+pub(super) struct WriteDeadline(Arc<(watch::Sender<Option<Instant>>, Duration)>);
 
-impl Pace {
+impl WriteDeadline {
     pub(super) fn new(patience: Duration) -> Self {
         Self(Arc::new((watch::Sender::new(Some(Instant::now() + patience)), patience)))
     }
@@ -78,7 +78,7 @@ impl Pace {
 /// The writing end of a stream of events.
 struct Events {
     body: Sender<Bytes>,
-    pace: Pace,
+    pace: WriteDeadline,
     text: String,
 }
 
@@ -86,7 +86,7 @@ struct Events {
 struct Gone;
 
 impl Events {
-    fn new(pace: Pace) -> (Self, Channel<Bytes>) {
+    fn new(pace: WriteDeadline) -> (Self, Channel<Bytes>) {
         let (body, channel) = Channel::new(1);
         (Self { body, pace, text: String::new() }, channel)
     }
@@ -115,7 +115,7 @@ impl Events {
 }
 
 /// What an operator wants to see, every second.
-pub(super) fn events(shared: &Arc<Shared>, pace: Pace) -> Channel<Bytes> {
+pub(super) fn events(shared: &Arc<Shared>, pace: WriteDeadline) -> Channel<Bytes> {
     let (mut events, channel) = Events::new(pace);
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
@@ -155,7 +155,7 @@ pub(super) fn events(shared: &Arc<Shared>, pace: Pace) -> Channel<Bytes> {
 }
 
 /// One channel, as a viewer gets it, but for the FINISHED that the monitor adds at an end of its own: the code of `close` tells that.
-pub(super) fn watch(shared: &Arc<Shared>, channel: &str, pace: Pace) -> Channel<Bytes> {
+pub(super) fn watch(shared: &Arc<Shared>, channel: &str, pace: WriteDeadline) -> Channel<Bytes> {
     let (mut events, body) = Events::new(pace);
     let mut cursor = shared.hub.subscribe(Instant::now(), channel);
     tokio::spawn(async move {
@@ -207,7 +207,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_goes_on_when_its_time_is_over_has_as_long_again() {
         let patience = Duration::from_secs(30);
-        let (begun, pace) = (Instant::now(), Pace::new(patience));
+        let (begun, pace) = (Instant::now(), WriteDeadline::new(patience));
         let reader = pace.clone();
         let given_up = tokio::spawn(async move { pace.stalled().await });
         sleep(patience).await;

@@ -16,7 +16,7 @@ use crate::rlimit;
 use crate::wire::first_byte::{ClientProtocol, FirstByte, Watched};
 use crate::wire::message::MAX_CHANNEL_ID;
 use data_encoding::BASE64;
-use events::Pace;
+use events::WriteDeadline;
 use http_body_util::channel::Channel;
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
@@ -72,9 +72,9 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
 /// Accepts for ever.
 pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let serve = |stream: TcpStream, peer: SocketAddr| {
-        let Some(place) = shared.askers.take() else {
+        let Some(place) = shared.status_connections.take() else {
             if let Some(more) = CROWDED.pass() {
-                log::warn!(RECODEX_PEER:% = peer; "refused a status request from {peer}: {} are open{more}", shared.askers.limit());
+                log::warn!(RECODEX_PEER:% = peer; "refused a status request from {peer}: {} are open{more}", shared.status_connections.limit());
             }
             return;
         };
@@ -93,7 +93,7 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// Serves one connection, which ends with its first answer.
 async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let (stream, first) = Watched::new(stream);
-    let pace = Pace::new(STALL_TIMEOUT);
+    let pace = WriteDeadline::new(STALL_TIMEOUT);
     let service = service_fn(|request| {
         let (shared, pace) = (Arc::clone(&shared), pace.clone());
         async move { Ok::<_, Infallible>(answer(&request, &shared, pace).await) }
@@ -125,7 +125,7 @@ fn warn_of_other_protocol(peer: SocketAddr, first: &FirstByte) {
     }
 }
 
-async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>, pace: Pace) -> Response<Body> {
+async fn answer(request: &Request<Incoming>, shared: &Arc<Shared>, pace: WriteDeadline) -> Response<Body> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = whole(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET and HEAD are answered here\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

@@ -74,13 +74,13 @@ impl UnixListener {
 
 /// What this process was started with.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct InheritedFds {
     /// Listening sockets.
     pub listeners: Vec<Listener>,
     /// Listening Unix sockets.
     pub unix: Vec<UnixListener>,
     /// What the process before handed over.
-    parcel: Option<OwnedFd>,
+    handover: Option<OwnedFd>,
     /// How many processes before this one left listening sockets.
     generation: u64,
     /// How many listening sockets there were at first, and how many of them are those of the process before.
@@ -92,13 +92,13 @@ pub struct Kept {
 /// Takes the descriptors that this process was started with; those that it cannot use are closed. To be called once, before
 /// others are opened.
 #[must_use]
-pub fn take() -> Kept {
-    let mut kept = Kept::default();
+pub fn take() -> InheritedFds {
+    let mut inherited = InheritedFds::default();
     let handed = match sd_notify::listen_fds_with_names() {
         Ok(handed) => handed,
         Err(e) => {
-            log::warn!("what the service manager kept is left alone: {e}");
-            return kept;
+            log::warn!("what the service manager inherited is left alone: {e}");
+            return inherited;
         }
     };
     for (fd, name) in handed {
@@ -108,24 +108,24 @@ pub fn take() -> Kept {
         if listens(&descriptor) {
             let number = name.strip_prefix(LISTENER).and_then(|rest| rest.split('-').next()?.parse().ok());
             let generation: u64 = number.unwrap_or(0);
-            kept.generation = kept.generation.max(generation.saturating_add(1));
+            inherited.generation = inherited.generation.max(generation.saturating_add(1));
             if SockRef::from(&descriptor).domain().is_ok_and(|domain| domain == Domain::UNIX) {
-                kept.unix.push(UnixListener { name, socket: descriptor.into() });
+                inherited.unix.push(UnixListener { name, socket: descriptor.into() });
             } else {
-                kept.listeners.push(Listener { name, generation, socket: descriptor.into() });
+                inherited.listeners.push(Listener { name, generation, socket: descriptor.into() });
             }
         } else if name == HANDOVER_QUEUE {
-            kept.parcel = Some(descriptor);
+            inherited.handover = Some(descriptor);
         } else {
             log::warn!("closed descriptor {fd} from the service manager ({name:?}): it is no listening socket");
             forget(&name);
         }
     }
-    let newest = kept.generation.saturating_sub(1);
-    let of_before = kept.listeners.iter().filter(|listener| listener.generation == newest).count();
+    let newest = inherited.generation.saturating_sub(1);
+    let of_before = inherited.listeners.iter().filter(|listener| listener.generation == newest).count();
     // Unix sockets do not tell.
-    kept.counts = (kept.listeners.len() + kept.unix.len(), of_before + kept.unix.len().min(1));
-    kept
+    inherited.counts = (inherited.listeners.len() + inherited.unix.len(), of_before + inherited.unix.len().min(1));
+    inherited
 }
 
 fn listens(descriptor: &OwnedFd) -> bool {
@@ -135,19 +135,19 @@ fn listens(descriptor: &OwnedFd) -> bool {
         && socket.local_addr().is_ok_and(|at| at.as_socket().is_some() || at.as_pathname().is_some())
 }
 
-impl Kept {
+impl InheritedFds {
     /// Takes the queue of the process before, if it handed something over.
     #[must_use]
     pub fn take_handover(&mut self) -> Option<OwnedFd> {
-        self.parcel.take()
+        self.handover.take()
     }
 
     /// Returns the listening sockets that came, those of the process before or of this one, whichever are more, and whether this one
     /// has a status listener.
     #[must_use]
     pub fn listener_counts(&self) -> (usize, usize, bool) {
-        let ((kept, before), (own, status)) = (self.counts, self.own);
-        (kept, before.max(own).max(2), status)
+        let ((inherited, before), (own, status)) = (self.counts, self.own);
+        (inherited, before.max(own).max(2), status)
     }
 
     /// Notes the listening sockets of this process: what it takes over must fit beside them.
@@ -160,7 +160,7 @@ impl Kept {
     /// A process could put a socket of somebody else's in the queue's place; what is read from it is then that peer's own.
     #[must_use]
     pub fn predecessor(&self) -> Option<(Uid, Gid)> {
-        let made_by = getsockopt(self.parcel.as_ref()?, sockopt::PeerCredentials).ok()?;
+        let made_by = getsockopt(self.handover.as_ref()?, sockopt::PeerCredentials).ok()?;
         Some((Uid::from_raw(made_by.uid()), Gid::from_raw(made_by.gid())))
     }
 

@@ -12,7 +12,7 @@ pub mod upgrade;
 use crate::config::{Clients, Origin, Proxy, Settings};
 use crate::context::Shared;
 use crate::context::over_limit::Turn;
-use crate::context::permits::{AddressPlace, Place};
+use crate::context::permits::{AddressPermit, Permit};
 use crate::deadline::timeout;
 use crate::hub::cursor::Cursor;
 use crate::logging::{Throttle, escape};
@@ -58,7 +58,7 @@ pub fn admit(stream: Stream, peer: Peer, shared: &Arc<Shared>) {
     let mut viewer = Viewer::new(stream, peer, Arc::clone(shared));
     // The address of a viewer behind a proxy is not known yet.
     let has_share = proxy || viewer.take_share(peer, &settings.clients);
-    let turn = match (viewer.place.is_some(), has_share) {
+    let turn = match (viewer.permit.is_some(), has_share) {
         (true, true) => None,
         (false, _) => Some(viewer.enter_over_limit(&FULL)),
         (true, false) => Some(viewer.enter_over_limit(&TOO_MANY)),
@@ -72,12 +72,12 @@ pub struct Viewer {
     stage: Stage,
     peer: Peer,
     shared: Arc<Shared>,
-    /// Its place among the viewers; none over a limit.
-    place: Option<Place>,
+    /// Its permit among the viewers; none over a limit.
+    permit: Option<Permit>,
     /// How it is refused if its turn ends, over a limit.
     refusal: Option<&'static Answer>,
-    /// Its place among those of its address, if that is bounded.
-    share: Option<Box<AddressPlace>>,
+    /// Its permit among those of its address, if that is bounded.
+    address_permit: Option<Box<AddressPermit>>,
 }
 
 /// How far a viewer is.
@@ -98,17 +98,17 @@ enum Stage {
 }
 
 impl Viewer {
-    /// One that has just connected; it has a place if one is free.
+    /// One that has just connected; it has a permit if one is free.
     #[must_use]
     pub fn new(stream: Stream, peer: Peer, shared: Arc<Shared>) -> Self {
         let header = shared.settings().websocket_proxy_protocol.then(Vec::new);
-        let place = shared.viewers.take();
-        Self { stage: Stage::Connected(stream, header), peer, shared, place, refusal: None, share: None }
+        let permit = shared.viewers.take();
+        Self { stage: Stage::Connected(stream, header), peer, shared, permit, refusal: None, address_permit: None }
     }
 
     /// Gives up what it has of the viewers' room for a turn of those over a limit.
     fn enter_over_limit(&mut self, refusal: &'static Answer) -> Turn {
-        (self.place, self.share, self.refusal) = (None, None, Some(refusal));
+        (self.permit, self.address_permit, self.refusal) = (None, None, Some(refusal));
         self.shared.over_limit.enter()
     }
 
@@ -118,11 +118,11 @@ impl Viewer {
     }
 
     fn take_share_below(&mut self, address: Peer, limit: usize) -> bool {
-        if limit == 0 || self.share.is_some() {
+        if limit == 0 || self.address_permit.is_some() {
             return true;
         }
-        self.share = self.shared.addresses.take(address.network(), limit);
-        self.share.is_some()
+        self.address_permit = self.shared.addresses.take(address.network(), limit);
+        self.address_permit.is_some()
     }
 
     /// The connection of one whose request is not answered, and what it has sent.
@@ -134,14 +134,14 @@ impl Viewer {
         }
     }
 
-    /// One that the process before left here; `cursor` is its place in its channel, if it had one.
+    /// One that the process before left here; `cursor` is its position in its channel, if it had one.
     #[must_use]
     pub fn resume(
         stream: Stream,
         left: state::Viewer<'_>,
         cursor: Option<Cursor>,
         shared: Arc<Shared>,
-        place: Place,
+        permit: Permit,
     ) -> Self {
         let (received, unsent) = (left.received.into_owned(), left.unsent.into_owned());
         let stage = match (left.stage, cursor) {
@@ -166,7 +166,8 @@ impl Viewer {
             }
             _ => false,
         };
-        let mut viewer = Self { stage, peer: left.peer, shared, place: Some(place), refusal: None, share: None };
+        let mut viewer =
+            Self { stage, peer: left.peer, shared, permit: Some(permit), refusal: None, address_permit: None };
         if settings.clients.max_per_address > 0 && !unknown {
             viewer.take_share_below(left.peer, usize::MAX);
         }
@@ -329,10 +330,10 @@ impl Viewer {
                 return Err(&TOO_MANY);
             }
             // Over a limit; one may have left meanwhile.
-            self.place = self.place.take().or_else(|| self.shared.viewers.take());
-            if self.place.is_none() {
+            self.permit = self.permit.take().or_else(|| self.shared.viewers.take());
+            if self.permit.is_none() {
                 // It does not count for its address while it reads the refusal.
-                self.share = None;
+                self.address_permit = None;
                 return Err(&FULL);
             }
             Ok(())
@@ -347,8 +348,8 @@ impl Viewer {
         let (proxy, header, trusted) = (self.peer, settings.proxy_header, &settings.trusted_proxies);
         self.peer = client_address::viewer(proxy, headers, header, trusted);
         if self.peer != proxy {
-            // If a reload made it a proxy, it had a share of its own until now.
-            self.share = None;
+            // If a reload made it a proxy, it had a address_permit of its own until now.
+            self.address_permit = None;
         } else if Proxy::any(trusted, proxy)
             && let Some(more) = NOBODY_NAMED.pass()
         {
@@ -417,7 +418,7 @@ impl Viewer {
         }
     }
 
-    /// What the next process needs to go on with it; of its channel, the place in the hub.
+    /// What the next process needs to go on with it; of its channel, the position in the hub.
     fn leave(&mut self) -> Option<(Stream, state::Viewer<'static>)> {
         let peer = self.peer;
         let begun = |stream: Stream, stage, received: Vec<u8>| {
@@ -472,7 +473,7 @@ impl Viewer {
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        if self.place.is_none() {
+        if self.permit.is_none() {
             // The next process may have no room for it.
             return self.end_request(self.refusal.unwrap_or(&FULL), true);
         }

@@ -9,7 +9,7 @@ use crate::config::Address;
 use crate::error::Exit;
 use crate::net::listen;
 use crate::net::listen::Port;
-use crate::systemd::fd_store::Kept;
+use crate::systemd::fd_store::InheritedFds;
 use nix::unistd::geteuid;
 use std::fs::read_to_string;
 use std::io;
@@ -43,7 +43,7 @@ pub(super) fn port(
         );
         return Finding::Failed(Exit::Unavailable, what);
     }
-    match listen::bind(key, address, &mut Kept::default().listeners) {
+    match listen::bind(key, address, &mut InheritedFds::default().listeners) {
         Ok(port) => {
             let at = port.names();
             held.push(port);

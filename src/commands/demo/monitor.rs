@@ -4,7 +4,7 @@ use crate::commands::terminal::Screen;
 use crate::config::{Address, Endpoint, History, Seconds, Settings};
 use crate::error::{Exit, Failure};
 use crate::server::relay::Relay;
-use crate::systemd::fd_store::Kept;
+use crate::systemd::fd_store::InheritedFds;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 /// The ports that are taken if they are free: for viewers, for brokers, for the status page.
@@ -15,9 +15,9 @@ const RELEASE: Seconds = Seconds::from_secs(3);
 /// Binds a monitor to its default ports or, where one is taken, to a free one.
 pub(super) fn bind(screen: &Screen) -> Result<Relay, Failure> {
     let free = PORTS.map(|port| if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() { port } else { 0 });
-    let relay = match Relay::bind(settings(free), Kept::default()) {
+    let relay = match Relay::bind(settings(free), InheritedFds::default()) {
         // Somebody else was faster.
-        Err(e) if e.exit() == Exit::Unavailable => Relay::bind(settings([0; 3]), Kept::default()),
+        Err(e) if e.exit() == Exit::Unavailable => Relay::bind(settings([0; 3]), InheritedFds::default()),
         bound => bound,
     }?;
     for (port, bound) in PORTS.into_iter().zip(addresses(&relay)?) {
