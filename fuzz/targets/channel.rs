@@ -178,7 +178,7 @@ fuzz_target!(|input: &[u8]| {
                         viewer.hub = hubs + 1;
                     }
                 }
-                hub.settle(now, &restored);
+                hub.drop_unused(now, &restored);
                 hub.expire(now);
                 hubs += 1;
             }

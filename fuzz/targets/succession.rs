@@ -42,7 +42,7 @@ fuzz_target!(|input: &[u8]| {
     let slots = hub.restore(now, Duration::from_secs(1), &state.runs);
     let cursors = state.viewers.iter().filter_map(|viewer| cursor_of(viewer, &hub, &slots));
     let mut cursors: Vec<_> = cursors.collect();
-    hub.settle(now, &slots);
+    hub.drop_unused(now, &slots);
     hub.check();
     for cursor in &mut cursors {
         while let Turn::Wrote = cursor.turn(|bytes| Ok(bytes.len())).unwrap() {}

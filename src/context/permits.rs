@@ -1,4 +1,4 @@
-//! ConnectionLimit for connections: a limit that may change, and a way to wait until all have gone.
+//! Permits for connections: a limit that may change, and a way to wait until all have gone.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

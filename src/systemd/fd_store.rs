@@ -97,7 +97,7 @@ pub fn take() -> InheritedFds {
     let handed = match sd_notify::listen_fds_with_names() {
         Ok(handed) => handed,
         Err(e) => {
-            log::warn!("what the service manager inherited is left alone: {e}");
+            log::warn!("what the service manager kept is left alone: {e}");
             return inherited;
         }
     };

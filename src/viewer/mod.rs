@@ -348,7 +348,7 @@ impl Viewer {
         let (proxy, header, trusted) = (self.peer, settings.proxy_header, &settings.trusted_proxies);
         self.peer = client_address::viewer(proxy, headers, header, trusted);
         if self.peer != proxy {
-            // If a reload made it a proxy, it had a address_permit of its own until now.
+            // If a reload made it a proxy, it had a permit of its own until now.
             self.address_permit = None;
         } else if Proxy::any(trusted, proxy)
             && let Some(more) = NOBODY_NAMED.pass()

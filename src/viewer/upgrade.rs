@@ -86,7 +86,7 @@ pub const FOREIGN: Answer = Answer {
     headers: "Connection: close\r\n",
     text: "Pages of this origin may not connect to the monitor (allowed_origins).\n",
 };
-/// One address has its address_permit.
+/// The address of the viewer has all its permits.
 pub const TOO_MANY: Answer = Answer {
     status: 429,
     phrase: "Too Many Requests",

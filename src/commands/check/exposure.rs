@@ -8,7 +8,7 @@ use crate::peer::Peer;
 use crate::rlimit;
 use std::net::IpAddr;
 
-/// PerAddressLimit that no machine has. A list of networks that has them all names everybody.
+/// Addresses that no machine has. A list of networks that has them all names everybody.
 const ANYBODY: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
 fn anybody() -> impl Iterator<Item = IpAddr> {
