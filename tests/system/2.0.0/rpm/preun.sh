@@ -1,0 +1,10 @@
+# %systemd_preun
+if [ "$1" -eq 0 ]; then
+    if [ -x /usr/lib/systemd/systemd-update-helper ]; then
+        /usr/lib/systemd/systemd-update-helper remove-system-units recodex-monitor.service || :
+    elif [ -d /run/systemd/system ]; then
+        systemctl --no-reload disable --now recodex-monitor.service || :
+    elif command -v systemctl >/dev/null; then
+        systemctl --no-reload disable recodex-monitor.service || :
+    fi
+fi
