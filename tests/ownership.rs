@@ -112,6 +112,14 @@ is $logs recodex:recodex 755"#);
 }
 
 #[test]
+fn dpkg_gives_a_new_configuration_the_owner_and_mode_that_an_administrator_set() {
+    run(r##"
+printf '#!/bin/sh\necho root "#64001" 644 "$2"\n' >/usr/bin/dpkg-statoverride
+chmod 755 /usr/bin/dpkg-statoverride
+deb && is $config root:recodex 644"##);
+}
+
+#[test]
 fn dpkg_makes_a_configuration_only_at_the_first_installation() {
     run(r#"
 mkdir -p ${config%/*}
