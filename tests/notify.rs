@@ -10,6 +10,9 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// Five seconds are promised; a second more is for a machine that has other things to do.
+const PROMPT: Duration = Duration::from_secs(6);
+
 /// The socket of a service manager that reads only when it is asked to.
 struct Frozen {
     socket: UnixDatagram,
@@ -76,9 +79,12 @@ fn a_full_queue_holds_up_neither_the_relay_nor_its_stop() {
     }
     Viewer::subscribed(monitor.viewers, "other");
     assert_eq!(common::http::get(common::http::status(&monitor), "/readyz").status, 200);
-    assert!(monitor.stop() < Duration::from_secs(5));
+    let start = Instant::now();
+    monitor.signal("TERM");
     viewer.texts(&[command("FINISHED")]);
     viewer.closes(1001);
+    assert_eq!(monitor.wait_exit().code(), Some(0));
+    assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -116,7 +122,7 @@ fn a_restart_that_cannot_be_told_is_a_stop_that_saves_the_history() {
     viewer.texts(&[command("FINISHED")]);
     viewer.closes(1001);
     assert_eq!(monitor.wait_exit().code(), Some(0));
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
     monitor.wait_logged(&["WARNING", "nothing can be handed over", "does not answer within 1 s"]);
     assert!(saved.exists());
 }
@@ -145,15 +151,14 @@ fn a_socket_of_no_known_kind_is_a_warning() {
 #[test]
 fn a_watchdog_too_quick_to_keep_gets_ten_signs_of_life_a_second_and_a_warning() {
     let manager = Frozen::new();
+    let start = Instant::now();
     let monitor = manager.starts(&["WATCHDOG_USEC=1"], "");
     monitor.wait_logged(&["WARNING", "WATCHDOG_USEC=", "100ms"]);
-    manager.up_to("WATCHDOG=1");
-    let start = Instant::now();
-    for _ in 0..5 {
+    for _ in 0..20 {
         manager.up_to("WATCHDOG=1");
     }
-    // A beat that was late comes nearer to the next one.
-    assert!(start.elapsed() >= Duration::from_millis(300), "{:?}", start.elapsed());
+    // Of the first one, and of how late any of them is read, nothing is known.
+    assert!(start.elapsed() >= Duration::from_millis(1_900), "{:?}", start.elapsed());
 }
 
 #[test]

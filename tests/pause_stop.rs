@@ -2,13 +2,13 @@
 
 mod common;
 
-use common::pause::{arrived, has_all, paused};
+use common::pause::{Pause, arrived, has_all, in_time, paused, paused_process};
 use common::viewer::frame;
 use common::zmtp::{command as zmtp_command, message};
 use common::{DEADLINE, Event, Manager, Monitor, RawPeer, Viewer, command, task, task_id, until};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The time after which a stop has drained its brokers (1 s), by less than what counts as a pause.
 const AFTER_DRAINING: Duration = Duration::from_millis(1_500);
@@ -26,7 +26,7 @@ fn a_signal_that_came_over_a_pause_waits_for_what_came_with_it() {
     let mut viewer = Viewer::subscribed(monitor.viewers, "job");
     done(&mut broker, "0");
     viewer.texts(&[task("0", "COMPLETED")]);
-    paused(&monitor, Duration::ZERO, || {
+    paused_process(monitor.pid(), Duration::ZERO, || {
         monitor.signal("TERM");
         for id in 1..100 {
             done(&mut broker, &id.to_string());
@@ -56,7 +56,7 @@ fn drains_over_a_pause(pause: Duration) -> Option<()> {
         viewer.texts(&[task("one of many", "COMPLETED")]);
         monitor.signal("TERM");
         monitor.wait_log("stopping with");
-        paused(&monitor, pause, || {
+        paused_process(monitor.pid(), pause, || {
             goes_on.store(false, Ordering::Relaxed);
             let mut broker = busy.join().expect("the monitor reads");
             until("the viewer has what was sent to it", || has_all(viewer.local_address()).then_some(()));
@@ -86,7 +86,7 @@ fn drains_over_a_pause(pause: Duration) -> Option<()> {
 fn what_a_broker_has_sent_over_a_pause_of_a_stop_is_delivered() {
     // A pause in what it sends would end the draining after 100 ms, and what it sends at all after 1 s.
     for pause in [Duration::from_millis(600), AFTER_DRAINING] {
-        until("it is paused while it drains", || drains_over_a_pause(pause));
+        in_time(|| drains_over_a_pause(pause));
     }
 }
 
@@ -97,7 +97,7 @@ fn a_viewer_that_has_answered_its_close_over_a_pause_is_not_missed() {
     monitor.signal("TERM");
     viewer.texts(&[command("FINISHED")]);
     assert_eq!(viewer.next(), Event::Close(Some(1001)));
-    paused(&monitor, AFTER_THE_STOP, || {
+    paused_process(monitor.pid(), AFTER_THE_STOP, || {
         viewer.send_raw(&frame(0x88, &1001_u16.to_be_bytes()));
         arrived(viewer.local_address());
     });
@@ -122,7 +122,7 @@ fn a_viewer_that_has_made_room_over_a_pause_gets_its_close() {
     // The broker's link is the first thing that ends.
     broker.is_closed();
     let mut events = Vec::new();
-    paused(&monitor, AFTER_THE_STOP, || {
+    paused_process(monitor.pid(), AFTER_THE_STOP, || {
         until("it has taken all that is on the way", || {
             while let Some(event) = viewer.next_within(Duration::from_millis(10)) {
                 events.push(event);
@@ -142,17 +142,20 @@ fn a_viewer_that_has_made_room_over_a_pause_gets_its_close() {
 /// Else the restart would be a stop, which all viewers notice.
 #[test]
 fn a_service_manager_that_has_answered_over_a_pause_keeps_everything() {
-    let manager = Manager::new();
-    let mut monitor = manager.starts(&[], "");
-    let mut broker = RawPeer::ready(monitor.brokers);
-    let mut viewer = Viewer::subscribed(monitor.viewers, "job");
-    let barrier = manager.holds_barriers();
-    monitor.signal("USR2");
-    let answer = barrier.recv_timeout(DEADLINE).expect("it asks the manager");
-    paused(&monitor, Duration::from_millis(1_500), || drop(answer));
-    assert_eq!(monitor.wait_exit().code(), Some(0));
-    assert_eq!(monitor.logged(&["nothing can be handed over"]), [""; 0]);
-    let _next = manager.restarts(&monitor, "");
-    done(&mut broker, "1");
-    viewer.texts(&[task("1", "COMPLETED")]);
+    in_time(|| {
+        let manager = Manager::new();
+        let mut monitor = manager.starts(&[], "");
+        let mut broker = RawPeer::ready(monitor.brokers);
+        let mut viewer = Viewer::subscribed(monitor.viewers, "job");
+        let (barrier, since) = (manager.holds_barriers(), Instant::now());
+        monitor.signal("USR2");
+        let answer = barrier.recv_timeout(DEADLINE).expect("it asks the manager");
+        paused(&monitor, Pause::over(Duration::from_secs(1)), since, || drop(answer))?;
+        assert_eq!(monitor.wait_exit().code(), Some(0));
+        assert_eq!(monitor.logged(&["nothing can be handed over"]), [""; 0]);
+        let _next = manager.restarts(&monitor, "");
+        done(&mut broker, "1");
+        viewer.texts(&[task("1", "COMPLETED")]);
+        Some(())
+    });
 }

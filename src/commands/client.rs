@@ -194,7 +194,6 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::time::timeout;
     use tokio_tungstenite::tungstenite::protocol::CloseFrame;
     use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -213,7 +212,7 @@ mod tests {
         let mut client = Client::subscribe(&url, "job", None).await.unwrap();
         let server = server.await.unwrap();
         while client.closed.is_none() {
-            assert!(timeout(Duration::from_millis(50), client.next()).await.is_err());
+            assert!(timeout_at(Instant::now() + Duration::from_millis(50), client.next()).await.is_err());
         }
         drop(server);
         assert_eq!(client.next().await.unwrap(), Received::Closed(1001, "stops".into()));
@@ -233,7 +232,7 @@ mod tests {
         let began = Instant::now();
         // As a progress line does it that is drawn meanwhile.
         while began.elapsed() < SILENCE {
-            assert!(timeout(Duration::from_millis(700), client.next()).await.is_err());
+            assert!(timeout_at(Instant::now() + Duration::from_millis(700), client.next()).await.is_err());
         }
         let error = client.next().await.unwrap_err();
         assert_eq!(error.to_string(), "the connection broke: the monitor has not answered for 80 s");

@@ -1,5 +1,6 @@
 //! The socket of the service manager (`sd_notify(3)`). No message waits on the relay's thread: what cannot go at once is queued.
 
+use crate::deadline::timeout;
 use crate::logging::{Throttle, escape};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,7 +17,6 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
 /// How long a service manager that cannot be reached is left alone.
 const PAUSE: Duration = Duration::from_secs(1);
