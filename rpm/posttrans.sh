@@ -3,11 +3,11 @@ config=/etc/recodex/monitor/config.yml logs=/var/log/recodex
 # One that exists keeps its owner, mode and content.
 [ -e $logs ] || [ -L $logs ] || install -d -o recodex -g recodex -m 0755 $logs || :
 as_recodex() {
-    setpriv --reuid recodex --regid recodex --init-groups "$@"
+    timeout 10 setpriv --reuid recodex --regid recodex --init-groups "$@"
 }
 if ! as_recodex test -r "$config"; then
     echo "recodex-monitor: user recodex cannot read $config; \`recodex-monitor check\` says what is in the way" >&2
-elif grep -Eq "^[^#]*($logs/|output:[^#]*file)" "$config" && ! as_recodex test -w "$logs" -a -x "$logs"; then
+elif as_recodex grep -Eq "^[^#]*($logs/|output:[^#]*file)" "$config" && ! as_recodex test -w "$logs" -a -x "$logs"; then
     echo "recodex-monitor: user recodex cannot write logs to $logs, so the service does not start; give that user the directory:" \
         "install -d -o recodex -g recodex -m 0755 $logs" >&2
 fi

@@ -120,10 +120,39 @@ deb && is $config root:recodex 644"##);
 }
 
 #[test]
+fn dpkg_makes_no_configuration_where_recodex_has_put_something_meanwhile() {
+    run(r##"
+for trick in "mkfifo $config" "ln -s /etc/victim $config" "ln -s /dev/full $config"; do
+    rm -rf /etc/recodex
+    # postinst asks for an override after its look at what is there.
+    printf '#!/bin/sh\n%s\nexit 1\n' "$trick" >/usr/bin/dpkg-statoverride
+    chmod 755 /usr/bin/dpkg-statoverride
+    timeout 60 env -u HOME sh -c 'mkdir -p /etc/recodex/monitor /usr/share/recodex-monitor
+        cp $0 /usr/share/recodex-monitor; sh debian/postinst configure' $shipped
+    [ ! -f $config ] && [ ! -e /etc/victim ]
+    [ -z "$(ls -d /etc/recodex-monitor.*)" ]
+done 2>&1"##);
+}
+
+#[test]
+fn dpkg_follows_no_link_in_the_place_of_a_directory() {
+    run(r#"
+mkdir -p /etc/recodex /etc/victim
+ln -s /etc/victim /etc/recodex/monitor
+deb 2>&1 | grep -F "there is no $config"
+[ -z "$(ls /etc/victim)" ]
+for victim in config.yml monitor.log; do echo secret >/etc/victim/$victim; done
+rm -r $logs && ln -s /etc/victim $logs
+sh debian/postrm purge
+[ -f /etc/victim/config.yml ]
+[ -f /etc/victim/monitor.log ]"#);
+}
+
+#[test]
 fn dpkg_makes_a_configuration_only_at_the_first_installation() {
     run(r#"
 mkdir -p ${config%/*}
-deb 2.0.0 2>&1 | grep -F "cannot read $config"
+deb 2.0.0 2>&1 | grep -F "there is no $config"
 [ ! -e $config ]
 new
 deb
