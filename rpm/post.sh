@@ -1,6 +1,6 @@
-# A configuration that was there before the transaction keeps its owner and mode, and one of the Python monitor's its content:
-# rpm/pre.sh has kept them. rpm has given the file to recodex, if it has touched it at all. Only such a file is written, and only
-# one that is open, since recodex could put another one or a link in its place at any time.
+# A configuration that existed before the transaction keeps its owner and mode. A configuration of the Python monitor also keeps its
+# content. rpm/pre.sh has saved them. If rpm has touched the file, it has given it to recodex. Only such a file is written, through an
+# open descriptor, because recodex could put another file or a link in its place at any time.
 config=/etc/recodex/monitor/config.yml kept=/var/lib/rpm-state/recodex-monitor
 if [ -s $kept/owner ] && [ -f $config ] && [ ! -L $config ]; then
     {
@@ -14,12 +14,12 @@ if [ -s $kept/owner ] && [ -f $config ] && [ ! -L $config ]; then
     } 3<$config
 fi
 rm -rf $kept
-# The Python monitor's package takes the log directory with it if that is empty, and then restarts the service, which needs it. rpm
-# does not remove a directory with something in it; rpm/posttrans.sh takes this away.
+# The Python monitor's package removes the log directory if it is empty, and then restarts the service, which needs the directory. rpm
+# does not remove a directory that is not empty. rpm/posttrans.sh removes what is made here.
 [ ! -d /var/log/recodex ] || [ -L /var/log/recodex ] || mkdir -p /var/log/recodex/.upgrade || :
 for unit in /etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system; do
     unit=$unit/recodex-monitor.service
-    # A link to nothing masks the service, which is meant.
+    # A link to nothing masks the service. That is intended.
     if [ -f "$unit" ] && [ ! "$unit" -ef "/usr/lib/systemd/system/${unit##*/}" ] && [ ! "$unit" -ef "/lib/systemd/system/${unit##*/}" ]; then
         echo "recodex-monitor: systemd uses $unit, and not this package's; if it is left from another installation:" \
             "rm $unit && systemctl daemon-reload && systemctl restart recodex-monitor" >&2

@@ -1,6 +1,6 @@
 config=/etc/recodex/monitor/config.yml logs=/var/log/recodex
 [ ! -d $logs/.upgrade ] || rmdir $logs/.upgrade || :
-# One that exists keeps its owner, mode and content.
+# A directory that exists keeps its owner, mode and content.
 [ -e $logs ] || [ -L $logs ] || install -d -o recodex -g recodex -m 0755 $logs || :
 as_recodex() {
     timeout 10 setpriv --reuid recodex --regid recodex --init-groups "$@"
@@ -11,7 +11,7 @@ elif as_recodex grep -Eq "^[^#]*($logs/|output:[^#]*file)" "$config" && ! as_rec
     echo "recodex-monitor: user recodex cannot write logs to $logs, so the service does not start; give that user the directory:" \
         "install -d -o recodex -g recodex -m 0755 $logs" >&2
 fi
-# Here and not in %postun: at the first upgrade, that is the Python monitor's. A service that does not run is left alone.
+# This is not in %postun, because at the first upgrade that is the Python monitor's. A service that does not run stays stopped.
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
     systemctl try-restart recodex-monitor.service || :

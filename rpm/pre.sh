@@ -1,10 +1,10 @@
-# Fedora's rpm has made the user by now, from what the package provides; that of EL9 has not. The files belong to it.
+# The files belong to this user. Fedora's rpm has made the user by now, because the package provides it. The rpm of EL9 has not.
 getent group recodex >/dev/null || groupadd -r recodex || exit 1
 getent passwd recodex >/dev/null ||
     useradd -r -M -g recodex -d /etc/recodex -s /sbin/nologin -c "ReCodEx Code Examiner" recodex || exit 1
-# rpm gives a configuration that nobody changed the owner and mode of the package, and replaces the Python monitor's, whose
-# program is a script. rpm/post.sh puts back what is kept here. The directory may belong to recodex, who could put another file or
-# a link in its place at any time. So one open file is looked at and copied.
+# If nobody changed the configuration, rpm sets the package's owner and mode. It replaces the configuration of the Python monitor,
+# whose program is a script. rpm/post.sh restores what is saved here. The directory may belong to recodex, who could put another
+# file or a link in its place at any time. So an open file is checked and copied.
 config=/etc/recodex/monitor/config.yml kept=/var/lib/rpm-state/recodex-monitor
 rm -rf $kept
 if [ -f $config ] && [ ! -L $config ] && mkdir -p $kept && chmod 700 $kept; then
