@@ -15,7 +15,7 @@ const FIRST_CAPACITY: usize = 128;
 /// The channel of [`crate::hub::Hub::probe`]: no id from outside is empty.
 pub(crate) const PROBE: &str = "";
 
-/// How much history one channel keeps. The newest message is always kept.
+/// The bounds of one channel's history. The newest message is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// The most messages.
@@ -25,7 +25,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The bounds of one channel. They never let it be over `history.total_bytes` by itself, unless one message is.
+    /// Returns the bounds of one channel. They keep it within `history.total_bytes` by itself, unless one message is larger.
     #[must_use]
     pub fn of(history: &History) -> Self {
         let room = history.total_bytes.saturating_sub(OVERHEAD + MAX_CHANNEL_ID);
@@ -33,7 +33,7 @@ impl Bounds {
     }
 }
 
-/// The last message of a job after which the monitor finishes it, if nothing follows in time.
+/// The last message of a job that the monitor finishes itself if nothing follows in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unfinished {
     /// FAILED (`history.release_failed`).
@@ -42,7 +42,7 @@ pub(crate) enum Unfinished {
     Aborted,
 }
 
-/// One run of a channel: its frames, back to back, and what the hub notes about it.
+/// One run of a channel: its frames, back to back, and the hub's notes about it.
 #[derive(Debug)]
 pub(crate) struct Run {
     id: Arc<str>,
@@ -55,22 +55,22 @@ pub(crate) struct Run {
     pub(crate) end: Option<End>,
     /// Set once the log ends with FINISHED; stays set when the log is discarded.
     finished: bool,
-    /// Whether messages of this run were dropped.
+    /// True once messages of this run were dropped.
     pub(crate) trimmed: bool,
     pub(crate) viewers: usize,
-    /// Notified when the log grew or ended; there while there are viewers.
+    /// Notified when the log grew or ended; `None` while there are no viewers.
     pub(crate) changed: Option<Arc<Notify>>,
-    /// None once the run has left the hub.
+    /// `None` once the run was removed.
     pub(crate) lifecycle: Option<Lifecycle>,
-    /// The run's order in its state.
+    /// The run's time in the order of its lifecycle.
     pub(crate) since: Instant,
-    /// When the last message or new viewer came to an open run.
+    /// When the last message or new viewer came.
     pub(crate) touched: Instant,
     /// When the last message came.
     pub(crate) appended: Instant,
-    /// The message after which the monitor will finish the job, and when it came; `None` once something follows.
+    /// FAILED or ABORTED if it was the last message, and when it came.
     pub(crate) unfinished: Option<(Unfinished, Instant)>,
-    /// What the hub has counted for this run, in bytes.
+    /// The cost that the table has counted for this run, in bytes.
     pub(crate) counted: usize,
 }
 
@@ -96,7 +96,7 @@ impl Run {
         }
     }
 
-    /// One that another process has saved, without a place.
+    /// Creates a run that another process has saved, not yet in any order.
     pub(crate) fn restore(saved: &state::Run<'_>, number: u64, touched: Instant) -> Self {
         let bytes = saved.frames.to_vec();
         let (mut messages, mut at) = (0, 0);
@@ -109,7 +109,7 @@ impl Run {
         Self { bytes, start, messages, end, finished, trimmed, ..Self::new(saved.id.as_ref().into(), number, touched) }
     }
 
-    /// The run as another process needs it, or `None` if it has left the hub.
+    /// Returns the run as another process needs it, or `None` if it was removed.
     pub(crate) fn save(&self, now: Instant) -> Option<state::Run<'_>> {
         let age = |since: Instant| state::milliseconds(now.saturating_duration_since(since));
         let unfinished = |last| self.unfinished.filter(|(which, _)| *which == last).map(|(_, at)| age(at));
@@ -126,17 +126,17 @@ impl Run {
         })
     }
 
-    /// Whether it is none of a job, but of [`crate::hub::Hub::probe`].
+    /// Returns true for the run of [`crate::hub::Hub::probe`], which belongs to no job.
     pub(crate) fn is_probe(&self) -> bool {
         *self.id == *PROBE
     }
 
-    /// The channel's id, as the broker and the viewers spell it.
+    /// Returns the channel's id, as the broker and the viewers spell it.
     pub(crate) fn id(&self) -> &Arc<str> {
         &self.id
     }
 
-    /// A number no other run has.
+    /// Returns the run's number, which no other run has.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -153,71 +153,82 @@ impl Run {
         }
     }
 
-    /// The offset of the oldest byte kept.
+    /// Returns the offset of the oldest byte kept.
     pub(crate) fn start(&self) -> u64 {
         self.start
     }
 
-    /// The messages kept.
+    /// Returns the number of messages kept.
     pub(crate) fn messages(&self) -> usize {
         self.messages
     }
 
-    /// The bytes from `offset` on, or `None` when some of them are no longer kept.
-    pub(crate) fn from(&self, offset: u64) -> Option<&[u8]> {
+    /// Returns the bytes from `offset` on, or `None` if some of them are no longer kept.
+    pub(crate) fn bytes_from(&self, offset: u64) -> Option<&[u8]> {
         let skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
         self.bytes.get(skip..)
     }
 
-    /// Appends a ready frame, and before it drops the oldest messages if the log would be over its bounds; returns how many. The
-    /// log's capacity is within the bounds, too, unless the frame alone is larger.
+    /// Appends a ready frame; before it, drops the oldest messages if the log would be over its bounds. Returns how many were dropped.
     ///
-    /// Going over drops a quarter at once, so that the cost of moving the rest is shared by many appends.
+    /// The log's capacity is within the bounds, too, unless the frame alone is larger.
     pub(crate) fn append(&mut self, frame: &[u8], bounds: Bounds) -> usize {
-        let (mut messages, mut length) = (self.messages + 1, self.bytes.len() + frame.len());
-        let mut dropped = 0;
-        if messages > bounds.messages || length > bounds.bytes {
-            let (keep_messages, keep_bytes) = ((bounds.messages / 4 * 3).max(1), bounds.bytes / 4 * 3);
-            let mut cut = 0;
-            while messages > 1 && (messages > keep_messages || length - cut > keep_bytes) {
-                cut += frame_length(&self.bytes[cut..]);
-                messages -= 1;
-                dropped += 1;
-            }
-            self.bytes.drain(..cut);
-            self.start += cut as u64;
-            self.trimmed |= dropped > 0;
-            length -= cut;
-            self.bytes.shrink_to(bounds.bytes.max(length));
+        let is_over = self.messages + 1 > bounds.messages || self.bytes.len() + frame.len() > bounds.bytes;
+        let dropped = if is_over { self.drop_oldest(frame.len(), bounds) } else { 0 };
+        self.reserve(frame.len(), bounds);
+        self.bytes.extend_from_slice(frame);
+        self.messages += 1;
+        dropped
+    }
+
+    /// Drops the oldest messages until a quarter of the bounds is free after the next frame of `next` bytes, and returns how many. Drops
+    /// a quarter at once, so that many appends share the cost of moving the rest.
+    fn drop_oldest(&mut self, next: usize, bounds: Bounds) -> usize {
+        let (keep_messages, keep_bytes) = ((bounds.messages / 4 * 3).max(1), bounds.bytes / 4 * 3);
+        let (mut messages, mut length, mut cut) = (self.messages + 1, self.bytes.len() + next, 0);
+        while messages > 1 && (messages > keep_messages || length > keep_bytes) {
+            let frame = frame_length(&self.bytes[cut..]);
+            cut += frame;
+            length -= frame;
+            messages -= 1;
         }
+        let dropped = self.messages + 1 - messages;
+        self.bytes.drain(..cut);
+        self.start += cut as u64;
+        self.messages -= dropped;
+        self.trimmed |= dropped > 0;
+        self.bytes.shrink_to(bounds.bytes.max(length));
+        dropped
+    }
+
+    /// Makes room for a frame of `next` bytes: doubles the capacity, within the bound unless the frame needs more.
+    fn reserve(&mut self, next: usize, bounds: Bounds) {
+        let length = self.bytes.len() + next;
         if length > self.bytes.capacity() {
             let capacity = (2 * self.bytes.capacity()).max(FIRST_CAPACITY).min(bounds.bytes).max(length);
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
-        self.bytes.extend_from_slice(frame);
-        self.messages = messages;
-        dropped
     }
 
-    /// The end of a viewer that has got everything up to `offset`, or `None` if more can come for it.
+    /// Returns the end for a viewer that has got everything up to `offset`, or `None` if more can come.
     pub(crate) fn end_at(&self, offset: u64) -> Option<End> {
-        match self.from(offset) {
+        match self.bytes_from(offset) {
             None => Some(self.end.filter(|end| *end != End::Finished).unwrap_or(End::Behind)),
-            // It has the job's FINISHED, whatever became of the history since.
+            // The viewer has the job's FINISHED, even if the history was discarded since.
             Some([]) if self.finished => Some(End::Finished),
             Some([]) => self.end,
             Some(_) => None,
         }
     }
 
-    /// Ends a run that is complete; its history stays, in no more memory than it needs.
+    /// Ends a run that is complete. Its history stays, in as little memory as possible.
     pub(crate) fn finish(&mut self) {
         self.end = Some(End::Finished);
         self.finished = true;
         self.bytes.shrink_to_fit();
     }
 
-    /// Ends a run whose history goes.
+    /// Ends a run and drops its history.
     pub(crate) fn discard(&mut self, end: End) {
         self.end = Some(end);
         self.start += self.bytes.len() as u64;
@@ -247,8 +258,8 @@ mod tests {
         let (run, dropped) = append_all(bounds, 9);
         assert_eq!(dropped, 3);
         assert_eq!((run.messages(), run.start()), (6, 12));
-        assert!(run.from(11).is_none());
-        assert_eq!(run.from(12).unwrap()[2..4], *b"03");
+        assert!(run.bytes_from(11).is_none());
+        assert_eq!(run.bytes_from(12).unwrap()[2..4], *b"03");
     }
 
     #[test]
@@ -257,7 +268,7 @@ mod tests {
         assert_eq!(append_all(bounds, 8).1, 0);
         let (run, dropped) = append_all(bounds, 9);
         assert_eq!(dropped, 3);
-        assert_eq!(run.from(12).unwrap().len(), 24);
+        assert_eq!(run.bytes_from(12).unwrap().len(), 24);
         assert_eq!(run.bytes.capacity(), 32, "no more than the bound");
     }
 
@@ -275,7 +286,7 @@ mod tests {
         assert_eq!((run.messages(), run.bytes.capacity()), (1, large.len()));
         run.append(&frame(9), bounds);
         assert_eq!((run.messages(), run.bytes.capacity()), (1, 1000));
-        // By a reload.
+        // A reload lowers the bound.
         run.append(&frame(9), Bounds { messages: 1 << 20, bytes: 20 });
         assert_eq!((run.messages(), run.bytes.capacity()), (1, 20));
     }
@@ -286,7 +297,7 @@ mod tests {
             let (run, dropped) = append_all(Bounds { messages, bytes: 1 }, frames);
             assert_eq!((dropped, run.messages()), (frames - 1, 1));
             let newest = 4 * dropped as u64;
-            assert_eq!(run.from(newest).unwrap(), [0x81, 2, b'0', b'0' + u8::try_from(dropped).unwrap()]);
+            assert_eq!(run.bytes_from(newest).unwrap(), [0x81, 2, b'0', b'0' + u8::try_from(dropped).unwrap()]);
         }
     }
 
