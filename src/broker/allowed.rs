@@ -1,4 +1,4 @@
-//! Whether a broker's address is still allowed.
+//! The check after each reload that `zeromq.allow` still names a broker's address.
 
 use crate::config::Settings;
 use crate::context::Shared;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Whether `zeromq.allow` names a peer, which a reload may change.
+/// A peer's address, and the settings that may stop to allow it.
 pub(super) struct Allowed {
     peer: SocketAddr,
     settings: watch::Receiver<Arc<Settings>>,
@@ -15,20 +15,20 @@ pub(super) struct Allowed {
 impl Allowed {
     pub(super) fn new(peer: SocketAddr, shared: &Shared) -> Self {
         let mut settings = shared.settings_from_now_on();
-        // A reload may have come since it was looked at for the last time.
+        // A reload may have come since the address was checked.
         settings.mark_changed();
         Self { peer, settings }
     }
 
-    /// Completes once `zeromq.allow` does not name the peer. Nothing is lost if it is dropped before.
-    pub(super) async fn ended(&mut self) {
+    /// Completes once `zeromq.allow` does not name the peer. It may be dropped and called again.
+    pub(super) async fn revoked(&mut self) {
         while self.settings.changed().await.is_ok() {
             let settings = Arc::clone(&self.settings.borrow_and_update());
             if !settings.zeromq.allows(self.peer.ip()) {
                 return;
             }
         }
-        // The monitor goes.
+        // The settings' sender is gone: the process ends.
         std::future::pending::<()>().await;
     }
 }

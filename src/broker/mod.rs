@@ -1,5 +1,6 @@
 //! Brokers: their ZeroMQ links.
 
 pub mod allowed;
+mod ended;
+mod handshake_error;
 pub mod link;
-mod stranger;

@@ -1,5 +1,6 @@
 //! Sockets: listeners, streams over TCP, TLS and Unix sockets, certificates.
 
+pub(crate) mod first_byte;
 pub mod head_limits;
 pub mod interface;
 pub mod listen;

@@ -3,7 +3,7 @@
 use super::message::RELEASE_FRAME;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-/// Why a viewer gets nothing more from a channel.
+/// The reason for which a viewer gets nothing more from a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// The run finished and everything was delivered.
@@ -19,7 +19,7 @@ pub enum End {
 }
 
 impl End {
-    /// The code and the reason with which a viewer is closed.
+    /// Returns the close code and the reason text for a viewer.
     #[must_use]
     pub fn close(self) -> (CloseCode, &'static str) {
         match self {
@@ -31,8 +31,8 @@ impl End {
         }
     }
 
-    /// The last bytes for a viewer that is closed without waiting for it: FINISHED, if `finish` asks for it and the viewer has not
-    /// got the job's own, then a close frame. The viewer must be between two frames.
+    /// Returns the last bytes for a viewer whose answer is not waited for: FINISHED, if `finish` is set and the viewer has not got the
+    /// job's own, then a close frame. The viewer must be between two frames.
     #[must_use]
     pub fn closing_bytes(self, finish: bool) -> Vec<u8> {
         let (code, reason) = self.close();

@@ -1,12 +1,6 @@
-//! The first bytes of the protocols that may come to a port, and a stream that remembers the first byte that came.
+//! The first bytes of the protocols that may come to a port.
 
 use std::fmt;
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The first byte of a record of TLS that ends a handshake (RFC 8446, section 5.1).
 pub(crate) const TLS_ALERT: u8 = 21;
@@ -25,10 +19,8 @@ const HTTP_METHODS: [&[u8]; 10] =
 pub(crate) const PROXY_TEXT: &[u8] = b"PROXY ";
 /// The first bytes of a header of the PROXY protocol, version 2.
 pub(crate) const PROXY_BINARY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// How many first bytes tell every protocol here from the others.
+/// The number of first bytes that tell every protocol here from the others.
 pub(crate) const ENOUGH: usize = PROXY_BINARY.len();
-/// No byte has come. No protocol that is spoken here begins with it.
-pub(crate) const NOTHING: u8 = 0;
 
 /// A protocol that a client may speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +32,7 @@ pub(crate) enum ClientProtocol {
 }
 
 impl ClientProtocol {
-    /// The protocol of a client that begins with these bytes. A part of an HTTP method is taken for HTTP.
+    /// Returns the protocol of a client that begins with these bytes. A part of an HTTP method counts as HTTP.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         let is_http = HTTP_METHODS.iter().any(|method| bytes.starts_with(method) || method.starts_with(bytes));
         match *bytes.first()? {
@@ -52,7 +44,7 @@ impl ClientProtocol {
     }
 }
 
-/// Bytes for the log, in quotes and escaped; of long ones the first.
+/// Bytes for the log, in quotes, escaped and cut to the first 16.
 pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Shown<'_> {
@@ -61,66 +53,6 @@ impl fmt::Display for Shown<'_> {
         let shown = &self.0[..self.0.len().min(MOST)];
         let more = if self.0.len() > MOST { "…" } else { "" };
         write!(f, "\"{}{more}\"", shown.escape_ascii())
-    }
-}
-
-/// The first byte that came, or [`NOTHING`]. Clones are the same byte.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct FirstByte(Arc<AtomicU8>);
-
-impl FirstByte {
-    pub(crate) fn get(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A stream and the first byte that came from it.
-pub(crate) struct Watched<S> {
-    stream: S,
-    first: FirstByte,
-}
-
-impl<S> Watched<S> {
-    pub(crate) fn new(stream: S) -> (Self, FirstByte) {
-        let first = FirstByte::default();
-        (Self { stream, first: first.clone() }, first)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if let Some(first) = buffer.filled().get(before) {
-            let _ = self.first.0.compare_exchange(NOTHING, *first, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

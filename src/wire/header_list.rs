@@ -2,21 +2,20 @@
 
 use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderName};
 
-/// The elements of a header, of all its lines, in their order.
+/// Returns the elements of a header, of all its lines, in their order.
 ///
-/// Commas stand between them, but not those in quoted strings; blanks and tabs around an element do not belong to it. Empty
-/// elements are left out.
+/// A comma in a quoted string does not separate elements. Blanks and tabs around an element are trimmed, and empty elements left out.
 pub(crate) fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers.get_all(name).iter().flat_map(|line| split(line.as_bytes(), b','))
 }
 
-/// True if one of the elements of a header is this token, in any case.
+/// Returns true if one of the elements of a header is this token, in any case.
 #[must_use]
 pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     elements(headers, name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The parts of `text` between separators that do not stand in a quoted string, trimmed; without the empty ones.
+/// Splits `text` at the separators outside of quoted strings. The parts are trimmed, and empty ones left out.
 pub(crate) fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     let parts = text.split(move |&byte| {

@@ -1,12 +1,12 @@
-//! A broker's message: decoded from its ZeroMQ frames, encoded as the WebSocket frame its viewers receive.
+//! A broker's message: decoded from its ZeroMQ frames, encoded as the WebSocket frame that its viewers receive.
 
 use thiserror::Error;
 
 /// The longest channel id accepted from either side, in bytes.
 pub const MAX_CHANNEL_ID: usize = 256;
 
-/// FINISHED as a ready frame: a channel gets it when its job failed or was aborted and nothing followed, a viewer when the
-/// monitor ends its subscription.
+/// FINISHED as a ready frame. The monitor adds it to a channel whose job failed or was aborted if nothing followed, and sends it to a
+/// viewer when it ends the subscription.
 pub const RELEASE_FRAME: &[u8] = b"\x81\x17{\"command\": \"FINISHED\"}";
 
 /// The space in front of a payload for the longest header of an unmasked frame (RFC 6455, section 5.2).
@@ -27,7 +27,7 @@ pub struct Message<'a> {
     pub state: Option<&'a str>,
 }
 
-/// What a message means for its channel.
+/// The meaning of a message for its channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A job begins with it: DOWNLOADED or STARTED. For a finished channel it begins a new run.
@@ -42,7 +42,7 @@ pub enum Kind {
     Finished,
 }
 
-/// Why a message was dropped. The stream it came from goes on.
+/// The reason for which a message was dropped. The link that it came from goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Malformed {
     /// Fewer than two frames.
@@ -54,7 +54,7 @@ pub enum Malformed {
     /// The channel id is longer than [`MAX_CHANNEL_ID`].
     #[error("the channel id is longer than {MAX_CHANNEL_ID} bytes")]
     LongChannel,
-    /// Some frame, a dropped one included, is not UTF-8.
+    /// A frame, possibly one after the fourth, is not UTF-8.
     #[error("a frame is not UTF-8")]
     NotUtf8,
 }
@@ -63,7 +63,7 @@ impl<'a> Message<'a> {
     /// Decodes the frames that follow the sender's identity. Frames past the fourth are checked and dropped.
     ///
     /// # Errors
-    /// See [`Malformed`].
+    /// If a frame is missing, not UTF-8, or no valid channel id.
     pub fn decode(frames: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, Malformed> {
         let mut texts = [None; 4];
         for (i, frame) in frames.into_iter().enumerate() {
@@ -82,7 +82,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// What the message means for its channel.
+    /// Returns the meaning of the message for its channel.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self.command {
@@ -94,7 +94,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Whether this is the message that stops the Python monitor.
+    /// Returns true for the message that stops the Python monitor.
     #[must_use]
     pub fn is_exit(&self) -> bool {
         self.channel == "0" && self.command == "exit"
@@ -223,7 +223,7 @@ pub fn checked_frame_length(bytes: &[u8]) -> Option<usize> {
     (whole <= bytes.len()).then_some(whole)
 }
 
-/// Checks a channel id that somebody typed.
+/// Checks a channel id that a user typed.
 ///
 /// # Errors
 /// If the monitor would refuse it; the text says what was expected.

@@ -1,4 +1,4 @@
-//! Bytes in, values out: the messages of jobs, ZMTP, lists in HTTP headers. Nothing here knows a socket or a setting.
+//! The protocols' bytes: ZMTP, job messages, closing frames, lists in HTTP headers. Bytes in, values out; no sockets, no settings.
 
 pub mod close;
 pub mod first_byte;

@@ -1,22 +1,22 @@
-//! What the log says of a peer whose handshake came to nothing, by the bytes that it sent.
+//! Explanations for the log of a handshake that failed, by the bytes that the peer sent.
 
 use crate::wire::first_byte::{ClientProtocol, Shown};
 use crate::wire::zmtp::{MECHANISM_END, Parser, Stage};
 
-/// Says what a peer speaks instead of ZeroMQ.
+/// Names the protocol that a peer speaks instead of ZeroMQ.
 pub(super) fn other_protocol(parser: &Parser) -> String {
     let bytes = parser.unparsed();
     match ClientProtocol::of(bytes) {
         Some(ClientProtocol::Http) => "it speaks HTTP; viewers connect to websocket_uri, browsers to status_uri".into(),
         Some(ClientProtocol::Tls) => "it speaks TLS, which this port does not".into(),
         Some(ClientProtocol::Proxy) => "it sent a PROXY header, which this port does not take".into(),
-        // A greeting may also be wrong further on.
+        // A greeting may also be wrong after its first byte.
         Some(ClientProtocol::ZeroMq) | None => format!("its first bytes are {}", Shown(bytes)),
     }
 }
 
-/// Says how far the handshake was in which a peer hung up, and what does so. `None` if it has sent nothing, as port probes do: they
-/// are neither counted nor warned of.
+/// Says how far the handshake was when a peer hung up, and which sockets do so. Returns `None` for a peer that sent nothing, as port
+/// probes do: they are not counted and cause no warning.
 pub(super) fn hung_up(parser: &Parser) -> Option<String> {
     let bytes = parser.unparsed();
     match parser.stage() {
