@@ -1,18 +1,19 @@
-//! Tells standard error that the log cannot be written, since the log itself cannot say so until it works again.
+//! Messages on standard error that the log cannot be written: the log itself cannot say so until it works again.
 
-use super::{Throttle, cut, escape};
+use super::Throttle;
+use super::escape::{cut, escape};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// The longest line: what a pipe with any room takes at once (`PIPE_BUF`).
+/// The longest line, in bytes: a pipe with any room takes as much at once (`PIPE_BUF`).
 const MAX: usize = 4096;
 
-/// A log that fails again and again says so once in this time.
+/// A log that fails again and again is reported once a minute.
 static FAILED: Throttle = Throttle::new(Duration::from_secs(60));
 
-/// Says that the log cannot be written; returns whether that was said.
+/// Says that the log cannot be written; returns false if the throttle held that back.
 pub(super) fn begins(what: &str, error: &str) -> bool {
     let passes = FAILED.pass().is_some();
     if passes {
@@ -28,11 +29,11 @@ pub(super) fn ends(what: &str, lost: u64) {
 }
 
 fn say(text: &str) {
-    // A reader that is gone, or does not read, gets nothing: there is no other place to say so.
+    // If the reader is gone or does not read, there is nowhere else to say it.
     let _ = say_to(&mut io::stderr(), text);
 }
 
-/// Writes a line, unless that would wait for the reader.
+/// Writes a line, or fails if that would wait for the reader.
 fn say_to(to: &mut (impl Write + AsFd), text: &str) -> io::Result<()> {
     let mut line = cut(escape(text));
     while line.len() >= MAX {

@@ -1,4 +1,4 @@
-//! A log file that is opened for a moment, or only looked at, to find out whether it can be written.
+//! Tests whether a log file can be written, by opening it for a moment or by looking at it.
 
 use nix::errno::Errno;
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
@@ -9,13 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// How many links in a row are followed, as by the system.
+/// The most links in a row that are followed, as by the system.
 const MAX_LINKS: usize = 40;
 
 /// Opens a log file with `options`, to append to it, and closes it. Does not wait for the reader of a FIFO.
-///
-/// # Errors
-/// Those of the system.
 pub(super) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<()> {
     let opened = options.append(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path);
     match opened {
@@ -24,13 +21,13 @@ pub(super) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<()> {
     }
 }
 
-/// Looks whether a log file could be opened as the start opens it, but makes and changes nothing. Returns the path where it would
-/// be made, if nothing is there yet; that path's directory is not looked at.
+/// Tests whether the start could open a log file, without creating or changing anything. Returns the path where it would be created,
+/// if there is nothing yet; the directory of that path is not tested.
 ///
 /// # Errors
-/// Those with which the system would refuse to open it.
+/// The error with which the system would refuse to open the file.
 pub fn probe(path: &Path) -> io::Result<Option<PathBuf>> {
-    // The reader of a FIFO would see that it was opened and closed.
+    // The reader of a FIFO would notice that it was opened and closed.
     if is_fifo(path) {
         access(path, AccessFlags::W_OK)?;
         return Ok(None);
@@ -45,11 +42,11 @@ fn is_fifo(path: &Path) -> bool {
     metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
 
-/// The path of what does not exist, behind the links that lead to it.
+/// Follows links to the path that does not exist.
 fn end_of_links(path: &Path) -> io::Result<PathBuf> {
     let mut end = path.to_path_buf();
     for _ in 0..MAX_LINKS {
-        // `Path` leaves these out.
+        // By bytes, because `Path` leaves out such names.
         let name = end.as_os_str().as_bytes().rsplit(|byte| *byte == b'/').next();
         if matches!(name, None | Some(b"" | b"." | b"..")) {
             return Err(Errno::EISDIR.into());

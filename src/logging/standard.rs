@@ -1,4 +1,4 @@
-//! Standard output or standard error as the log file: the descriptor that the monitor was started with, which is never opened anew.
+//! Standard output or standard error as the log file: an inherited descriptor, which is never opened anew.
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{S_IFCHR, S_IFMT};
@@ -18,7 +18,7 @@ pub enum Standard {
 }
 
 impl Standard {
-    /// The descriptor that a path names.
+    /// Returns the descriptor that a path names.
     pub(super) fn named(path: &Path) -> Option<Self> {
         let is_one_of = |names: [&str; 4]| names.into_iter().any(|name| path == Path::new(name));
         match path {
@@ -32,10 +32,10 @@ impl Standard {
         }
     }
 
-    /// The descriptor, to be written to.
+    /// Duplicates the descriptor for writing.
     ///
     /// # Errors
-    /// With what is wrong, if it was closed when the program was started, or is not open for writing.
+    /// If it was closed when the program was started, or is not open for writing.
     pub(super) fn open(self) -> Result<File, String> {
         let descriptor = match self {
             Self::Output => stdout().as_fd().try_clone_to_owned(),
@@ -53,10 +53,10 @@ impl Standard {
     }
 }
 
-/// A descriptor that lines are written to. What is written of a line stays, even if the rest cannot be written.
+/// A descriptor that lines are written to. A part of a line stays, even if the rest cannot be written.
 pub(super) struct Stream<W> {
     to: W,
-    /// Whether the last thing written is a line without its end.
+    /// True if the last line was written in part.
     torn: bool,
 }
 
@@ -65,7 +65,7 @@ impl<W: Write> Stream<W> {
         Self { to, torn: false }
     }
 
-    /// Writes a line; one that was written in part before is ended first.
+    /// Writes a line. If the line before was written in part, it is ended first.
     pub(super) fn write(&mut self, mut line: String) -> io::Result<()> {
         if self.torn {
             line.insert(0, '\n');
@@ -88,8 +88,8 @@ impl<W: Write> Stream<W> {
     }
 }
 
-/// Whether this is the null device. Rust opens it, for reading and writing, at the number of each standard descriptor that is
-/// closed when a program starts. A shell that redirects to it opens it for writing only.
+/// Returns true for the null device. If a standard descriptor is closed when a program starts, Rust opens the null device in its place,
+/// for reading and writing. A shell that redirects to it opens it for writing only.
 fn is_null(descriptor: &OwnedFd) -> bool {
     fstat(descriptor).is_ok_and(|found| found.st_mode & S_IFMT == S_IFCHR && found.st_rdev == makedev(1, 3))
 }

@@ -1,9 +1,9 @@
-//! Holds back repeated log lines.
+//! Throttles for repeated log lines.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lets a few lines through per period and says how many it held back. For what outsiders can cause at will.
+/// A throttle that lets a few lines through per period and counts the others. For lines that outsiders can cause at will.
 #[derive(Debug)]
 pub struct Throttle {
     burst: u64,
@@ -20,25 +20,25 @@ struct State {
 }
 
 impl Throttle {
-    /// Lets one line through per `period`.
+    /// Creates a throttle that lets one line through per `period`.
     #[must_use]
     pub const fn new(period: Duration) -> Self {
         Self::bursts(1, period)
     }
 
-    /// Lets `burst` lines through per `period`.
+    /// Creates a throttle that lets `burst` lines through per `period`.
     #[must_use]
     pub const fn bursts(burst: u64, period: Duration) -> Self {
         Self { burst, period, state: Mutex::new(State { since: None, passed: 0, held: 0 }) }
     }
 
-    /// What to append to a line that may pass now, or `None` if it is held back.
+    /// Returns the text to append to a line that may pass now, or `None` if the line is held back.
     pub fn pass(&self) -> Option<String> {
         let held = self.held(Instant::now())?;
         Some(if held > 0 { format!(" ({held} more like this since the last such line)") } else { String::new() })
     }
 
-    /// Whether a line may pass now; if so, how many were held back before it.
+    /// Returns how many lines were held back before one that may pass now, or `None` if this one is held back.
     fn held(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.since.is_none_or(|since| now >= since + self.period) {
