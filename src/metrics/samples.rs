@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 
-/// How many samples are kept: those of ten minutes.
+/// The number of samples kept: one a second for ten minutes.
 const SAMPLES: usize = 600;
 
-/// A moment: seconds since the Unix epoch, messages received and sent in the second before, viewers.
+/// A sample: seconds since the Unix epoch, messages received and sent in the second before, viewers.
 pub(crate) type Sample = (u64, u64, u64, usize);
 
-/// What happened in the last ten minutes.
+/// The samples of the last ten minutes.
 #[derive(Debug, Default)]
 pub struct Samples {
     samples: Mutex<VecDeque<Sample>>,
@@ -29,7 +29,7 @@ impl Samples {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).back().copied()
     }
 
-    /// Adds a sample; the oldest one goes if there is no room.
+    /// Adds a sample, in the place of the oldest one if there is no room.
     pub(crate) fn add(&self, sample: Sample) {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.len() == SAMPLES {

@@ -1,8 +1,9 @@
-//! The counters as metrics: `OpenMetrics` 1.0, and the older text format of Prometheus for whoever does not ask for it.
+//! The metrics as text: `OpenMetrics` 1.0, and the older text format of Prometheus.
 
 use super::report::seconds;
 use crate::context::Shared;
-use crate::metrics::counters::{Counts, Label};
+use crate::logging;
+use crate::metrics::labels::{Counts, Label};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -12,19 +13,20 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use std::fmt::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-/// What every name begins with.
+/// The begin of every metric's name.
 const PREFIX: &str = "recodex_monitor";
 
-/// The type of [`open_metrics`].
+/// The content type of [`open_metrics`].
 pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// The type of [`text`].
+/// The content type of [`text`].
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The metrics as `OpenMetrics` has them. `ready` is whether students get what brokers send.
+/// Returns the metrics in the format `OpenMetrics`. `ready` is true if students get what brokers send.
 ///
 /// # Errors
-/// None is known.
+/// No error is known.
 pub fn open_metrics(shared: Arc<Shared>, ready: bool) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(Now { shared, ready }));
@@ -33,7 +35,7 @@ pub fn open_metrics(shared: Arc<Shared>, ready: bool) -> Result<String, fmt::Err
     Ok(text)
 }
 
-/// The same in the older format, in which a counter's own name ends in `_total` and units are not told.
+/// Returns the metrics in the older text format: the name of a counter ends in `_total`, and there are no units.
 #[must_use]
 pub fn text(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
@@ -62,17 +64,31 @@ struct Now {
 
 impl Collector for Now {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self { shared, ready } = self;
-        let (settings, usage, metrics) = (shared.settings(), shared.hub.usage(), &shared.metrics);
         let mut out = Out(encoder);
+        self.service(&mut out)?;
+        self.viewers(&mut out)?;
+        self.brokers(&mut out)?;
+        self.channels(&mut out)?;
+        self.messages(&mut out)?;
+        self.log_and_certificate(&mut out)
+    }
+}
+
+impl Now {
+    fn service(&self, out: &mut Out<'_>) -> fmt::Result {
         out.gauges("build_info", "The version that runs", "version", [(env!("CARGO_PKG_VERSION"), 1)])?;
         let about = "When the monitor started, in seconds since the Unix epoch";
-        out.gauge("start_time_seconds", about, seconds(shared.born))?;
-        out.gauge("ready", "Whether a broker is connected and the relay moves", (*ready).into())?;
-        let reloaded = shared.reloaded.load(std::sync::atomic::Ordering::Relaxed);
+        out.gauge("start_time_seconds", about, seconds(self.shared.born))?;
+        out.gauge("ready", "Whether a broker is connected and the relay moves", self.ready.into())?;
+        let reloaded = self.shared.reloaded.load(Ordering::Relaxed);
         out.gauge("config_reload_success", "Whether the last reload of the configuration succeeded", reloaded.into())?;
+        Ok(())
+    }
 
-        out.gauge("viewers", "Viewers that are connected", shared.viewers.taken() as u64)?;
+    fn viewers(&self, out: &mut Out<'_>) -> fmt::Result {
+        let settings = self.shared.settings();
+        let metrics = &self.shared.metrics;
+        out.gauge("viewers", "Viewers that are connected", self.shared.viewers.taken() as u64)?;
         out.gauge("viewers_limit", "The most viewers at once (clients.max)", settings.clients.max as u64)?;
         out.counter(
             "subscribed_viewers",
@@ -97,15 +113,26 @@ impl Collector for Now {
             "code",
             &metrics.closed,
         )?;
+        Ok(())
+    }
 
-        out.gauge("brokers", "Brokers that are connected", shared.brokers.taken() as u64)?;
+    fn brokers(&self, out: &mut Out<'_>) -> fmt::Result {
+        let settings = self.shared.settings();
+        let metrics = &self.shared.metrics;
+        out.gauge("brokers", "Brokers that are connected", self.shared.brokers.taken() as u64)?;
         out.gauge(
             "brokers_limit",
             "The most brokers at once (zeromq.max_connections)",
             settings.zeromq.max_connections as u64,
         )?;
         out.counters("refused_links", "ZeroMQ links that were refused or ended", "reason", &metrics.links_refused)?;
+        Ok(())
+    }
 
+    fn channels(&self, out: &mut Out<'_>) -> fmt::Result {
+        let settings = self.shared.settings();
+        let usage = self.shared.hub.usage();
+        let metrics = &self.shared.metrics;
         let channels =
             [("open", usage.channels - usage.finished), ("finished", usage.finished), ("draining", usage.draining)];
         let channels = channels.map(|(state, count)| (state, count as u64));
@@ -123,7 +150,11 @@ impl Collector for Now {
             "Channels finished by the monitor: their job failed or was aborted, and nothing followed",
             metrics.released.get(),
         )?;
+        Ok(())
+    }
 
+    fn messages(&self, out: &mut Out<'_>) -> fmt::Result {
+        let metrics = &self.shared.metrics;
         out.counter("received_messages", "Messages received from brokers", metrics.received.get())?;
         out.counter("received_bytes", "Bytes received from brokers", metrics.received_bytes.get())?;
         out.counters(
@@ -159,9 +190,12 @@ impl Collector for Now {
         let ranges: Vec<_> = metrics.lag.ranges().collect();
         let count = ranges.iter().map(|(_, count)| count).sum();
         lag?.encode_histogram::<NoLabelSet>(metrics.lag.sum(), count, &ranges, None)?;
+        Ok(())
+    }
 
-        out.counter("dropped_log_lines", "Lines that found no room in the log's queue", crate::logging::dropped())?;
-        if let Some(certificate) = shared.certificate() {
+    fn log_and_certificate(&self, out: &mut Out<'_>) -> fmt::Result {
+        out.counter("dropped_log_lines", "Lines that found no room in the log's queue", logging::dropped())?;
+        if let Some(certificate) = self.shared.certificate() {
             let about = "When the certificate expires, in seconds since the Unix epoch";
             out.gauge("certificate_expiry_timestamp_seconds", about, seconds(certificate.expires))?;
         }
