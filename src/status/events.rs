@@ -1,8 +1,9 @@
-//! What the page shows as it happens: server-sent events about the monitor, and about one job.
+//! Server-sent events for the page: about the monitor, and about one job.
 
-use super::report::{Report, seconds};
+use super::report::Report;
+use super::sampling::PERIOD;
+use super::write_deadline::WriteDeadline;
 use crate::context::Shared;
-use crate::deadline::passed;
 use crate::hub::cursor::Turn;
 use crate::logging;
 use crate::wire::message::{checked_frame_length, frame_text};
@@ -12,73 +13,16 @@ use serde::Serialize;
 use serde_json::json;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
-/// The time between two samples.
-const PERIOD: Duration = Duration::from_secs(1);
-/// How often a silent stream shows that it is there, so that neither end waits for one that is gone.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
-
-/// Takes a sample every second. Never returns.
-pub async fn sample(shared: Arc<Shared>) {
-    let metrics = &shared.metrics;
-    let counts = || [metrics.received.get(), metrics.sent.get()];
-    let mut beat = interval(PERIOD);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut at = beat.tick().await;
-    let mut before = counts();
-    loop {
-        let now = beat.tick().await;
-        let milliseconds = u64::try_from(now.duration_since(at).as_millis()).unwrap_or(u64::MAX).max(1);
-        let after = counts();
-        let rate = |i: usize| (after[i] - before[i]).saturating_mul(1000).div_ceil(milliseconds);
-        shared.samples.add((seconds(SystemTime::now()), rate(0), rate(1), shared.viewers.taken()));
-        (at, before) = (now, after);
-    }
-}
-
-/// Until when an answer may take for what it is at.
-#[derive(Debug, Clone)]
-pub(super) struct WriteDeadline(Arc<(watch::Sender<Option<Instant>>, Duration)>);
-
-impl WriteDeadline {
-    pub(super) fn new(patience: Duration) -> Self {
-        Self(Arc::new((watch::Sender::new(Some(Instant::now() + patience)), patience)))
-    }
-
-    /// It goes on, and has as long again.
-    fn goes_on(&self) {
-        self.0.0.send_replace(Some(Instant::now() + self.0.1));
-    }
-
-    /// Nobody takes it any more.
-    pub(super) fn end(&self) {
-        self.0.0.send_replace(None);
-    }
-
-    /// Completes when nobody takes it any more.
-    async fn ended(&self) {
-        let _ = self.0.0.subscribe().wait_for(Option::is_none).await;
-    }
-
-    /// Completes when it has not gone on in time.
-    pub(super) async fn stalled(&self) {
-        loop {
-            let until = *self.0.0.borrow();
-            match until.filter(|until| *until > Instant::now()) {
-                Some(until) => passed(until).await,
-                None => return,
-            }
-        }
-    }
-}
+/// The time after which a silent stream sends an empty comment, so that both ends notice if the other is gone.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// The writing end of a stream of events.
 struct Events {
     body: Sender<Bytes>,
-    pace: WriteDeadline,
+    deadline: WriteDeadline,
     text: String,
 }
 
@@ -86,9 +30,9 @@ struct Events {
 struct Gone;
 
 impl Events {
-    fn new(pace: WriteDeadline) -> (Self, Channel<Bytes>) {
+    fn new(deadline: WriteDeadline) -> (Self, Channel<Bytes>) {
         let (body, channel) = Channel::new(1);
-        (Self { body, pace, text: String::new() }, channel)
+        (Self { body, deadline, text: String::new() }, channel)
     }
 
     /// Adds an event; `data` has no line breaks.
@@ -102,21 +46,21 @@ impl Events {
         }
     }
 
-    /// Sends what was added, or a sign of life.
+    /// Sends the events added, or else an empty comment.
     async fn send(&mut self) -> Result<(), Gone> {
         if self.text.is_empty() {
             self.text.push_str(":\n\n");
         }
         let text = std::mem::take(&mut self.text);
         self.body.send_data(text.into()).await.map_err(|_| Gone)?;
-        self.pace.goes_on();
+        self.deadline.restart();
         Ok(())
     }
 }
 
-/// What an operator wants to see, every second.
-pub(super) fn events(shared: &Arc<Shared>, pace: WriteDeadline) -> Channel<Bytes> {
-    let (mut events, channel) = Events::new(pace);
+/// Starts a stream about the monitor: its state every second; settings and warnings when they change.
+pub(super) fn events(shared: &Arc<Shared>, deadline: WriteDeadline) -> Channel<Bytes> {
+    let (mut events, channel) = Events::new(deadline);
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let (mut tick, mut stop) = (shared.samples.subscribe(), shared.stop.subscribe());
@@ -134,7 +78,7 @@ pub(super) fn events(shared: &Arc<Shared>, pace: WriteDeadline) -> Channel<Bytes
             }
             let mut report = serde_json::to_value(Report::of(&shared).await).unwrap_or_default();
             if let Some(report) = report.as_object_mut() {
-                // They have an event of their own.
+                // Warnings have an event of their own.
                 report.remove("warnings");
                 if let Some(sample) = shared.samples.last() {
                     report.insert("sample".into(), json!(sample));
@@ -146,7 +90,7 @@ pub(super) fn events(shared: &Arc<Shared>, pace: WriteDeadline) -> Channel<Bytes
             }
             tokio::select! {
                 _ = tick.changed() => {}
-                () = events.pace.ended() => return,
+                () = events.deadline.ended() => return,
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }
@@ -154,13 +98,14 @@ pub(super) fn events(shared: &Arc<Shared>, pace: WriteDeadline) -> Channel<Bytes
     channel
 }
 
-/// One channel, as a viewer gets it, but for the FINISHED that the monitor adds at an end of its own: the code of `close` tells that.
-pub(super) fn watch(shared: &Arc<Shared>, channel: &str, pace: WriteDeadline) -> Channel<Bytes> {
-    let (mut events, body) = Events::new(pace);
+/// Starts a stream of one channel's messages, as a viewer gets them, without a FINISHED that the monitor would add for a viewer. The
+/// event `close` has the close code.
+pub(super) fn watch(shared: &Arc<Shared>, channel: &str, deadline: WriteDeadline) -> Channel<Bytes> {
+    let (mut events, body) = Events::new(deadline);
     let mut cursor = shared.hub.subscribe(Instant::now(), channel);
     tokio::spawn(async move {
         let log = Arc::clone(cursor.changed());
-        // The last one may be there in part.
+        // The last frame may be incomplete.
         let mut frames = Vec::new();
         loop {
             let changed = log.notified();
@@ -179,8 +124,8 @@ pub(super) fn watch(shared: &Arc<Shared>, channel: &str, pace: WriteDeadline) ->
                 }
                 Ok(Turn::CaughtUp) => tokio::select! {
                     () = changed => continue,
-                    () = events.pace.ended() => return,
-                    () = sleep(SIGN_OF_LIFE) => {}
+                    () = events.deadline.ended() => return,
+                    () = sleep(KEEPALIVE) => {}
                 },
                 Err(_) => return,
                 Ok(Turn::Ended(end)) => {
@@ -196,27 +141,4 @@ pub(super) fn watch(shared: &Arc<Shared>, channel: &str, pace: WriteDeadline) ->
         }
     });
     body
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::task::yield_now;
-
-    /// As after a pause, when the answer's deadline and room for more of it are found together.
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_goes_on_when_its_time_is_over_has_as_long_again() {
-        let patience = Duration::from_secs(30);
-        let (begun, pace) = (Instant::now(), WriteDeadline::new(patience));
-        let reader = pace.clone();
-        let given_up = tokio::spawn(async move { pace.stalled().await });
-        sleep(patience).await;
-        // The steps from a socket to what is written to it.
-        for _ in 0..3 {
-            yield_now().await;
-        }
-        reader.goes_on();
-        given_up.await.unwrap();
-        assert_eq!(begun.elapsed().as_secs(), 60);
-    }
 }

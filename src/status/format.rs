@@ -1,23 +1,23 @@
-//! `Accept` (RFC 9110, section 12.5.1): which format of the metrics a client prefers.
+//! The choice of the metrics' format by a request's `Accept` (RFC 9110, section 12.5.1).
 
 use super::openmetrics::{OPEN_METRICS, TEXT};
 use crate::wire::header_list::{elements, split};
 use hyper::HeaderMap;
 use hyper::header::ACCEPT;
 
-/// True if the client prefers `OpenMetrics` to the older text format.
+/// Returns true if the client prefers `OpenMetrics` to the older text format.
 ///
-/// The most specific element that fits a format says its weight. With equal weights `OpenMetrics` is preferred if it is named. A
-/// client that takes neither gets the text format, as one that says nothing does.
+/// The most specific element that fits a format gives its weight. If the weights are equal, `OpenMetrics` is preferred if it is named. A
+/// client that accepts neither gets the text format, like a client without `Accept`.
 pub(super) fn prefers_open_metrics(headers: &HeaderMap) -> bool {
     let (open, text) = (preference(headers, OPEN_METRICS), preference(headers, TEXT));
     open.weight > text.weight || open.weight == text.weight && open.weight > 0 && open.specific >= NAMED
 }
 
-/// How specific an element is that names type and subtype.
+/// The specificity of an element that names type and subtype.
 const NAMED: u8 = 3;
 
-/// What the client says of a format.
+/// The client's preference for a format.
 #[derive(Default, PartialEq, PartialOrd)]
 struct Preference {
     /// 0: nothing fits; 1: `*/*`; 2: `type/*`; 3: type and subtype; 4: those and the version.
@@ -31,7 +31,7 @@ fn preference(headers: &HeaderMap, format: &str) -> Preference {
     fitting.fold(Preference::default(), |best, next| if next > best { next } else { best })
 }
 
-/// What an element says of a format, if it fits.
+/// Returns an element's preference for a format, if it fits.
 fn fit(element: &[u8], format: &str) -> Option<Preference> {
     let element = str::from_utf8(element).ok()?.to_ascii_lowercase();
     let mut parts = split(element.as_bytes(), b';').filter_map(|part| str::from_utf8(part).ok());
@@ -49,14 +49,14 @@ fn fit(element: &[u8], format: &str) -> Option<Preference> {
         match name.trim_end() {
             "q" => {
                 weight = thousandths(value.trim_start())?;
-                // What comes after it does not belong to the type.
+                // Parameters after the weight do not belong to the type.
                 break;
             }
             "version" if version.strip_prefix("version=")? == value.trim_start().trim_matches('"') => {
                 specific = NAMED + 1;
             }
             "version" => return None,
-            // The character set and the way of escaping, of which all that is here is the same in each.
+            // Character set and escaping do not matter: the metrics are the same in each.
             _ => {}
         }
     }

@@ -1,4 +1,4 @@
-//! What the monitor says about itself, for the page and for `recodex-monitor status`.
+//! The report on the monitor's state, for the page and for `recodex-monitor status`.
 
 use crate::context::Shared;
 use crate::deadline::timeout;
@@ -8,23 +8,23 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-/// How long a message may take through the hub.
-const MOVES_WITHIN: Duration = Duration::from_secs(2);
+/// The longest time of a message through the hub of a monitor that is ready.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Everything, at one moment. Times are seconds since the Unix epoch.
+/// The state at one moment. Times are seconds since the Unix epoch.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The version of the program.
     pub version: String,
-    /// When it started.
+    /// The time of the start.
     pub started: u64,
-    /// For how many seconds it has been up.
+    /// The seconds since the start.
     pub uptime: u64,
-    /// When this was said.
+    /// The time of the report.
     pub now: u64,
-    /// Whether students get what brokers send.
+    /// True if students get what brokers send.
     pub ready: bool,
-    /// If not, why.
+    /// The reason if they do not.
     pub reason: Option<String>,
     /// The viewers.
     pub viewers: Bounded,
@@ -37,7 +37,7 @@ pub struct Report {
     /// Counts since the start.
     pub totals: Totals,
     /// The certificate, if viewers are served over TLS.
-    pub certificate: Option<Ends>,
+    pub certificate: Option<Expiry>,
     /// The last warnings and errors, the newest last.
     pub warnings: Vec<Notice>,
 }
@@ -54,11 +54,11 @@ pub struct Bounded {
 /// The brokers.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Brokers {
-    /// How many are connected.
+    /// The number connected.
     pub now: usize,
-    /// How many may be.
+    /// The most at once.
     pub max: usize,
-    /// Who they are, the longest connected first.
+    /// Their addresses, the longest connected first.
     pub connected: Vec<Connected>,
 }
 
@@ -67,7 +67,7 @@ pub struct Brokers {
 pub struct Connected {
     /// Its address.
     pub address: String,
-    /// Since when.
+    /// The time of its handshake.
     pub since: u64,
 }
 
@@ -77,14 +77,14 @@ impl From<(u64, SocketAddr)> for Connected {
     }
 }
 
-/// Channels by what becomes of them.
+/// The number of channels by state.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Channels {
-    /// Their jobs run, or have not begun.
+    /// Channels whose jobs run, or have not begun.
     pub open: usize,
-    /// Their jobs have finished.
+    /// Channels whose jobs have finished.
     pub finished: usize,
-    /// They are over, and have viewers that still read them.
+    /// Runs that are over and still read by viewers.
     pub draining: usize,
 }
 
@@ -114,30 +114,30 @@ pub struct Totals {
     pub channels_evicted: u64,
 }
 
-/// A certificate and its end.
+/// A certificate's expiry.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Ends {
+pub struct Expiry {
     /// Its file.
     pub path: PathBuf,
-    /// When it expires.
+    /// The time when it expires.
     pub expires: u64,
 }
 
-/// A time in seconds since the Unix epoch.
+/// Converts a time to seconds since the Unix epoch.
 #[must_use]
 pub fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Why students do not get what brokers send, if it is so.
+/// Checks that students get what brokers send.
 ///
 /// # Errors
-/// The reason.
+/// The reason for which they do not.
 pub async fn readiness(shared: &Shared) -> Result<(), &'static str> {
     if *shared.stop.borrow() {
         return Err("the monitor stops");
     }
-    if timeout(MOVES_WITHIN, shared.hub.probe()).await.is_err() {
+    if timeout(PROBE_TIMEOUT, shared.hub.probe()).await.is_err() {
         return Err("the relay does not move");
     }
     if shared.brokers.taken() == 0 {
@@ -147,7 +147,7 @@ pub async fn readiness(shared: &Shared) -> Result<(), &'static str> {
 }
 
 impl Report {
-    /// What is so now.
+    /// Reports the state now.
     pub async fn of(shared: &Shared) -> Self {
         let reason = readiness(shared).await.err();
         let (settings, usage, metrics) = (shared.settings(), shared.hub.usage(), &shared.metrics);
@@ -185,7 +185,7 @@ impl Report {
             },
             certificate: shared
                 .certificate()
-                .map(|certificate| Ends { path: certificate.path.clone(), expires: seconds(certificate.expires) }),
+                .map(|certificate| Expiry { path: certificate.path.clone(), expires: seconds(certificate.expires) }),
             warnings: crate::logging::notices(),
         }
     }
