@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// The routing id under which brokers address the monitor.
-pub const ROUTING_ID: &str = "recodex-monitor";
+pub(crate) const ROUTING_ID: &str = "recodex-monitor";
 
 /// The longest pause, while the monitor stops, between two reads of what a broker has already sent.
 const DRAIN_SILENCE: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ static EXITS: Throttle = Throttle::new(Duration::from_secs(10));
 /// Shakes hands with a peer. Then another task receives from it until the broker disconnects or the monitor stops.
 ///
 /// Aborting this future ends the handshake and never a broker's link.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let (parser, allowed) = (Parser::default(), Allowed::new(peer, &shared));
     Link { stream, peer, shared, allowed, parser, since: 0, greeted: false, buffer: Vec::new(), messages: 0 }
         .begin()
@@ -47,7 +47,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
 }
 
 /// Resumes a link of the previous process.
-pub fn resume(stream: TcpStream, left: &state::Link<'_>, shared: Arc<Shared>) {
+pub(crate) fn resume(stream: TcpStream, left: &state::Link<'_>, shared: Arc<Shared>) {
     let parser = Parser::resume(left.stage, &left.received);
     let state::Link { peer, since, greeted, messages, .. } = *left;
     let allowed = Allowed::new(peer, &shared);
@@ -65,7 +65,7 @@ pub fn resume(stream: TcpStream, left: &state::Link<'_>, shared: Arc<Shared>) {
 }
 
 /// Starts a handshake. The oldest one is dropped if there are too many.
-pub fn shake_hands(peer: SocketAddr, handshake: impl Future<Output = ()> + Send + 'static, shared: &Shared) {
+pub(crate) fn shake_hands(peer: SocketAddr, handshake: impl Future<Output = ()> + Send + 'static, shared: &Shared) {
     if let Some(oldest) = shared.handshakes.begin(peer, handshake) {
         shared.metrics.links_refused.add(LinkRefusal::Crowded);
         if let Some(more) = CROWDED.pass() {

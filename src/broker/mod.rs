@@ -1,6 +1,6 @@
 //! Brokers: their ZeroMQ links.
 
-pub mod allowed;
+mod allowed;
 mod ended;
 mod handshake_error;
-pub mod link;
+pub(crate) mod link;

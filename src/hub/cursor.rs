@@ -38,7 +38,7 @@ pub struct Cursor {
 
 impl Cursor {
     /// Creates a cursor that goes on with `rest`, and then at `offset`.
-    pub(crate) fn new(hub: Arc<Hub>, slot: usize, changed: Arc<Notify>, offset: u64, rest: Vec<u8>) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, slot: usize, changed: Arc<Notify>, offset: u64, rest: Vec<u8>) -> Self {
         Self { hub, slot, changed, offset, rest, live: false }
     }
 
@@ -49,7 +49,7 @@ impl Cursor {
     }
 
     /// Returns the run's slot in the hub.
-    pub(crate) fn slot(&self) -> usize {
+    pub(super) fn slot(&self) -> usize {
         self.slot
     }
 
@@ -61,7 +61,7 @@ impl Cursor {
 
     /// Returns true if its run is in this hub.
     #[cfg(test)]
-    pub(crate) fn is_of(&self, hub: &Arc<Hub>) -> bool {
+    pub(super) fn is_of(&self, hub: &Arc<Hub>) -> bool {
         Arc::ptr_eq(&self.hub, hub)
     }
 

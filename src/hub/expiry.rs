@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 /// The most runs that one call of [`Hub::expire`] releases, removes or moves; other tasks get their turn before the next call.
 ///
 /// With 200,000 runs due at once, a run took 1 to 2 µs in a debug build, so that a call takes about half a millisecond.
-pub const SLICE: usize = 256;
+pub(super) const SLICE: usize = 256;
 
 /// The longest wait for links that do not stop sending, before expiry goes on.
 const READ_ON: Duration = Duration::from_secs(1);

@@ -13,11 +13,11 @@ use tokio::time::Instant;
 const FIRST_CAPACITY: usize = 128;
 
 /// The channel of [`crate::hub::Hub::probe`]: no id from outside is empty.
-pub(crate) const PROBE: &str = "";
+pub(super) const PROBE: &str = "";
 
 /// The bounds of one channel's history. The newest message is always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
+pub(super) struct Bounds {
     /// The most messages.
     pub messages: usize,
     /// The most bytes of ready frames.
@@ -27,7 +27,7 @@ pub struct Bounds {
 impl Bounds {
     /// Returns the bounds of one channel. They keep it within `history.total_bytes` by itself, unless one message is larger.
     #[must_use]
-    pub fn of(history: &History) -> Self {
+    pub(super) fn of(history: &History) -> Self {
         let room = history.total_bytes.saturating_sub(OVERHEAD + MAX_CHANNEL_ID);
         Self { messages: history.channel_messages, bytes: history.channel_bytes.min(room) }
     }
@@ -35,7 +35,7 @@ impl Bounds {
 
 /// The last message of a job that the monitor finishes itself if nothing follows in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unfinished {
+pub(super) enum Unfinished {
     /// FAILED (`history.release_failed`).
     Failed,
     /// ABORTED (`history.release_aborted`).
@@ -44,7 +44,7 @@ pub(crate) enum Unfinished {
 
 /// One run of a channel: its frames, back to back, and the hub's notes about it.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub(super) struct Run {
     id: Arc<str>,
     number: u64,
     bytes: Vec<u8>,
@@ -52,30 +52,30 @@ pub(crate) struct Run {
     start: u64,
     messages: usize,
     /// Set once nothing more is appended.
-    pub(crate) end: Option<End>,
+    pub(super) end: Option<End>,
     /// Set once the log ends with FINISHED; stays set when the log is discarded.
     finished: bool,
     /// True once messages of this run were dropped.
-    pub(crate) trimmed: bool,
-    pub(crate) viewers: usize,
+    pub(super) trimmed: bool,
+    pub(super) viewers: usize,
     /// Notified when the log grew or ended; `None` while there are no viewers.
-    pub(crate) changed: Option<Arc<Notify>>,
+    pub(super) changed: Option<Arc<Notify>>,
     /// `None` once the run was removed.
-    pub(crate) lifecycle: Option<Lifecycle>,
+    pub(super) lifecycle: Option<Lifecycle>,
     /// The run's time in the order of its lifecycle.
-    pub(crate) since: Instant,
+    pub(super) since: Instant,
     /// When the last message or new viewer came.
-    pub(crate) touched: Instant,
+    pub(super) touched: Instant,
     /// When the last message came.
-    pub(crate) appended: Instant,
+    pub(super) appended: Instant,
     /// FAILED or ABORTED if it was the last message, and when it came.
-    pub(crate) unfinished: Option<(Unfinished, Instant)>,
+    pub(super) unfinished: Option<(Unfinished, Instant)>,
     /// The cost that the table has counted for this run, in bytes.
-    pub(crate) counted: usize,
+    pub(super) counted: usize,
 }
 
 impl Run {
-    pub(crate) fn new(id: Arc<str>, number: u64, now: Instant) -> Self {
+    pub(super) fn new(id: Arc<str>, number: u64, now: Instant) -> Self {
         Self {
             id,
             number,
@@ -97,7 +97,7 @@ impl Run {
     }
 
     /// Creates a run that another process has saved, not yet in any order.
-    pub(crate) fn restore(saved: &state::Run<'_>, number: u64, touched: Instant) -> Self {
+    pub(super) fn restore(saved: &state::Run<'_>, number: u64, touched: Instant) -> Self {
         let bytes = saved.frames.to_vec();
         let (mut messages, mut at) = (0, 0);
         while at < bytes.len() {
@@ -110,7 +110,7 @@ impl Run {
     }
 
     /// Returns the run as another process needs it, or `None` if it was removed.
-    pub(crate) fn save(&self, now: Instant) -> Option<state::Run<'_>> {
+    pub(super) fn save(&self, now: Instant) -> Option<state::Run<'_>> {
         let age = |since: Instant| state::milliseconds(now.saturating_duration_since(since));
         let unfinished = |last| self.unfinished.filter(|(which, _)| *which == last).map(|(_, at)| age(at));
         self.lifecycle.map(|lifecycle| state::Run {
@@ -127,44 +127,44 @@ impl Run {
     }
 
     /// Returns true for the run of [`crate::hub::Hub::probe`], which belongs to no job.
-    pub(crate) fn is_probe(&self) -> bool {
+    pub(super) fn is_probe(&self) -> bool {
         *self.id == *PROBE
     }
 
     /// Returns the channel's id, as the broker and the viewers spell it.
-    pub(crate) fn id(&self) -> &Arc<str> {
+    pub(super) fn id(&self) -> &Arc<str> {
         &self.id
     }
 
     /// Returns the run's number, which no other run has.
-    pub(crate) fn number(&self) -> u64 {
+    pub(super) fn number(&self) -> u64 {
         self.number
     }
 
     /// Returns the memory that this run costs, in bytes. A probe's run costs 0, so that it never evicts a job.
-    pub(crate) fn cost(&self) -> usize {
+    pub(super) fn cost(&self) -> usize {
         if self.is_probe() { 0 } else { OVERHEAD + self.id.len() + self.bytes.capacity() }
     }
 
     /// Wakes the viewers.
-    pub(crate) fn notify(&self) {
+    pub(super) fn notify(&self) {
         if let Some(changed) = &self.changed {
             changed.notify_waiters();
         }
     }
 
     /// Returns the offset of the oldest byte kept.
-    pub(crate) fn start(&self) -> u64 {
+    pub(super) fn start(&self) -> u64 {
         self.start
     }
 
     /// Returns the number of messages kept.
-    pub(crate) fn messages(&self) -> usize {
+    pub(super) fn messages(&self) -> usize {
         self.messages
     }
 
     /// Returns the bytes from `offset` on, or `None` if some of them are no longer kept.
-    pub(crate) fn bytes_from(&self, offset: u64) -> Option<&[u8]> {
+    pub(super) fn bytes_from(&self, offset: u64) -> Option<&[u8]> {
         let skip = usize::try_from(offset.checked_sub(self.start)?).ok()?;
         self.bytes.get(skip..)
     }
@@ -172,7 +172,7 @@ impl Run {
     /// Appends a ready frame; before it, drops the oldest messages if the log would be over its bounds. Returns how many were dropped.
     ///
     /// The log's capacity is within the bounds, too, unless the frame alone is larger.
-    pub(crate) fn append(&mut self, frame: &[u8], bounds: Bounds) -> usize {
+    pub(super) fn append(&mut self, frame: &[u8], bounds: Bounds) -> usize {
         let is_over = self.messages + 1 > bounds.messages || self.bytes.len() + frame.len() > bounds.bytes;
         let dropped = if is_over { self.drop_oldest(frame.len(), bounds) } else { 0 };
         self.reserve(frame.len(), bounds);
@@ -211,7 +211,7 @@ impl Run {
     }
 
     /// Returns the end for a viewer that has got everything up to `offset`, or `None` if more can come.
-    pub(crate) fn end_at(&self, offset: u64) -> Option<End> {
+    pub(super) fn end_at(&self, offset: u64) -> Option<End> {
         match self.bytes_from(offset) {
             None => Some(self.end.filter(|end| *end != End::Finished).unwrap_or(End::Behind)),
             // The viewer has the job's FINISHED, even if the history was discarded since.
@@ -222,14 +222,14 @@ impl Run {
     }
 
     /// Ends a run that is complete. Its history stays, in as little memory as possible.
-    pub(crate) fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.end = Some(End::Finished);
         self.finished = true;
         self.bytes.shrink_to_fit();
     }
 
     /// Ends a run and drops its history.
-    pub(crate) fn discard(&mut self, end: End) {
+    pub(super) fn discard(&mut self, end: End) {
         self.end = Some(end);
         self.start += self.bytes.len() as u64;
         self.bytes = Vec::new();

@@ -37,7 +37,7 @@ impl fmt::Write for Escaped<'_> {
 
 /// Escapes text from outside, so that it can be printed on one line.
 #[must_use]
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let _ = Escaped(&mut escaped).write_str(text);
     escaped
@@ -55,7 +55,7 @@ pub(super) fn cut(mut line: String) -> String {
 
 /// A channel id for the log: at most half of it, and at most eight characters. An id is secret: it allows to watch its job.
 #[derive(Debug)]
-pub struct Abridged<'a>(pub &'a str);
+pub(crate) struct Abridged<'a>(pub &'a str);
 
 impl fmt::Display for Abridged<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

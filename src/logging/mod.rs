@@ -12,13 +12,12 @@ mod standard;
 mod target;
 mod throttle;
 
-pub use escape::{Abridged, escape};
-pub use notices::Notice;
-pub use probe::probe;
-pub use sink::reach_journal;
-pub use standard::Standard;
-pub use target::Target;
-pub use throttle::Throttle;
+pub(crate) use escape::{Abridged, escape};
+pub(crate) use notices::Notice;
+pub(crate) use probe::probe;
+pub(crate) use sink::reach_journal;
+pub(crate) use target::Target;
+pub(crate) use throttle::Throttle;
 
 use crate::config::{Level, Logger};
 use crate::error::{Exit, Failure};
@@ -52,13 +51,13 @@ pub const CLOSE_CODE: &str = "RECODEX_CLOSE_CODE";
 static LOG: OnceLock<Queue> = OnceLock::new();
 
 /// The log before it is open. Lines wait in the queue meanwhile.
-pub struct Waiting {
+pub(crate) struct Waiting {
     queue: &'static Queue,
     requests: Receiver<Request>,
 }
 
 /// The log before its thread runs.
-pub struct Opened {
+pub(crate) struct Opened {
     waiting: Waiting,
     sink: Sink,
 }
@@ -67,7 +66,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// [`Exit::Software`] if it is called twice.
-pub fn begin(level: Level) -> Result<Waiting, Failure> {
+pub(crate) fn begin(level: Level) -> Result<Waiting, Failure> {
     let (sender, requests) = mpsc::sync_channel(QUEUE);
     let queue = LOG.get_or_init(|| Queue::new(sender));
     log::set_logger(queue).map_err(|_| Failure::new(Exit::Software, "the log was begun twice"))?;
@@ -81,14 +80,14 @@ impl Waiting {
     ///
     /// # Errors
     /// [`Exit::Config`] if the target cannot be written to.
-    pub fn open(self, settings: &Logger) -> Result<Opened, Failure> {
+    pub(crate) fn open(self, settings: &Logger) -> Result<Opened, Failure> {
         // By the mask, because the library that rotates opens files without a mode.
         umask(umask(MASK) | MASK);
         Ok(Opened { waiting: self, sink: Sink::open(settings)? })
     }
 
     /// Makes `print` print every line, in the format of standard error.
-    pub fn open_with(self, print: impl FnMut(&str) -> io::Result<()> + Send + 'static) -> Opened {
+    pub(crate) fn open_with(self, print: impl FnMut(&str) -> io::Result<()> + Send + 'static) -> Opened {
         Opened { waiting: self, sink: Sink::printing(Box::new(print)) }
     }
 }
@@ -98,7 +97,7 @@ impl Opened {
     ///
     /// # Errors
     /// [`Exit::Software`] if the thread cannot be started.
-    pub fn start(self) -> Result<(), Failure> {
+    pub(crate) fn start(self) -> Result<(), Failure> {
         let Self { waiting: Waiting { queue, requests }, sink } = self;
         let thread = std::thread::Builder::new().name("log".into()).stack_size(128 * 1024);
         let started = thread.spawn(move || write_all(queue, &requests, sink));
@@ -132,7 +131,7 @@ fn write_all(queue: &Queue, requests: &Receiver<Request>, mut sink: Sink) {
 }
 
 /// Logs a line at any level of the settings, because an administrator asked for it.
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     if let Some(queue) = LOG.get() {
         queue.push(log::Level::Info, text, Vec::new());
     }
@@ -140,13 +139,13 @@ pub fn say(text: &str) {
 
 /// Returns the last warnings and errors, the oldest first.
 #[must_use]
-pub fn notices() -> Vec<Notice> {
+pub(crate) fn notices() -> Vec<Notice> {
     LOG.get().map_or_else(Vec::new, |queue| locked(&queue.notices).last.iter().rev().cloned().collect())
 }
 
 /// Returns the number of warnings and errors so far.
 #[must_use]
-pub fn noticed() -> u64 {
+pub(crate) fn noticed() -> u64 {
     LOG.get().map_or(0, |queue| locked(&queue.notices).count)
 }
 
@@ -157,7 +156,7 @@ pub fn dropped() -> u64 {
 }
 
 /// Applies changed settings, and opens a log file anew.
-pub fn reload(settings: &Logger) {
+pub(crate) fn reload(settings: &Logger) {
     log::set_max_level(settings.level.filter());
     if let Some(queue) = LOG.get() {
         *locked(&queue.changed) = Some(settings.clone());
@@ -166,7 +165,7 @@ pub fn reload(settings: &Logger) {
 }
 
 /// Waits until everything is written, for [`CLOSE_TIMEOUT`] at most.
-pub fn close() {
+pub(crate) fn close() {
     let Some(queue) = LOG.get() else { return };
     let (done, written) = mpsc::sync_channel(1);
     if queue.requests.try_send(Request::Flush(done)).is_ok() {

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 /// A warning or an error, as it was logged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Notice {
+pub(crate) struct Notice {
     /// The time, in seconds since the Unix epoch.
     pub time: f64,
     /// `warning` or `error`.

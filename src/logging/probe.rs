@@ -26,7 +26,7 @@ pub(super) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<()> {
 ///
 /// # Errors
 /// The error with which the system would refuse to open the file.
-pub fn probe(path: &Path) -> io::Result<Option<PathBuf>> {
+pub(crate) fn probe(path: &Path) -> io::Result<Option<PathBuf>> {
     // The reader of a FIFO would notice that it was opened and closed.
     if is_fifo(path) {
         access(path, AccessFlags::W_OK)?;

@@ -164,6 +164,6 @@ fn journal() -> Result<JournalLog, Failure> {
 ///
 /// # Errors
 /// [`Exit::Config`] if it cannot be reached.
-pub fn reach_journal() -> Result<(), Failure> {
+pub(crate) fn reach_journal() -> Result<(), Failure> {
     journal().map(drop)
 }

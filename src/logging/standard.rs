@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// One of the two descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standard {
+pub(crate) enum Standard {
     /// Number 1.
     Output,
     /// Number 2.

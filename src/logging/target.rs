@@ -7,7 +7,7 @@ use systemd_journal_logger::connected_to_journal;
 
 /// The target of the log by the settings.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// The journal.
     Journal,
     /// A file at this path.
@@ -21,7 +21,7 @@ pub enum Target {
 impl Target {
     /// Returns the target that `logger.output` and `logger.file` select.
     #[must_use]
-    pub fn of(settings: &Logger) -> Self {
+    pub(crate) fn of(settings: &Logger) -> Self {
         match (settings.output, &settings.file) {
             (Output::Journald, _) => Self::Journal,
             (Output::Auto, None) if connected_to_journal() => Self::Journal,

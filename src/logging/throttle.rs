@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// A throttle that lets a few lines through per period and counts the others. For lines that outsiders can cause at will.
 #[derive(Debug)]
-pub struct Throttle {
+pub(crate) struct Throttle {
     burst: u64,
     period: Duration,
     state: Mutex<State>,
@@ -22,18 +22,18 @@ struct State {
 impl Throttle {
     /// Creates a throttle that lets one line through per `period`.
     #[must_use]
-    pub const fn new(period: Duration) -> Self {
+    pub(crate) const fn new(period: Duration) -> Self {
         Self::bursts(1, period)
     }
 
     /// Creates a throttle that lets `burst` lines through per `period`.
     #[must_use]
-    pub const fn bursts(burst: u64, period: Duration) -> Self {
+    pub(crate) const fn bursts(burst: u64, period: Duration) -> Self {
         Self { burst, period, state: Mutex::new(State { since: None, passed: 0, held: 0 }) }
     }
 
     /// Returns the text to append to a line that may pass now, or `None` if the line is held back.
-    pub fn pass(&self) -> Option<String> {
+    pub(crate) fn pass(&self) -> Option<String> {
         let held = self.held(Instant::now())?;
         Some(if held > 0 { format!(" ({held} more like this since the last such line)") } else { String::new() })
     }

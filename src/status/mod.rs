@@ -1,15 +1,15 @@
 //! The status listener: health, metrics, a page and its events over HTTP, for administrators.
 
-pub mod events;
-pub mod format;
-pub mod openmetrics;
+mod events;
+mod format;
+mod openmetrics;
 mod page;
-pub mod report;
+pub(crate) mod report;
 mod routes;
 mod sampling;
 mod write_deadline;
 
-pub use sampling::sample;
+pub(crate) use sampling::sample;
 
 use crate::context::Shared;
 use crate::deadline::HttpTimer;
@@ -45,7 +45,7 @@ static ZEROMQ: Throttle = Throttle::new(Duration::from_secs(60));
 static TLS: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// Accepts connections. Never returns.
-pub async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let serve = |stream: TcpStream, peer: SocketAddr| {
         let Some(permit) = shared.status_connections.take() else {
             if let Some(more) = CROWDED.pass() {

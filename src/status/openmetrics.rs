@@ -19,15 +19,15 @@ use std::sync::atomic::Ordering;
 const PREFIX: &str = "recodex_monitor";
 
 /// The content type of [`open_metrics`].
-pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// The content type of [`text`].
-pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Returns the metrics in the format `OpenMetrics`. `ready` is true if students get what brokers send.
 ///
 /// # Errors
 /// No error is known.
-pub fn open_metrics(shared: Arc<Shared>, ready: bool) -> Result<String, fmt::Error> {
+pub(crate) fn open_metrics(shared: Arc<Shared>, ready: bool) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(Now { shared, ready }));
     let mut text = String::new();
@@ -37,7 +37,7 @@ pub fn open_metrics(shared: Arc<Shared>, ready: bool) -> Result<String, fmt::Err
 
 /// Returns the metrics in the older text format: the name of a counter ends in `_total`, and there are no units.
 #[must_use]
-pub fn text(open_metrics: &str) -> String {
+pub(crate) fn text(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = "";
     for line in open_metrics.lines() {

@@ -13,7 +13,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The state at one moment. Times are seconds since the Unix epoch.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The version of the program.
     pub version: String,
     /// The time of the start.
@@ -44,7 +44,7 @@ pub struct Report {
 
 /// A number with a bound.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Bounded {
+pub(crate) struct Bounded {
     /// Now.
     pub now: usize,
     /// At the most.
@@ -53,7 +53,7 @@ pub struct Bounded {
 
 /// The brokers.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Brokers {
+pub(crate) struct Brokers {
     /// The number connected.
     pub now: usize,
     /// The most at once.
@@ -64,7 +64,7 @@ pub struct Brokers {
 
 /// A broker that is connected.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Connected {
+pub(crate) struct Connected {
     /// Its address.
     pub address: String,
     /// The time of its handshake.
@@ -79,7 +79,7 @@ impl From<(u64, SocketAddr)> for Connected {
 
 /// The number of channels by state.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Channels {
+pub(crate) struct Channels {
     /// Channels whose jobs run, or have not begun.
     pub open: usize,
     /// Channels whose jobs have finished.
@@ -90,17 +90,16 @@ pub struct Channels {
 
 /// Memory with a bound, in bytes.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Bytes {
+pub(crate) struct Bytes {
     /// Now.
     pub bytes: usize,
     /// At the most.
     pub max: usize,
 }
 
-/// Counts since the start.
+/// Counts since the start, under the names of the metrics.
 #[derive(Debug, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "their names are those of the metrics")]
-pub struct Totals {
+pub(crate) struct Totals {
     pub messages_received: u64,
     pub bytes_received: u64,
     pub messages_sent: u64,
@@ -116,7 +115,7 @@ pub struct Totals {
 
 /// A certificate's expiry.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Expiry {
+pub(crate) struct Expiry {
     /// Its file.
     pub path: PathBuf,
     /// The time when it expires.
@@ -125,7 +124,7 @@ pub struct Expiry {
 
 /// Converts a time to seconds since the Unix epoch.
 #[must_use]
-pub fn seconds(time: SystemTime) -> u64 {
+pub(crate) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -133,7 +132,7 @@ pub fn seconds(time: SystemTime) -> u64 {
 ///
 /// # Errors
 /// The reason for which they do not.
-pub async fn readiness(shared: &Shared) -> Result<(), &'static str> {
+pub(crate) async fn readiness(shared: &Shared) -> Result<(), &'static str> {
     if *shared.stop.borrow() {
         return Err("the monitor stops");
     }
@@ -148,7 +147,7 @@ pub async fn readiness(shared: &Shared) -> Result<(), &'static str> {
 
 impl Report {
     /// Reports the state now.
-    pub async fn of(shared: &Shared) -> Self {
+    pub(crate) async fn of(shared: &Shared) -> Self {
         let reason = readiness(shared).await.err();
         let (settings, usage, metrics) = (shared.settings(), shared.hub.usage(), &shared.metrics);
         Self {

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 
 /// Takes a sample every second. Never returns.
-pub async fn sample(shared: Arc<Shared>) {
+pub(crate) async fn sample(shared: Arc<Shared>) {
     let metrics = &shared.metrics;
     let counts = || [metrics.received.get(), metrics.sent.get()];
     let mut beat = interval(PERIOD);

@@ -3,6 +3,7 @@
 #![expect(clippy::unchecked_time_subtraction, reason = "the times are constants")]
 
 use super::*;
+use crate::hub::expiry::SLICE;
 use tokio::task::yield_now;
 
 #[test]
