@@ -1,4 +1,4 @@
-//! The end of a broker's link: its cause, and its place in the log and in the metrics.
+//! The end of a broker's link: its cause, its line in the log, and its metric.
 
 use crate::context::Shared;
 use crate::logging::Throttle;

@@ -132,13 +132,13 @@ impl Link {
     fn handshake_failed(&self, ended: Ended) {
         let peer = self.peer;
         let ended = match ended {
-            Ended::ByPeer | Ended::MidMessage | Ended::Io(_) => match handshake_error::hung_up(&self.parser) {
-                Some(how_far) => Ended::HungUp(how_far),
-                None => {
+            Ended::ByPeer | Ended::MidMessage | Ended::Io(_) => {
+                let Some(how_far) = handshake_error::hung_up(&self.parser) else {
                     log::debug!(RECODEX_PEER:% = peer; "ZeroMQ peer {peer} left before it sent anything: a port probe, or a socket with CURVE or PLAIN");
                     return;
-                }
-            },
+                };
+                Ended::HungUp(how_far)
+            }
             Ended::Violation(Violation::NotZmtp) => Ended::OtherProtocol(handshake_error::other_protocol(&self.parser)),
             other => other,
         };

@@ -51,8 +51,7 @@ impl Bench {
         self.hub.check();
     }
 
-    /// Lets another process go on after `time`, with the cursors whose runs are still there; returns the number of each run
-    /// before and after.
+    /// Hands the runs and the cursors over to another hub after `time`; returns the number of each run before and after.
     fn restart<'a>(
         &mut self,
         limits: History,
@@ -110,7 +109,7 @@ fn frame(text: &str) -> Vec<u8> {
     message.encode(&mut buffer).to_vec()
 }
 
-/// Everything a cursor gives now, as commands, and how it ends.
+/// Reads everything that a cursor gives now: the commands, and the last turn.
 fn read(cursor: &mut Cursor) -> (Vec<String>, Turn) {
     let mut bytes = Vec::new();
     loop {
@@ -178,7 +177,7 @@ fn after_finished_only_downloaded_and_started_begin_a_new_run() {
     assert_eq!(bench.metrics.released.get(), 0, "a stray FAILED does not have FINISHED sent");
 }
 
-/// An eviction between the last write and the look at what follows must not turn the job's end into another.
+/// An eviction between the last write and the next turn must not change the job's end.
 #[test]
 fn a_viewer_that_has_the_jobs_finished_ends_with_it_though_the_history_has_gone_since() {
     let bench = Bench::new(History::default());

@@ -1,7 +1,11 @@
 //! Counts of what happened.
 //!
-//! To add a metric: its field stands in [`counters::Metrics`], the values of its label in [`labels`]. `status/openmetrics.rs` gives it its
-//! name and its help text, and `docs/operation.md`, section Metrics, explains it. `tests/prometheus.rs` fails if the page does not.
+//! To add a metric:
+//!
+//! 1. its field in [`counters::Metrics`], and the values of its label, if it has one, in [`labels`];
+//! 2. its name and its help text in `status/openmetrics.rs`;
+//! 3. its line in `docs/operation.md`, section Metrics;
+//! 4. its panel in the example `grafana-dashboard.json`: `tests/prometheus.rs` fails without one.
 
 pub mod counter;
 pub mod counters;

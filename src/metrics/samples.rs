@@ -29,7 +29,7 @@ impl Samples {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).back().copied()
     }
 
-    /// Adds a sample, in the place of the oldest one if there is no room.
+    /// Adds a sample. Drops the oldest one if there is no room.
     pub(crate) fn add(&self, sample: Sample) {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.len() == SAMPLES {

@@ -110,7 +110,7 @@ async fn a_probe_evicts_nothing_however_large_a_job_is() {
     let bench = Bench::new(History { total_bytes: 1_000, ..History::default() });
     let mut viewer = bench.subscribe("job");
     bench.publish("job", &"x".repeat(2_000));
-    // One that is under way when the next message comes takes no room either, and stays.
+    // A probe under way when the next message comes takes no room either, and is not evicted.
     let probe = bench.hub.subscribe(bench.now, PROBE);
     bench.publish("job", "TASK");
     bench.publish("job", &"x".repeat(2_000));

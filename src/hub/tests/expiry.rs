@@ -117,7 +117,7 @@ fn what_waits_for_its_release_is_released_when_it_would_expire() {
         assert_eq!(read(&mut viewer), got(&["FINISHED"], FINISHED));
         assert_eq!((bench.metrics.released.get(), bench.metrics.expired.get()), (1, 0));
     }
-    // Where it is never released, it expires as any other.
+    // A job that is never released expires like any other.
     let mut bench = Bench::new(History { unfinished, release_failed: Seconds::from_secs(0), ..History::default() });
     bench.publish("job", "FAILED");
     bench.pass(secs(5));
@@ -131,7 +131,7 @@ fn publish_many(bench: &Bench, last: &str) {
     }
 }
 
-/// Calls `expire` until nothing is due; asserts that no call touches more than a slice, by `touched`, and how many do in all.
+/// Calls `expire` until nothing is due. Asserts that no call touches more than a slice, counted by `touched`, and the number of calls.
 fn assert_sliced(bench: &mut Bench, time: Duration, touched: impl Fn(&Bench) -> u64) {
     let before = touched(bench);
     bench.now += time;
@@ -160,11 +160,11 @@ fn what_is_due_at_once_goes_in_slices() {
     assert_sliced(&mut bench, secs(86_400), |bench| bench.metrics.expired.get());
     assert_empty(&bench.hub);
     publish_many(&bench, "STARTED");
-    // By a reload: the first slice at once, and the rest before anything else is asked for.
+    // A reload evicts the first slice at once, and `expire` the rest.
     bench.hub.set_limits(History { total_bytes: 1, ..limits });
     assert_eq!(bench.metrics.evicted.get(), SLICE as u64);
     bench.check();
-    // What comes meanwhile takes only its own place.
+    // A message that comes meanwhile evicts no more than its own size.
     bench.publish("new", "STARTED");
     assert!(bench.metrics.evicted.get() <= SLICE as u64 + 2);
     while bench.hub.usage().channels > 0 {

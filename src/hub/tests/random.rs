@@ -27,10 +27,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The commands of [`Step::Publish`], by its number; those above the last are the last, too.
+/// The commands of [`Step::Publish`] by its number; a larger number means the last command.
 const COMMANDS: [&str; 5] = ["FINISHED", "FAILED", "ABORTED", "STARTED", "TASK"];
 
-/// A viewer, the run it reads and from where, and what it got.
+/// A viewer: its cursor, its run, the offset at which it began, and the bytes that it got.
 struct Viewer {
     cursor: Cursor,
     run: u64,
@@ -39,7 +39,7 @@ struct Viewer {
     end: Option<End>,
 }
 
-/// Lets any interleaving happen and compares what each viewer got with the run as it was published.
+/// Runs the steps, and compares the bytes that each viewer got with its run as it was published.
 fn any_interleaving(limits: &History, steps: Vec<Step>) {
     let whole_history = *limits == History::default();
     let mut bench = Bench::new(limits.clone());
@@ -137,11 +137,11 @@ fn any_interleaving(limits: &History, steps: Vec<Step>) {
     bench.check();
 }
 
-/// Whatever can happen to a hub.
+/// An operation on a hub.
 #[derive(Debug, Clone)]
 enum Operation {
     Step(Step),
-    /// A message that was read before others which are in the hub already.
+    /// A message that was read before others that are in the hub already.
     Late {
         channel: u8,
         kind: u8,
@@ -176,7 +176,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// Lets any operations happen; [`Bench::check`] follows each.
+/// Runs the operations, each followed by [`Bench::check`].
 fn any_operations(limits: History, operations: Vec<Operation>) {
     let mut bench = Bench::new(limits);
     let mut viewers: Vec<Cursor> = Vec::new();
@@ -214,7 +214,7 @@ fn any_operations(limits: History, operations: Vec<Operation>) {
     }
     drop(viewers);
     bench.check();
-    // Twice, since what failed is finished first.
+    // Twice, because a failed job is finished first.
     bench.pass(secs(86_400));
     bench.pass(secs(86_400));
     assert_empty(&bench.hub);
