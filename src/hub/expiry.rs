@@ -26,7 +26,7 @@ impl Hub {
     /// Releases failed and aborted jobs, removes finished channels and expires unfinished ones whose time is over, and brings the
     /// history under a bound that has changed.
     ///
-    /// Touches [`SLICE`] runs at most. If more are due, [`Hub::keep_time`] calls again at once.
+    /// Touches `SLICE` runs at most. If more are due, [`Hub::keep_time`] calls again at once.
     pub fn expire(&self, now: Instant) {
         let mut left = SLICE;
         let mut publisher = self.publisher(now);

@@ -152,7 +152,7 @@ impl Hub {
         self.table().discard(slot, End::Finished);
     }
 
-    /// Changes the limits. Runs that are over a new bound are evicted, up to [`expiry::SLICE`] of them at once; [`Hub::keep_time`] evicts
+    /// Changes the limits. Runs that are over a new bound are evicted, up to `SLICE` of them at once; [`Hub::keep_time`] evicts
     /// the rest in slices, and removes the runs whose time is over.
     pub fn set_limits(&self, limits: History) {
         let mut table = self.table();

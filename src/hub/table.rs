@@ -13,7 +13,7 @@ use tokio::time::Instant;
 pub(super) type Order = BTreeMap<(Instant, u64), usize>;
 
 /// All runs of a hub, behind its lock.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) limits: History,
     /// All runs; boxed, so that slots which are empty after a peak are small.
@@ -42,22 +42,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(limits: History) -> Self {
-        Self {
-            limits,
-            runs: Slab::new(),
-            channels: HashMap::new(),
-            open: Order::new(),
-            finished: Order::new(),
-            draining: Order::new(),
-            failed: Order::new(),
-            aborted: Order::new(),
-            begun: 0,
-            used: 0,
-            stopping: false,
-            frozen: false,
-            over: false,
-            alarm: None,
-        }
+        Self { limits, ..Self::default() }
     }
 
     /// Returns the slot of the current run of channel `id`. A run is begun if there is none.

@@ -81,8 +81,7 @@ impl Now {
         out.gauge("start_time_seconds", about, seconds(self.shared.born))?;
         out.gauge("ready", "Whether a broker is connected and the relay moves", self.ready.into())?;
         let reloaded = self.shared.reloaded.load(Ordering::Relaxed);
-        out.gauge("config_reload_success", "Whether the last reload of the configuration succeeded", reloaded.into())?;
-        Ok(())
+        out.gauge("config_reload_success", "Whether the last reload of the configuration succeeded", reloaded.into())
     }
 
     fn viewers(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -112,8 +111,7 @@ impl Now {
             "Viewers that the monitor closed, or began to close, by the code",
             "code",
             &metrics.closed,
-        )?;
-        Ok(())
+        )
     }
 
     fn brokers(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -125,8 +123,7 @@ impl Now {
             "The most brokers at once (zeromq.max_connections)",
             settings.zeromq.max_connections as u64,
         )?;
-        out.counters("refused_links", "ZeroMQ links that were refused or ended", "reason", &metrics.links_refused)?;
-        Ok(())
+        out.counters("refused_links", "ZeroMQ links that were refused or ended", "reason", &metrics.links_refused)
     }
 
     fn channels(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -149,8 +146,7 @@ impl Now {
             "released_channels",
             "Channels finished by the monitor: their job failed or was aborted, and nothing followed",
             metrics.released.get(),
-        )?;
-        Ok(())
+        )
     }
 
     fn messages(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -189,8 +185,7 @@ impl Now {
         );
         let ranges: Vec<_> = metrics.lag.ranges().collect();
         let count = ranges.iter().map(|(_, count)| count).sum();
-        lag?.encode_histogram::<NoLabelSet>(metrics.lag.sum(), count, &ranges, None)?;
-        Ok(())
+        lag?.encode_histogram::<NoLabelSet>(metrics.lag.sum(), count, &ranges, None)
     }
 
     fn log_and_certificate(&self, out: &mut Out<'_>) -> fmt::Result {

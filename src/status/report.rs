@@ -71,12 +71,6 @@ pub(crate) struct Connected {
     pub since: u64,
 }
 
-impl From<(u64, SocketAddr)> for Connected {
-    fn from((since, address): (u64, SocketAddr)) -> Self {
-        Self { address: address.to_string(), since }
-    }
-}
-
 /// The number of channels by state.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Channels {
@@ -148,6 +142,7 @@ pub(crate) async fn readiness(shared: &Shared) -> Result<(), &'static str> {
 impl Report {
     /// Reports the state now.
     pub(crate) async fn of(shared: &Shared) -> Self {
+        let connected = |(since, address): (u64, SocketAddr)| Connected { address: address.to_string(), since };
         let reason = readiness(shared).await.err();
         let (settings, usage, metrics) = (shared.settings(), shared.hub.usage(), &shared.metrics);
         Self {
@@ -161,7 +156,7 @@ impl Report {
             brokers: Brokers {
                 now: shared.brokers.taken(),
                 max: settings.zeromq.max_connections,
-                connected: shared.connected.list().into_iter().map(Connected::from).collect(),
+                connected: shared.connected.list().into_iter().map(connected).collect(),
             },
             channels: Channels {
                 open: usage.channels - usage.finished,
