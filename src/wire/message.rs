@@ -1,12 +1,12 @@
-//! A broker's message: decoded from its ZeroMQ frames, encoded as the WebSocket frame that its viewers receive.
+//! A broker's message: decoded from its ZeroMQ frames, encoded as the WebSocket frame its viewers receive.
 
 use thiserror::Error;
 
 /// The longest channel id accepted from either side, in bytes.
 pub const MAX_CHANNEL_ID: usize = 256;
 
-/// FINISHED as a ready frame. The monitor adds it to a channel whose job failed or was aborted if nothing followed, and sends it to a
-/// viewer when it ends the subscription.
+/// FINISHED as a ready frame: a channel gets it when its job failed or was aborted and nothing followed, a viewer when the
+/// monitor ends its subscription.
 pub const RELEASE_FRAME: &[u8] = b"\x81\x17{\"command\": \"FINISHED\"}";
 
 /// The space in front of a payload for the longest header of an unmasked frame (RFC 6455, section 5.2).
@@ -223,7 +223,7 @@ pub fn checked_frame_length(bytes: &[u8]) -> Option<usize> {
     (whole <= bytes.len()).then_some(whole)
 }
 
-/// Checks a channel id that a user typed.
+/// Checks a channel id that somebody typed.
 ///
 /// # Errors
 /// If the monitor would refuse it; the text says what was expected.
