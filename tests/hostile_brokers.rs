@@ -56,12 +56,15 @@ fn handshake() -> Vec<u8> {
 /// The one line on links that were closed, of a monitor at which `act` is done three times.
 fn the_one_line_on(act: impl Fn(SocketAddr)) -> String {
     let mut scene = Scene::new(PATIENT);
+    let begun = Instant::now();
     for _ in 0..3 {
         act(scene.monitor.brokers);
     }
     let line = scene.monitor.wait_log("closed the ZeroMQ link");
     scene.is_unharmed();
-    assert_eq!(scene.monitor.logged(&["closed the ZeroMQ link"]).len(), 1);
+    // A second line may come after 10 s, as on a busy machine.
+    let lines = scene.monitor.logged(&["closed the ZeroMQ link"]).len();
+    assert!(lines == 1 || begun.elapsed() > Duration::from_secs(9), "{lines} lines");
     let said = line.split_once("closed the ZeroMQ link from 127.0.0.1:").expect("it names the peer").1;
     said.split_once(": ").expect("it says why").1.to_owned()
 }
@@ -90,6 +93,22 @@ fn a_peer_that_speaks_another_protocol_is_named_once() {
     let mut not_quite = greeting(b"NULL");
     not_quite[9] = 0x7E;
     assert!(said_of(&not_quite).starts_with(r#"not ZeroMQ: its first bytes are "\xff\x00"#));
+}
+
+#[test]
+fn a_peer_that_hangs_up_has_its_line_beside_those_of_other_protocols() {
+    let scene = Scene::new("zeromq: {handshake_timeout: 600}\nlogger: {level: debug}\n");
+    for _ in 0..3 {
+        let mut browser = RawPeer::connect(scene.monitor.brokers);
+        browser.send_what_goes(b"GET / HTTP/1.1\r\n\r\n");
+        browser.is_closed();
+    }
+    let mut curve = RawPeer::connect(scene.monitor.brokers);
+    curve.send(&greeting(b"CURVE")[..10]);
+    curve.shut_sending();
+    scene.monitor.wait_logged(&["WARNING", "hung up in its handshake"]);
+    // Nobody's end is without a line.
+    assert!(scene.monitor.logged(&["closed the ZeroMQ link", "it speaks HTTP"]).len() >= 3);
 }
 
 #[test]

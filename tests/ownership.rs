@@ -121,7 +121,7 @@ deb && is $config root:recodex 644"##);
 
 #[test]
 fn dpkg_makes_no_configuration_where_recodex_has_put_something_meanwhile() {
-    run(r##"
+    run(r#"
 for trick in "mkfifo $config" "ln -s /etc/victim $config" "ln -s /dev/full $config"; do
     rm -rf /etc/recodex
     # postinst asks for an override after its look at what is there.
@@ -131,7 +131,7 @@ for trick in "mkfifo $config" "ln -s /etc/victim $config" "ln -s /dev/full $conf
         cp $0 /usr/share/recodex-monitor; sh debian/postinst configure' $shipped
     [ ! -f $config ] && [ ! -e /etc/victim ]
     [ -z "$(ls -d /etc/recodex-monitor.*)" ]
-done 2>&1"##);
+done 2>&1"#);
 }
 
 #[test]

@@ -11,6 +11,9 @@ use thiserror::Error;
 
 static FULL: Throttle = Throttle::new(Duration::from_secs(60));
 static VIOLATIONS: Throttle = Throttle::new(Duration::from_secs(10));
+static OTHER_PROTOCOLS: Throttle = Throttle::new(Duration::from_secs(10));
+/// A socket with CURVE or PLAIN may connect once only, so that its line must not be lost behind others.
+static HUNG_UP: Throttle = Throttle::new(Duration::from_secs(10));
 
 /// The cause for which a link ended.
 #[derive(Debug, Error)]
@@ -44,9 +47,15 @@ impl Ended {
     pub(super) fn report(&self, peer: SocketAddr, shared: &Shared) {
         let Some(refusal) = self.refusal() else { return };
         shared.metrics.links_refused.add(refusal);
-        let throttle = if refusal == LinkRefusal::Full { &FULL } else { &VIOLATIONS };
-        if let Some(more) = throttle.pass() {
-            log::warn!(RECODEX_PEER:% = peer; "closed the ZeroMQ link from {peer}: {self}{more}");
+        let throttle = match self {
+            Self::Full => &FULL,
+            Self::OtherProtocol(_) => &OTHER_PROTOCOLS,
+            Self::HungUp(_) => &HUNG_UP,
+            _ => &VIOLATIONS,
+        };
+        match throttle.pass() {
+            Some(more) => log::warn!(RECODEX_PEER:% = peer; "closed the ZeroMQ link from {peer}: {self}{more}"),
+            None => log::debug!(RECODEX_PEER:% = peer; "closed the ZeroMQ link from {peer}: {self}"),
         }
     }
 

@@ -32,9 +32,11 @@ pub(crate) enum ClientProtocol {
 }
 
 impl ClientProtocol {
-    /// Returns the protocol of a client that begins with these bytes. A part of an HTTP method counts as HTTP.
+    /// Returns the protocol of a client that begins with these bytes. A part of an HTTP method counts as HTTP, unless a PROXY header
+    /// may begin so too.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
-        let is_http = HTTP_METHODS.iter().any(|method| bytes.starts_with(method) || method.starts_with(bytes));
+        let is_http = !PROXY_TEXT.starts_with(bytes)
+            && HTTP_METHODS.iter().any(|method| bytes.starts_with(method) || method.starts_with(bytes));
         match *bytes.first()? {
             ZMTP => Some(Self::ZeroMq),
             TLS_HANDSHAKE => Some(Self::Tls),
@@ -72,6 +74,8 @@ mod tests {
             (b"GET", Some(ClientProtocol::Http)),
             (b"OPTIONS * HTTP/1.1\r\n", Some(ClientProtocol::Http)),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(ClientProtocol::Http)),
+            (b"PR", None),
+            (b"PRI", Some(ClientProtocol::Http)),
             (b"get / HTTP/1.1\r\n", None),
             (b"GETS", None),
             (b"HELO there", None),
