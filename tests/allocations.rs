@@ -9,7 +9,7 @@ use std::thread;
 use allocation_counter::measure;
 use common::{Broker, Viewer, task};
 use recodex_monitor::config::Settings;
-use recodex_monitor::server::relay::{Relay, Stop};
+use recodex_monitor::server::relay::{Ended, Relay, Stop};
 use recodex_monitor::systemd::fd_store::InheritedFds;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
@@ -32,7 +32,7 @@ fn allocations(rounds: usize) -> u64 {
                     stopped.await.expect("it is asked to stop");
                     Stop::ForGood
                 };
-                assert!(relay.run(None, stop).await.is_none());
+                assert!(matches!(relay.run(None, stop).await, Ended::Stopped));
             });
         });
         life.count_total

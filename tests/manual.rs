@@ -18,6 +18,7 @@ use recodex_monitor::net::head_limits;
 use recodex_monitor::net::stream::NOTSENT_LOWAT;
 use recodex_monitor::server::relay;
 use recodex_monitor::server::reload::{Prepared, READ_LIMIT};
+use recodex_monitor::server::shutdown::STOP_LIMIT;
 use recodex_monitor::viewer;
 use recodex_monitor::viewer::{proxy_protocol, socket};
 use recodex_monitor::wire::message;
@@ -394,7 +395,7 @@ fn limits() -> BTreeMap<&'static str, usize> {
         ("brackets in it", config::MAX_BRACKETS),
         ("time to read it at a reload", whole(READ_LIMIT.as_secs())),
         // Half a second less, for what ends the process.
-        ("time to stop", whole(relay::STOP_LIMIT.as_millis().div_ceil(1000))),
+        ("time to stop", whole(STOP_LIMIT.as_millis().div_ceil(1000))),
         ("waiting log lines", logging::QUEUE),
         ("log line", logging::MAX_LINE),
         ("status connections", status::CONNECTIONS),

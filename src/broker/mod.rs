@@ -1,5 +1,6 @@
 //! Brokers: their ZeroMQ links.
 
+pub(crate) mod accept;
 mod allowed;
 mod ended;
 mod handshake_error;

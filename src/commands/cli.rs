@@ -2,32 +2,20 @@
 
 use crate::commands::terminal::{Screen, print};
 use crate::commands::{check, demo, publish, status, watch};
-use crate::config::{Level, Logger, Settings};
-use crate::context::Shared;
+use crate::config::{Level, Settings};
 use crate::error::{Exit, Failure};
-use crate::handover;
-use crate::handover::{Inherited, history_file};
-use crate::logging::{Opened, Waiting};
-use crate::server::relay::{Ports, Relay, Stop};
-use crate::server::{privileges, reload};
-use crate::systemd::fd_store::InheritedFds;
-use crate::systemd::{fd_store, notify};
+use crate::server::reload;
+use crate::server::startup::runtime;
 use crate::wire::message::Message;
-use crate::{logging, rlimit};
+use crate::{logging, rlimit, server};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// Time limit, at the end of the process, for a service manager that does not take messages.
-const NOTIFY_LIMIT: Duration = Duration::from_millis(300);
 
 /// Relays the progress of ReCodEx jobs from the broker (ZeroMQ) to browsers (WebSocket).
 ///
@@ -153,7 +141,6 @@ pub fn main() -> ExitCode {
     rlimit::survive_full_files();
     let enough = rlimit::count_inherited().map_err(|e| Failure::new(Exit::Config, e.to_string()));
     let outcome = enough.and_then(|()| run(cli));
-    notify::finish(NOTIFY_LIMIT);
     logging::close();
     ended(outcome)
 }
@@ -224,131 +211,11 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     if run.check_reload {
         return config.map_or(Ok(()), reload::check);
     }
-    let settings = config.map(Settings::load).transpose().map(Option::unwrap_or_default);
     if run.check {
-        let mut settings = settings?;
+        let mut settings = config.map(Settings::load).transpose()?.unwrap_or_default();
         // What does not fit is told to whoever starts it, and by `check`.
         let _ = settings.fit(rlimit::open_files(), 0);
         return print(&settings.to_yaml());
     }
-    let log = logging::begin(settings.as_ref().map_or(Level::Info, |settings| settings.logger.level))?;
-    notify::open();
-    let mut fds = fd_store::take();
-    let runtime = runtime()?;
-    let inside = runtime.enter();
-    // Signals first: once the ports are bound somebody may take the monitor for started, and stop it; and what another process
-    // left is not to be lost to one.
-    let (hangup, asked) = (signal_of(SignalKind::hangup())?, signal_of(SignalKind::user_defined1())?);
-    let stop = stop_signal()?;
-    let known = settings.as_ref().ok().cloned();
-    let (bound, given_up) = bind_and_give_up_root(settings.map_err(Failure::from), config, &mut fds);
-    // What the process before left is not looked at as root: it stays unread, and is closed, if root cannot be given up.
-    let inherited = given_up.is_ok().then(|| Inherited::take(&mut fds)).flatten();
-    let (mut waiting, mut opened) = (Some(log), None);
-    let begun = bound.and_then(|bound| given_up.map(|()| bound)).and_then(|(settings, ports)| {
-        opened = waiting.take().map(|log| log.open(&settings.logger)).transpose()?;
-        settings.history.state.as_deref().map_or(Ok(()), history_file::check)?;
-        Relay::new(settings, ports, fds)
-    });
-    drop(inside);
-    let started = begun.and_then(|relay| opened.take().map_or(Ok(()), Opened::start).map(|()| relay));
-    let relay = match started {
-        Ok(relay) => relay,
-        Err(failure) => {
-            abandon(inherited, known.as_ref(), waiting, opened);
-            return Err(failure);
-        }
-    };
-    let shared = relay.shared();
-    let queue = runtime.block_on(async {
-        tokio::spawn(reload::on_hangup(hangup, config.map(Into::into), relay.shared()));
-        tokio::spawn(on_user_signal(asked, relay.shared()));
-        relay.run(inherited, stop).await
-    });
-    drop(runtime);
-    if let Some(queue) = queue
-        && handover::hand_over(queue, &shared).is_err()
-        && let Some((path, history)) = handover::history_to_save(&shared)
-    {
-        history_file::save(&path, history);
-    }
-    Ok(())
-}
-
-/// Binds the TCP ports and then, whatever came of it, gives up root: nothing after this is done as root. Without settings that can
-/// be used nothing is bound, and the monitor becomes the user of the process before or, if there was none, `recodex`.
-///
-/// Returns what came of the first, and of the second.
-fn bind_and_give_up_root(
-    settings: Result<Settings, Failure>,
-    config: Option<&Path>,
-    fds: &mut InheritedFds,
-) -> (Result<(Settings, Ports), Failure>, Result<(), Failure>) {
-    let usable = settings.and_then(|settings| Ok((privileges::identity(&settings, config)?, settings)));
-    let (bound, identity) = match usable {
-        Ok((identity, settings)) => (Ports::bind(&settings, fds).map(|ports| (settings, ports)), Ok(identity)),
-        Err(failure) => (Err(failure), privileges::identity_without_settings(fds.predecessor())),
-    };
-    (bound, identity.and_then(|identity| privileges::drop_all(identity.as_ref())))
-}
-
-/// Ends a start that failed, once root is given up: the history that the process before left is saved, its viewers are told.
-fn abandon(
-    inherited: Option<Inherited>,
-    settings: Option<&Settings>,
-    waiting: Option<Waiting>,
-    opened: Option<Opened>,
-) {
-    let Some(inherited) = inherited else { return };
-    let logger = settings.map_or_else(Logger::default, |settings| settings.logger.clone());
-    // What is said is lost if this fails, and no more.
-    let _ = opened.or_else(|| waiting?.open(&logger).ok()).map(Opened::start);
-    match settings.map(|settings| settings.history.state.as_deref()) {
-        // Dropping it tells the viewers.
-        Some(None) => drop(inherited),
-        file => inherited.abandon(file.flatten()),
-    }
-}
-
-fn signal_of(kind: SignalKind) -> Result<Signal, Failure> {
-    signal(kind).map_err(|e| Failure::new(Exit::Software, format!("cannot handle signals: {e}")))
-}
-
-/// SIGUSR1: logs a summary.
-async fn on_user_signal(mut asked: Signal, shared: Arc<Shared>) {
-    while asked.recv().await.is_some() {
-        for line in shared.summary() {
-            logging::say(&line);
-        }
-    }
-}
-
-/// A runtime of one thread: relaying is system calls, and what a second thread adds is the cost of waking it.
-fn runtime() -> Result<Runtime, Failure> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(Exit::Software, format!("cannot set up event handling: {e}")))
-}
-
-/// Completes at the first SIGTERM, SIGINT or SIGUSR2; a second SIGTERM or SIGINT ends the process at once.
-fn stop_signal() -> Result<impl Future<Output = Stop>, Failure> {
-    let (mut terminate, mut interrupt) = (signal_of(SignalKind::terminate())?, signal_of(SignalKind::interrupt())?);
-    let mut restart = signal_of(SignalKind::user_defined2())?;
-    Ok(async move {
-        let (first, stop) = tokio::select! {
-            _ = terminate.recv() => ("SIGTERM: stopping", Stop::ForGood),
-            _ = interrupt.recv() => ("SIGINT: stopping", Stop::ForGood),
-            _ = restart.recv() => ("SIGUSR2: making way for the next process", Stop::ForRestart),
-        };
-        log::info!("{first}; a second signal ends at once");
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            std::process::exit(0);
-        });
-        stop
-    })
+    server::run(config)
 }

@@ -1,8 +1,58 @@
-//! The life of the process: start, reload, stop, and giving up root.
+//! The life of the process: start, relay, reload, and stop or hand over.
 
 pub mod certificate;
 pub mod privileges;
 pub mod relay;
 pub mod reload;
-pub mod service;
+pub mod shutdown;
+mod signals;
+pub(crate) mod startup;
 pub mod trust;
+mod watchdog;
+
+use crate::config::{Level, Settings};
+use crate::error::Failure;
+use crate::logging;
+use crate::server::relay::Ended;
+use crate::server::signals::Signals;
+use crate::systemd::{fd_store, notify};
+use std::path::Path;
+use std::time::Duration;
+
+/// The most time that the end of the process waits for a service manager that does not take messages.
+const NOTIFY_LIMIT: Duration = Duration::from_millis(300);
+
+/// Runs a monitor in the foreground, until a signal or a broker ends it. `config` is its configuration file, if it has one.
+///
+/// # Errors
+/// If it cannot start.
+pub(crate) fn run(config: Option<&Path>) -> Result<(), Failure> {
+    let outcome = start_and_relay(config);
+    notify::finish(NOTIFY_LIMIT);
+    outcome
+}
+
+fn start_and_relay(config: Option<&Path>) -> Result<(), Failure> {
+    let settings = config.map(Settings::load).transpose().map(Option::unwrap_or_default);
+    let log = logging::begin(settings.as_ref().map_or(Level::Info, |settings| settings.logger.level))?;
+    notify::open();
+    let fds = fd_store::take();
+    let runtime = startup::runtime()?;
+    let inside = runtime.enter();
+    // Before the ports are bound: from then on the monitor may be taken for started, and be stopped, and a signal must not end it
+    // while it holds what the previous process handed over.
+    let signals = Signals::handle()?;
+    let (relay, inherited) = startup::start(settings.map_err(Failure::from), config, fds, log)?;
+    drop(inside);
+    let shared = relay.shared();
+    let ended = runtime.block_on(async {
+        tokio::spawn(reload::on_hangup(signals.reload, config.map(Into::into), relay.shared()));
+        tokio::spawn(signals::log_summaries(signals.summary, relay.shared()));
+        relay.run(inherited, signals.stop.first()).await
+    });
+    shutdown::end_all_tasks(runtime);
+    if let Ended::HandOver(queue) = ended {
+        shutdown::hand_over(queue, &shared);
+    }
+    Ok(())
+}

@@ -1,59 +1,50 @@
-//! The relay: both ports, the hub between them, and the way they stop.
+//! The relay: its ports, and the tasks that serve them from the start to the stop.
 
-use crate::broker::link;
+use crate::broker::accept::accept_brokers;
 use crate::config::{Endpoint, Settings};
 use crate::context::Shared;
-use crate::context::permits::ConnectionLimit;
-use crate::deadline::timeout_at;
 use crate::error::{Exit, Failure};
 use crate::handover::fd_queue::FdQueue;
-use crate::handover::{Inherited, history_file, history_to_save};
-use crate::logging::Throttle;
-use crate::metrics::counters::LinkRefusal;
+use crate::handover::{Inherited, history_file};
 use crate::net::listen;
 use crate::net::listen::{Port, UnixFile};
 use crate::net::stream::{NOTSENT_LOWAT, Stream};
 use crate::net::tls::Certificate;
 use crate::peer::Peer;
-use crate::server::certificate;
-use crate::server::service;
+use crate::server::shutdown::{Running, STOP_LIMIT};
+use crate::server::{certificate, watchdog};
 use crate::systemd::fd_store::{InheritedFds, Listener};
-use crate::systemd::notify;
+use crate::systemd::{notify, readiness};
 use crate::viewer;
 use crate::{rlimit, status};
-use nix::sys::socket::{setsockopt, sockopt};
 use socket2::SockRef;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
-
-/// How long stopping may take; with what ends the process it stays under the 5 s that are promised.
-pub const STOP_LIMIT: Duration = Duration::from_millis(4_500);
-
-/// How long the end waits for those who watch a job at the status listener to be told of it.
-const STATUS_GRACE: Duration = Duration::from_millis(500);
-
-/// How long a silent broker's machine is trusted to be there: after a minute it is asked every 10 s, six times.
-const KEEPALIVE: (u32, u32, u32) = (60, 10, 6);
 
 /// The most ZeroMQ links that are shaking hands; fewer where few files may be open. The oldest is dropped when the limit is
 /// reached, so that idle peers cannot block new ones.
 pub const MAX_HANDSHAKES: usize = rlimit::HANDSHAKES;
 
-static NOT_ALLOWED: Throttle = Throttle::new(Duration::from_secs(60));
-
-/// What ends a monitor.
+/// The kind of a stop that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// Nothing follows.
     ForGood,
     /// Another process follows at once, and can take over.
     ForRestart,
+}
+
+/// The end of a relay.
+#[derive(Debug)]
+pub enum Ended {
+    /// All connections are closed.
+    Stopped,
+    /// Everything goes into this queue, once all tasks have ended.
+    HandOver(FdQueue),
 }
 
 /// The TCP ports of a monitor, bound.
@@ -66,7 +57,7 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Binds the ports, beside the sockets that the process before this one left. Must be called in a tokio runtime.
+    /// Binds the ports, beside the listening sockets of the previous process. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// If a host does not resolve or a port cannot be bound.
@@ -83,7 +74,7 @@ impl Ports {
         Ok(ports)
     }
 
-    /// How many sockets listen, the Unix socket for viewers included.
+    /// Returns the number of listening sockets, the Unix socket for viewers included.
     fn listeners(&self) -> usize {
         let status = self.status.as_ref().map_or(0, |port| port.listeners.len());
         self.zeromq.listeners.len() + self.websocket.listeners.len().max(1) + status
@@ -100,11 +91,11 @@ pub struct Relay {
     fds: InheritedFds,
 }
 
-/// Where viewers come in.
+/// The socket at which viewers are accepted.
 #[derive(Debug)]
 enum ViewerListener {
     Tcp(Port),
-    /// A socket, its file, and the sockets of the process before.
+    /// A socket, its file, and the sockets of previous processes.
     Unix(UnixListener, UnixFile, Vec<UnixListener>),
 }
 
@@ -130,11 +121,11 @@ impl Relay {
             Endpoint::Tcp(_) => ViewerListener::Tcp(websocket),
             Endpoint::Unix(path) => {
                 let mode = settings.websocket_mode;
-                let (listener, file, before) = listen::bind_unix("websocket_uri", path, mode, &mut fds.unix)?;
-                ViewerListener::Unix(listener, file, before)
+                let (listener, file, previous) = listen::bind_unix("websocket_uri", path, mode, &mut fds.unix)?;
+                ViewerListener::Unix(listener, file, previous)
             }
         };
-        // What is no longer configured.
+        // The inherited sockets that are left are no longer configured.
         fds.listeners.drain(..).for_each(Listener::close);
         fds.unix.drain(..).for_each(|fds| drop(fds.into_listener()));
         let (each, too_many) =
@@ -146,13 +137,13 @@ impl Relay {
         Ok(Self { shared, websocket, zeromq, status, fds })
     }
 
-    /// What the connections will share.
+    /// Returns what the connections will share.
     #[must_use]
     pub fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
     }
 
-    /// The addresses viewers connect to; none if they come through a Unix socket.
+    /// Returns the addresses at which viewers connect; none if they come through a Unix socket.
     #[must_use]
     pub fn viewer_addresses(&self) -> Vec<SocketAddr> {
         match &self.websocket {
@@ -161,45 +152,50 @@ impl Relay {
         }
     }
 
-    /// The addresses brokers connect to.
+    /// Returns the addresses at which brokers connect.
     #[must_use]
     pub fn broker_addresses(&self) -> Vec<SocketAddr> {
         self.zeromq.addresses()
     }
 
-    /// The addresses of the status listener.
+    /// Returns the addresses of the status listener.
     #[must_use]
     pub fn status_addresses(&self) -> Vec<SocketAddr> {
         self.status.as_ref().map_or_else(Vec::new, Port::addresses)
     }
 
-    /// Relays, at first what the process before left, until `stop` completes or a broker asks for it; then takes what brokers
-    /// have already sent, delivers it, and closes every viewer, within 5 s. `history.state` may take its disk longer.
+    /// Relays until `stop` completes or a broker asks for a stop. Begins with what was inherited.
     ///
-    /// For a restart nothing is closed: returns where to put everything once the runtime has ended every task, see
-    /// [`crate::handover::hand_over`].
-    pub async fn run(self, inherited: Option<Inherited>, stop: impl Future<Output = Stop>) -> Option<FdQueue> {
-        let Self { shared, websocket, zeromq, status, fds } = self;
-        let descriptors =
-            zeromq.listeners.iter().chain(status.iter().flat_map(|port| &port.listeners)).map(AsFd::as_fd);
-        match &websocket {
-            ViewerListener::Tcp(port) => fds.keep(descriptors.chain(port.listeners.iter().map(AsFd::as_fd))),
-            ViewerListener::Unix(listener, ..) => fds.keep(descriptors.chain([listener.as_fd()])),
-        }
-        let mut tasks = JoinSet::new();
-        let mut socket = None;
-        serve(&mut tasks, "brokers", zeromq, &shared, accept_brokers);
-        match websocket {
-            ViewerListener::Tcp(port) => serve(&mut tasks, "viewers", port, &shared, accept_viewers),
-            ViewerListener::Unix(listener, file, before) => {
-                log::info!("listening for viewers on unix:{}", file.path.display());
-                for before in before {
-                    tasks.spawn(listen::drain_unix(before, viewer_of_unix(&shared)));
+    /// A stop for good takes what brokers have already sent, delivers it, and closes every viewer, within 5 s. Only the disk of
+    /// `history.state` may take longer. For a restart nothing is closed, unless nobody keeps the connections for the next process.
+    pub async fn run(self, inherited: Option<Inherited>, stop: impl Future<Output = Stop>) -> Ended {
+        let running = self.start();
+        restore(inherited, &running.shared);
+        readiness::ready();
+
+        let stop = stop_asked_for(stop, &running.shared).await;
+        readiness::stopping();
+        let deadline = Instant::now() + STOP_LIMIT;
+        if stop == Stop::ForRestart {
+            match FdQueue::new().await {
+                Ok(queue) => {
+                    running.freeze().await;
+                    return Ended::HandOver(queue);
                 }
-                tasks.spawn(listen::accept_unix(listener, viewer_of_unix(&shared)));
-                socket = Some(file);
+                Err(e) => log::warn!("nothing can be handed over to the next process: {e}"),
             }
         }
+        running.stop(deadline).await;
+        Ended::Stopped
+    }
+
+    /// Starts all tasks.
+    fn start(self) -> Running {
+        self.keep_listeners();
+        let Self { shared, websocket, zeromq, status, .. } = self;
+        let mut tasks = JoinSet::new();
+        serve(&mut tasks, "brokers", zeromq, &shared, accept_brokers);
+        let socket_file = serve_viewers(&mut tasks, websocket, &shared);
         if let Some(status) = status {
             serve(&mut tasks, "status requests", status, &shared, status::accept);
             tasks.spawn(status::sample(Arc::clone(&shared)));
@@ -207,70 +203,42 @@ impl Relay {
         tasks.spawn(certificate::watch(Arc::clone(&shared)));
         let hub = Arc::clone(&shared.hub);
         tasks.spawn(async move { hub.keep_time().await });
-        // Until the end, while the other tasks are gone.
+        // Not one of `tasks`: it also sends what is said while they end.
         tokio::spawn(notify::attend());
-        tasks.spawn(service::attend(Arc::clone(&shared)));
-        let history = shared.settings().history.clone();
-        let adopted = inherited.is_some_and(|inherited| inherited.adopt(&shared));
-        if let Some(path) = &history.state {
-            history_file::take_up(path, &history, (!adopted).then_some(&*shared.hub));
-        }
-        service::ready();
+        tasks.spawn(watchdog::report(Arc::clone(&shared)));
+        Running { shared, tasks, socket_file }
+    }
 
-        let mut asked = shared.stop.subscribe();
-        let stop = tokio::select! {
-            stop = stop => stop,
-            _ = asked.wait_for(|stop| *stop) => Stop::ForGood,
-        };
-        service::stopping();
-        let deadline = Instant::now() + STOP_LIMIT;
-        if stop == Stop::ForRestart {
-            match FdQueue::new().await {
-                Ok(queue) => {
-                    tasks.shutdown().await;
-                    shared.hub.freeze();
-                    shared.outbox.open();
-                    return Some(queue);
-                }
-                Err(e) => log::warn!("nothing can be handed over to the next process: {e}"),
-            }
+    /// Has the service manager keep the listening sockets for the next process.
+    fn keep_listeners(&self) {
+        let Self { websocket, zeromq, status, fds, .. } = self;
+        let ports = zeromq.listeners.iter().chain(status.iter().flat_map(|port| &port.listeners)).map(AsFd::as_fd);
+        match websocket {
+            ViewerListener::Tcp(port) => fds.keep(ports.chain(port.listeners.iter().map(AsFd::as_fd))),
+            ViewerListener::Unix(listener, ..) => fds.keep(ports.chain([listener.as_fd()])),
         }
-        log::info!("stopping with {} viewers and {} channels", shared.viewers.taken(), shared.hub.usage().channels);
-        tasks.shutdown().await;
-        // The web server in front is to know at once.
-        if let Some(file) = socket {
-            file.remove();
-        }
-        shared.stop.send_replace(true);
-        all_free(&shared.brokers, deadline).await;
-        // Before the hub stops: what has failed is still to be released.
-        let saving = history_to_save(&shared);
-        let saving = saving.map(|(path, history)| spawn_blocking(move || history_file::save(&path, history)));
-        shared.hub.stop();
-        if !all_free(&shared.viewers, deadline).await {
-            log::warn!("{} viewers did not take what was sent to them in time", shared.viewers.taken());
-        }
-        let grace = deadline.min(Instant::now() + STATUS_GRACE);
-        all_free(&shared.status_connections, grace).await;
-        if let Some(saving) = saving {
-            // A slow disk may take its time.
-            service::stopping();
-            let _ = saving.await;
-        }
-        log::info!("stopped: {}", shared.metrics);
-        None
     }
 }
 
-/// Waits until all places are free, or until the deadline; returns whether they are. In a task of its own, so that connections have
-/// their turn before it, see [`crate::deadline::turns`].
-async fn all_free(places: &Arc<ConnectionLimit>, deadline: Instant) -> bool {
-    let places = Arc::clone(places);
-    let waiting = tokio::spawn(async move { timeout_at(deadline, places.all_free()).await });
-    waiting.await.is_ok_and(|waited| waited.is_ok())
+/// Goes on with what the previous process handed over, or else with the history in the file of `history.state`.
+fn restore(inherited: Option<Inherited>, shared: &Arc<Shared>) {
+    let history = shared.settings().history.clone();
+    let adopted = inherited.is_some_and(|inherited| inherited.adopt(shared));
+    if let Some(path) = &history.state {
+        history_file::take_up(path, &history, (!adopted).then_some(&*shared.hub));
+    }
 }
 
-/// Accepts at a port's sockets, and those before them.
+/// Waits until `stop` completes, or a broker asks for a stop.
+async fn stop_asked_for(stop: impl Future<Output = Stop>, shared: &Shared) -> Stop {
+    let mut stopped = shared.stop.subscribe();
+    tokio::select! {
+        stop = stop => stop,
+        _ = stopped.wait_for(|stop| *stop) => Stop::ForGood,
+    }
+}
+
+/// Accepts connections at a port's sockets and, as long as connections may wait there, at those of previous processes.
 fn serve<F: Future<Output = ()> + Send + 'static>(
     tasks: &mut JoinSet<()>,
     whom: &str,
@@ -284,27 +252,28 @@ fn serve<F: Future<Output = ()> + Send + 'static>(
     for listener in port.listeners {
         tasks.spawn(accept(listener, Arc::clone(shared)));
     }
-    for before in port.before {
+    for previous in port.before {
         let shared = Arc::clone(shared);
-        tasks.spawn(before.drain(move |listener| accept(listener, shared)));
+        tasks.spawn(previous.drain(move |listener| accept(listener, shared)));
     }
 }
 
-async fn accept_brokers(listener: TcpListener, shared: Arc<Shared>) {
-    let serve = |stream: TcpStream, peer: SocketAddr| {
-        if !shared.allows_broker(peer) {
-            shared.metrics.links_refused.add(LinkRefusal::NotAllowed);
-            if let Some(more) = NOT_ALLOWED.pass() {
-                log::warn!(RECODEX_PEER:% = peer; "refused a ZeroMQ link from {peer}: zeromq.allow does not name it{more}");
+/// Accepts viewers; returns the file of their Unix socket, if they come through one.
+fn serve_viewers(tasks: &mut JoinSet<()>, viewers: ViewerListener, shared: &Arc<Shared>) -> Option<UnixFile> {
+    match viewers {
+        ViewerListener::Tcp(port) => {
+            serve(tasks, "viewers", port, shared, accept_viewers);
+            None
+        }
+        ViewerListener::Unix(listener, file, previous) => {
+            log::info!("listening for viewers on unix:{}", file.path.display());
+            for listener in previous {
+                tasks.spawn(listen::drain_unix(listener, viewer_of_unix(shared)));
             }
-            return;
+            tasks.spawn(listen::accept_unix(listener, viewer_of_unix(shared)));
+            Some(file)
         }
-        if let Err(e) = keep_alive(&stream) {
-            log::debug!(RECODEX_PEER:% = peer; "broker {peer}: no TCP keepalive: {e}");
-        }
-        link::shake_hands(peer, link::serve(stream, peer, Arc::clone(&shared)), &shared);
-    };
-    listen::accept(listener, serve).await;
+    }
 }
 
 async fn accept_viewers(listener: TcpListener, shared: Arc<Shared>) {
@@ -321,13 +290,4 @@ async fn accept_viewers(listener: TcpListener, shared: Arc<Shared>) {
 fn viewer_of_unix(shared: &Arc<Shared>) -> impl FnMut(UnixStream) + use<> {
     let shared = Arc::clone(shared);
     move |stream| viewer::admit(Stream::Unix(stream), Peer::Unix, &shared)
-}
-
-fn keep_alive(stream: &TcpStream) -> io::Result<()> {
-    let (idle, interval, count) = KEEPALIVE;
-    setsockopt(stream, sockopt::KeepAlive, &true)?;
-    setsockopt(stream, sockopt::TcpKeepIdle, &idle)?;
-    setsockopt(stream, sockopt::TcpKeepInterval, &interval)?;
-    setsockopt(stream, sockopt::TcpKeepCount, &count)?;
-    Ok(())
 }

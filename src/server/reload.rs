@@ -10,7 +10,7 @@ use crate::error::{Exit, Failure};
 use crate::handover::history_file;
 use crate::net::tls::Certificate;
 use crate::rlimit;
-use crate::server::service;
+use crate::systemd::readiness;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,12 +38,12 @@ pub struct Prepared {
 /// Reloads at each SIGHUP, until the monitor stops. Signals that come during a reload make one more after it.
 pub async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<Shared>) {
     let mut reader = Reader::default();
-    while hangup.recv().await.is_some() && !service::is_stopping() {
-        service::reloading();
+    while hangup.recv().await.is_some() && !readiness::is_stopping() {
+        readiness::reloading();
         let (config, old, listeners) = (config.clone(), shared.settings(), shared.listeners);
         let prepared = reader.run(move || read(config.as_deref(), &old, listeners)).await;
         // From here on nothing is waited for, so that no stop begins between.
-        if service::is_stopping() {
+        if readiness::is_stopping() {
             log::info!("SIGHUP: the monitor stops, so the configuration is not taken up");
             return;
         }
@@ -61,7 +61,7 @@ pub async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<
             }
             Err(e) => log::error!("SIGHUP: the configuration is wrong and stays as it was: {e}"),
         }
-        service::ready();
+        readiness::ready();
     }
 }
 

@@ -2,3 +2,4 @@
 
 pub mod fd_store;
 pub mod notify;
+pub(crate) mod readiness;

@@ -1,65 +1,32 @@
-//! The service manager's side (`sd_notify(3)`): readiness, status, reload, watchdog. All of it is silent without one.
+//! The status line and the watchdog's signs of life for the service manager (`sd_notify(3)`). Without one nothing is done.
 
 use crate::context::Shared;
 use crate::systemd::notify;
 use crate::systemd::notify::Kind;
 use sd_notify::NotifyState;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, interval, sleep};
 
 /// The least time between two status lines.
 const STATUS_PERIOD: Duration = Duration::from_secs(5);
-/// How long the service manager is asked to wait for the end, from its beginning.
-const STOP_MICROS: u32 = 10_000_000;
-
 /// The least time between two signs of life.
 const LEAST_BEAT: Duration = Duration::from_millis(100);
 
-/// True once the service manager was told that the monitor stops.
-static STOPPING: AtomicBool = AtomicBool::new(false);
-
-/// The monitor relays.
-pub fn ready() {
-    notify::send(Kind::Ready, &[NotifyState::Ready], None);
-}
-
-/// The monitor takes up its configuration anew; [`ready`] follows.
-pub fn reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify::send(Kind::Reloading, &[NotifyState::Reloading, now], None),
-        Err(e) => log::debug!("no monotonic clock: {e}"),
-    }
-}
-
-/// The monitor stops, for good or for a restart.
-pub fn stopping() {
-    STOPPING.store(true, Ordering::Relaxed);
-    let limit = NotifyState::ExtendTimeoutUsec(STOP_MICROS);
-    notify::send(Kind::Stopping, &[NotifyState::Stopping, limit, NotifyState::Status("stopping")], None);
-}
-
-/// Whether [`stopping`] was called in this process. The service manager must not be told of a reload then.
-pub fn is_stopping() -> bool {
-    STOPPING.load(Ordering::Relaxed)
-}
-
-/// Keeps the status line up to date, and the watchdog content as long as messages go through the hub. Never returns.
-pub async fn attend(shared: Arc<Shared>) {
+/// Keeps the status line up to date, and sends signs of life as long as messages go through the hub. Never returns.
+pub(super) async fn report(shared: Arc<Shared>) {
     let watched = async {
         let variable = |name| std::env::var(name).ok();
         let limit = watchdog_limit(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref());
         match limit.filter(|_| notify::is_open()) {
-            Some(limit) => watchdog(&shared, limit / 2).await,
+            Some(limit) => send_signs_of_life(&shared, limit / 2).await,
             None => std::future::pending().await,
         }
     };
-    tokio::join!(status(&shared), watched);
+    tokio::join!(send_status_lines(&shared), watched);
 }
 
-/// Without a service manager nobody reads the status, so that nothing is done.
-async fn status(shared: &Shared) {
+async fn send_status_lines(shared: &Shared) {
     if !notify::is_open() {
         return;
     }
@@ -80,7 +47,7 @@ async fn status(shared: &Shared) {
             notify::send(Kind::Status, &[NotifyState::Status(&line)], None);
             last = line;
         }
-        // While messages come, the rate changes; else there is nothing to tell until something happens.
+        // While messages come, the rate changes. Otherwise the line stays the same until something happens.
         if rate == 0 {
             changed.await;
         }
@@ -88,7 +55,9 @@ async fn status(shared: &Shared) {
     }
 }
 
-/// The time within which a sign of life is expected of this process, if one is (`sd_watchdog_enabled(3)`).
+/// Returns the time within which the service manager expects a sign of life of this process (`sd_watchdog_enabled(3)`).
+///
+/// The arguments are the values of `WATCHDOG_USEC` and `WATCHDOG_PID`. Returns `None` if no sign is expected.
 fn watchdog_limit(micros: Option<&str>, pid: Option<&str>) -> Option<Duration> {
     let micros = micros?;
     if pid.is_some_and(|pid| pid.parse() != Ok(std::process::id())) {
@@ -104,7 +73,7 @@ fn watchdog_limit(micros: Option<&str>, pid: Option<&str>) -> Option<Duration> {
     }
 }
 
-async fn watchdog(shared: &Shared, period: Duration) {
+async fn send_signs_of_life(shared: &Shared, period: Duration) {
     if period < LEAST_BEAT {
         log::warn!(
             "WATCHDOG_USEC= asks for a sign of life within {:?}; one comes every {LEAST_BEAT:?}; set WatchdogSec= to 1 s or more",

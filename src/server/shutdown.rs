@@ -1,0 +1,95 @@
+//! The end of the monitor: everything is closed in order, or handed over to the next process.
+
+use crate::context::Shared;
+use crate::context::permits::ConnectionLimit;
+use crate::deadline::timeout_at;
+use crate::handover::fd_queue::FdQueue;
+use crate::handover::{self, history_file, history_to_save};
+use crate::net::listen::UnixFile;
+use crate::systemd::readiness;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::Instant;
+
+/// The most time that stopping takes; with the end of the process it stays under the 5 s that are promised.
+pub const STOP_LIMIT: Duration = Duration::from_millis(4_500);
+
+/// The most time that status connections have to send their last event.
+const STATUS_GRACE: Duration = Duration::from_millis(500);
+
+/// The tasks and files of a relay that is running.
+pub(super) struct Running {
+    pub(super) shared: Arc<Shared>,
+    /// The tasks that accept, and those in the background.
+    pub(super) tasks: JoinSet<()>,
+    /// The file of the viewers' Unix socket, if they come through one.
+    pub(super) socket_file: Option<UnixFile>,
+}
+
+impl Running {
+    /// Makes ready for the end of all tasks: nobody is accepted any more, the hub keeps its history although viewers go, and a
+    /// connection that is dropped records its state for the handover.
+    pub(super) async fn freeze(mut self) {
+        self.tasks.shutdown().await;
+        self.shared.hub.freeze();
+        self.shared.outbox.open();
+    }
+
+    /// Takes what brokers have already sent, delivers it, and closes every connection until `deadline`. The history is saved
+    /// meanwhile, which may take a slow disk longer.
+    pub(super) async fn stop(mut self, deadline: Instant) {
+        let shared = &self.shared;
+        log::info!("stopping with {} viewers and {} channels", shared.viewers.taken(), shared.hub.usage().channels);
+        self.tasks.shutdown().await;
+        // At once, so that the web server in front sees it.
+        if let Some(file) = self.socket_file {
+            file.remove();
+        }
+        shared.stop.send_replace(true);
+        all_free(&shared.brokers, deadline).await;
+        // Before the hub stops: the saved history has no FINISHED in it for jobs that have failed and may go on.
+        let saving = save_history(shared);
+        shared.hub.stop();
+        if !all_free(&shared.viewers, deadline).await {
+            log::warn!("{} viewers did not take what was sent to them in time", shared.viewers.taken());
+        }
+        all_free(&shared.status_connections, deadline.min(Instant::now() + STATUS_GRACE)).await;
+        if let Some(saving) = saving {
+            // Asks the service manager for more time.
+            readiness::stopping();
+            let _ = saving.await;
+        }
+        log::info!("stopped: {}", shared.metrics);
+    }
+}
+
+/// Waits until all permits are free, or until the deadline; returns true if they are free.
+///
+/// It waits in a task of its own, so that connections have their turn before it, see [`crate::deadline::turns`].
+async fn all_free(permits: &Arc<ConnectionLimit>, deadline: Instant) -> bool {
+    let permits = Arc::clone(permits);
+    let waiting = tokio::spawn(async move { timeout_at(deadline, permits.all_free()).await });
+    waiting.await.is_ok_and(|waited| waited.is_ok())
+}
+
+/// Begins to save the history as it is now, on a thread of its own, if `history.state` is set.
+fn save_history(shared: &Shared) -> Option<JoinHandle<()>> {
+    let (path, history) = history_to_save(shared)?;
+    Some(spawn_blocking(move || history_file::save(&path, history)))
+}
+
+/// Ends every task where it waits. After [`Running::freeze`] the connections record their states in the outbox as they are dropped.
+pub(super) fn end_all_tasks(runtime: Runtime) {
+    drop(runtime);
+}
+
+/// Hands everything in the outbox and the hub over to the next process. If that fails, the history is saved as at a stop.
+pub(super) fn hand_over(queue: FdQueue, shared: &Shared) {
+    if handover::hand_over(queue, shared).is_err()
+        && let Some((path, history)) = history_to_save(shared)
+    {
+        history_file::save(&path, history);
+    }
+}
