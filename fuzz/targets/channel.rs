@@ -12,7 +12,7 @@ use recodex_monitor::hub::cursor::{Cursor, Turn};
 use recodex_monitor::hub::{Hub, Usage};
 use recodex_monitor::wire::message::{Kind, Message, RELEASE_FRAME};
 use recodex_monitor::metrics::counters::Metrics;
-use recodex_monitor::handover::Limits;
+use recodex_monitor::snapshot::reading::Limits;
 use recodex_monitor::snapshot::state::State;
 use std::borrow::Cow;
 use std::sync::Arc;

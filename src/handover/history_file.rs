@@ -2,12 +2,13 @@
 //!
 //! A file that is not a saved history is never removed and never replaced.
 
-use super::Limits;
 use crate::config::{History, with_suffix};
 use crate::error::{Exit, Failure};
 use crate::hub::Hub;
+use crate::snapshot::encoding::{Refused, is_ours};
+use crate::snapshot::reading::Limits;
 use crate::snapshot::state;
-use crate::snapshot::state::{Refused, State, is_ours};
+use crate::snapshot::state::State;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;
 use std::fs::{self, File, OpenOptions, symlink_metadata};

@@ -13,7 +13,8 @@ use crate::hub::Hub;
 use crate::hub::cursor::Cursor;
 use crate::net::stream::{Stream, end_socket};
 use crate::rlimit;
-pub use crate::snapshot::reading::Limits;
+use crate::snapshot::encoding::Refused;
+use crate::snapshot::reading::Limits;
 use crate::snapshot::state;
 use crate::snapshot::state::State;
 use crate::systemd::fd_store::{self, InheritedFds};
@@ -77,7 +78,7 @@ pub fn hand_over(queue: FdQueue, shared: &Shared) -> io::Result<()> {
 }
 
 /// The history, and the file that it is to be saved to, if there is one.
-pub fn history_to_save(shared: &Shared) -> Option<(PathBuf, Result<Vec<u8>, state::Refused>)> {
+pub fn history_to_save(shared: &Shared) -> Option<(PathBuf, Result<Vec<u8>, Refused>)> {
     let path = shared.settings().history.state.clone()?;
     Some((path, history(&shared.hub)))
 }
@@ -86,7 +87,7 @@ pub fn history_to_save(shared: &Shared) -> Option<(PathBuf, Result<Vec<u8>, stat
 ///
 /// # Errors
 /// As [`State::encode`].
-pub fn history(hub: &Hub) -> Result<Vec<u8>, state::Refused> {
+pub fn history(hub: &Hub) -> Result<Vec<u8>, Refused> {
     with_state(hub, &[], &mut [], false, None, |state| state.without_connections().encode())
 }
 

@@ -1,13 +1,13 @@
-//! Format 2 of a state, which version 2.0.0 writes. It is only read, so that an upgrade keeps every connection.
+//! Format 2 of a state, which version 2.0.0 writes. It is read, so that an upgrade keeps every connection, and never written.
 //!
 //! postcard's wire format has no field names: these types must never change.
 
-use super::state::{self, Lifecycle};
 use crate::peer::Peer;
+use crate::snapshot::state::{self, Lifecycle};
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// [`state::Run`] in format 2. The state around it and the links are as in format 3, but for `history_file`.
+/// [`state::Run`] in format 2. The state around it has no `history_file`; all else is as in format 3.
 #[derive(Debug, Deserialize)]
 pub(super) struct Run<'a> {
     #[serde(borrow)]
@@ -80,11 +80,12 @@ impl<'a> From<Viewer<'a>> for state::Viewer<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crate::handover::Limits;
-    use crate::snapshot::state::{FORMAT, Lifecycle, Stage, State};
+    use crate::snapshot::encoding::FORMAT;
+    use crate::snapshot::reading::Limits;
+    use crate::snapshot::state::{Lifecycle, Stage, State};
     use crate::wire::zmtp;
 
-    /// What 2.0.0 handed over: 6 viewers, 2 brokers' links, 4 channels, each at another point.
+    /// A state that 2.0.0 handed over: 6 viewers, 2 brokers' links, 4 channels, each at another point.
     const SAMPLE: &[u8] = include_bytes!("../../tests/state-2.0.0");
 
     #[test]

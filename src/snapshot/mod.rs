@@ -1,5 +1,8 @@
-//! The state that one process tells the next: types, encoding, checks.
+//! The state that one process hands to the next, or saves: types, encoding, checks.
 
-pub mod format2;
+mod consistency;
+pub mod encoding;
+mod fitting;
+mod format2;
 pub mod reading;
 pub mod state;

@@ -1,28 +1,24 @@
-//! Reading what a process left: within limits that are looked at before memory is taken, and without what has no place here.
+//! The reading of a state, within limits that are checked before memory is taken.
 
-use super::format2;
-use super::state::{FORMAT, FORMAT_2, HEAD, Lifecycle, Link, Refused, Run, Stage, State, Viewer, is_ours};
-use crate::wire::close::End;
+use crate::snapshot::encoding::{FORMAT, FORMAT_2, HEAD, Refused, is_ours};
+use crate::snapshot::format2;
+use crate::snapshot::state::{Lifecycle, Link, Run, State, Viewer};
 use serde::Deserialize;
-use socket2::SockRef;
-use std::borrow::Cow;
-use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
-use std::os::fd::OwnedFd;
 
-/// What a state may hold. It is looked at before memory is taken.
+/// The limits of a state that is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The most that its runs may cost, in bytes, as the hub counts them.
+    /// The most bytes that its runs may cost, as the hub counts them.
     pub cost: usize,
     /// The most links, and the most viewers.
     pub connections: usize,
-    /// Whether runs that are over and have no viewer are kept; else they are left out.
+    /// True if runs that are draining and have no viewer are kept; else they are left out.
     pub unread: bool,
 }
 
 impl Limits {
-    /// Whatever there is.
+    /// No limits.
     pub const NONE: Self = Self { cost: usize::MAX, connections: usize::MAX, unread: true };
 }
 
@@ -43,10 +39,10 @@ fn take_all<'a, T: Deserialize<'a> + Into<U>, U>(rest: &mut &'a [u8], limit: usi
 }
 
 impl<'a> State<'a> {
-    /// Reads a state.
+    /// Reads a state, head included. The result is consistent; it may still exceed the limits in force.
     ///
     /// # Errors
-    /// See [`Refused`].
+    /// If it is not a state, is damaged or inconsistent, or exceeds `limits`.
     pub fn decode(bytes: &'a [u8], limits: Limits) -> Result<Self, Refused> {
         let (head, body) = bytes.split_at_checked(HEAD).ok_or(Refused::NoState)?;
         if !is_ours(head) {
@@ -73,14 +69,15 @@ impl<'a> State<'a> {
     /// Reads what follows the head, in the newest format.
     ///
     /// # Errors
-    /// See [`Refused`].
+    /// If it is inconsistent, or exceeds `limits`.
     pub fn decode_body(body: &'a [u8], limits: Limits) -> Result<Self, Refused> {
         Self::read::<Run<'a>, Viewer<'a>>(body, true, limits)
     }
 
-    /// Reads a state whose runs and viewers are those of some format; `named` is whether `history_file` is in it.
+    /// Reads a state whose runs and viewers have the types of some format; `named` is true if `history_file` is in it.
     ///
-    /// Runs are gone through before any is kept: what they cost, and which of them have viewers, is known by then.
+    /// The runs are read twice. Before the second time it is known what they cost and which of them have viewers; only then they are
+    /// kept.
     fn read<R, V>(body: &'a [u8], named: bool, limits: Limits) -> Result<Self, Refused>
     where
         R: Deserialize<'a> + Into<Run<'a>>,
@@ -109,11 +106,11 @@ impl<'a> State<'a> {
         if watched.iter().any(|run| *run >= count) {
             return Err(Refused::Inconsistent("a viewer without a run"));
         }
-        let (mut runs, mut places) = (Vec::new(), HashMap::new());
+        let (mut runs, mut indexes) = (Vec::new(), HashMap::new());
         for number in 0..count {
             let run: Run<'a> = take::<R>(&mut at_runs)?.into();
             if watched.contains(&number) {
-                places.insert(usize::try_from(number).unwrap_or(usize::MAX), runs.len());
+                indexes.insert(usize::try_from(number).unwrap_or(usize::MAX), runs.len());
             } else if run.lifecycle == Lifecycle::Draining && !limits.unread {
                 continue;
             }
@@ -121,92 +118,11 @@ impl<'a> State<'a> {
         }
         if runs.len() as u64 != count {
             for viewer in &mut viewers {
-                viewer.resolve_run(&places, true);
+                viewer.resolve_run(&indexes, true);
             }
         }
         let state = Self { version, written, uptime, history_file, runs, links: links.into(), viewers: viewers.into() };
         state.check().map_err(Refused::Inconsistent)?;
         Ok(state)
-    }
-
-    /// Turns the viewers that have got the whole of a finished run into viewers that are being closed with 1000, after the rest of its
-    /// last frame: whatever becomes of the run, they get no second FINISHED. Version 2.0.0 leaves such viewers.
-    pub fn close_complete(&mut self) {
-        let Self { runs, viewers, .. } = self;
-        for viewer in viewers.to_mut() {
-            if let Stage::Relaying { run, offset, rest, in_message } = &viewer.stage
-                && let Some(run) = runs.get(*run as usize)
-                && run.lifecycle != Lifecycle::Open
-                && *offset == run.start + run.frames.len() as u64
-            {
-                let in_message = *in_message;
-                viewer.unsent = [rest, &*viewer.unsent, &End::Finished.closing_bytes(false)].concat().into();
-                viewer.stage = Stage::Closing { answer: true, in_message };
-            }
-        }
-    }
-
-    /// Leaves out what does not fit into `total_bytes`, in the order in which the hub lets history go. Viewers of what is left out
-    /// are closed, with FINISHED if `finish` asks for it. Returns how many runs that were.
-    pub fn fit(&mut self, total_bytes: usize, finish: bool) -> usize {
-        let mut cost: usize = self.runs.iter().map(Run::cost).sum();
-        if cost <= total_bytes {
-            return 0;
-        }
-        let mut order: Vec<usize> = (0..self.runs.len()).collect();
-        order.sort_by_key(|at| {
-            let run = &self.runs[*at];
-            match run.lifecycle {
-                Lifecycle::Draining => (0, Reverse(run.since)),
-                Lifecycle::Finished => (1, Reverse(run.since)),
-                Lifecycle::Open => (2, Reverse(run.touched)),
-            }
-        });
-        let mut gone = HashSet::new();
-        for at in order {
-            if cost <= total_bytes {
-                break;
-            }
-            cost -= self.runs[at].cost();
-            gone.insert(at);
-        }
-        let mut places = HashMap::new();
-        for at in (0..self.runs.len()).filter(|at| !gone.contains(at)) {
-            places.insert(at, places.len());
-        }
-        let mut at = 0..;
-        self.runs.retain(|_| at.next().is_some_and(|at| !gone.contains(&at)));
-        for viewer in self.viewers.to_mut() {
-            viewer.resolve_run(&places, finish);
-        }
-        gone.len()
-    }
-
-    /// The history alone, as a file has it.
-    #[must_use]
-    pub fn without_connections(self) -> Self {
-        let mut runs = self.runs;
-        runs.retain(|run| run.lifecycle != Lifecycle::Draining);
-        Self { runs, links: Cow::default(), viewers: Cow::default(), history_file: None, ..self }
-    }
-
-    /// Brings `sockets` into the order of the links and then the viewers, and leaves out the links and viewers whose sockets are
-    /// missing. Returns how many are missing; nothing is changed and `None` is returned if a socket is of none of them.
-    pub fn pair(&mut self, sockets: &mut Vec<OwnedFd>) -> Option<usize> {
-        let mut missing: HashMap<u64, usize> = self.cookies().zip(0..).collect();
-        let count = self.links.len() + self.viewers.len();
-        let place = |socket| missing.remove(&SockRef::from(socket).cookie().ok()?);
-        let places: Vec<usize> = sockets.iter().map(place).collect::<Option<_>>()?;
-        let mut paired: Vec<_> = places.into_iter().zip(sockets.drain(..)).collect();
-        paired.sort_unstable_by_key(|(place, _)| *place);
-        let mut there = vec![false; count];
-        for (place, socket) in paired {
-            there[place] = true;
-            sockets.push(socket);
-        }
-        let mut there = there.into_iter();
-        self.links.to_mut().retain(|_| there.next().unwrap_or(false));
-        self.viewers.to_mut().retain(|_| there.next().unwrap_or(false));
-        Some(count - sockets.len())
     }
 }
