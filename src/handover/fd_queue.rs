@@ -47,7 +47,7 @@ impl FdQueue {
     ///
     /// # Errors
     /// If there is no service manager, it keeps nothing, or it does not answer in time. Must be called in a tokio runtime, where
-    /// [`crate::systemd::notify::attend`] sends what waits.
+    /// [`crate::systemd::notify::send_waiting`] sends what waits.
     pub async fn new() -> io::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;

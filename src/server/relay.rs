@@ -204,7 +204,7 @@ impl Relay {
         let hub = Arc::clone(&shared.hub);
         tasks.spawn(async move { hub.keep_time().await });
         // Not one of `tasks`: it also sends what is said while they end.
-        tokio::spawn(notify::attend());
+        tokio::spawn(notify::send_waiting());
         tasks.spawn(watchdog::report(Arc::clone(&shared)));
         Running { shared, tasks, socket_file }
     }
