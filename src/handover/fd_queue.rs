@@ -1,8 +1,7 @@
-//! How connections travel from one process to the next: in the queue of a Unix socket, of which the service manager keeps the
-//! end that is read.
+//! The queue of descriptors between two processes: a pair of Unix sockets, of which the service manager keeps the end to be read.
 //!
-//! Kept one by one, every connection would be compared with all others kept (systemd does, with one system call each), and be
-//! named in one variable of the environment, which has a limit of 128 KiB.
+//! The service manager could keep each connection by itself. But systemd compares a new descriptor with all others, with one system
+//! call each, and names all of them in one environment variable, which has a limit of 128 KiB.
 
 use crate::systemd::{fd_store, notify};
 use memmap2::Mmap;
@@ -22,20 +21,22 @@ use std::time::Duration;
 
 /// The most descriptors in one message (Linux, `SCM_MAX_FD`).
 const PER_MESSAGE: usize = 253;
-/// The queue asked for, in bytes; the system gives less (`net.core.wmem_max`), which is enough for some 135,000 sockets.
+/// The requested length of the queue, in bytes. The system gives less (`net.core.wmem_max`), enough for some 135,000 sockets.
 const QUEUE: usize = 64 * 1024 * 1024;
-/// What of it is kept for the state, in bytes.
+/// The part of the queue that sockets leave free for the state, in bytes.
 const RESERVE: usize = 8 * 1024;
 
-/// How long a service manager may take to close what it does not keep: systemd after 252 does it in a thread of its own.
+/// The time in which a service manager closes a descriptor that it does not keep: systemd after 252 does it in a thread of its own.
 const CLOSED_BY: Duration = Duration::from_millis(20);
 
-/// Nobody changes the state any more, or makes it shorter.
+/// The seals of the state: nobody can change it or make it shorter.
 const SEALS: SealFlag = SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK);
 
-/// What a message carries: how many sockets are meant to follow, some of them, or the state, which is the last.
+/// The first byte of the first message: the number of sockets follows.
 const COUNT: u8 = b'#';
+/// The first byte of a message with sockets.
 const SOCKETS: u8 = b's';
+/// The first byte of the last message, which has the state.
 const STATE: u8 = b'!';
 
 /// The end to be written of a queue that outlives the process.
@@ -43,21 +44,21 @@ const STATE: u8 = b'!';
 pub struct FdQueue(OwnedFd);
 
 impl FdQueue {
-    /// An empty one, which the service manager keeps already.
+    /// Makes an empty queue and waits until the service manager keeps it. Must be called in a tokio runtime, where
+    /// [`notify::send_waiting`] runs.
     ///
     /// # Errors
-    /// If there is no service manager, it keeps nothing, or it does not answer in time. Must be called in a tokio runtime, where
-    /// [`crate::systemd::notify::send_waiting`] sends what waits.
-    pub async fn new() -> io::Result<Self> {
+    /// If there is no service manager, it keeps nothing, or it does not answer in time.
+    pub(crate) async fn new() -> io::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         let queue = Self::with(ours, QUEUE)?;
-        // One that the process before left, and that this one could not read.
+        // The previous process may have left one that could not be read.
         fd_store::forget(fd_store::HANDOVER_QUEUE);
         fd_store::keep(fd_store::HANDOVER_QUEUE, theirs.as_fd())?;
         drop(theirs);
         if let Err(e) = fd_store::barrier().await {
-            // What was sent already has no state, and the next process closes it.
+            // If it keeps the queue after all, the next process closes it, since it has no state.
             notify::forget_descriptors();
             fd_store::forget(fd_store::HANDOVER_QUEUE);
             return Err(e);
@@ -69,7 +70,7 @@ impl FdQueue {
         Ok(queue)
     }
 
-    /// One whose queue has `length` bytes, or as many as the system gives.
+    /// Makes a queue of `length` bytes, or as many as the system gives.
     fn with(end: OwnedFd, length: usize) -> io::Result<Self> {
         setsockopt(&end, sockopt::SndBuf, &length)?;
         // The system doubles what it is told, for its own bookkeeping.
@@ -78,8 +79,8 @@ impl FdQueue {
         Ok(Self(end))
     }
 
-    /// Puts in as many of `sockets` as there is room for; returns how many. To be called once.
-    pub fn put(&self, sockets: &[RawFd]) -> usize {
+    /// Puts as many of `sockets` in as there is room for; returns their number. To be called once.
+    pub(crate) fn put(&self, sockets: &[RawFd]) -> usize {
         let warn = |e| log::warn!("not every connection can be handed over: {e}");
         let count = (sockets.len() as u64).to_le_bytes();
         if let Err(e) = self.send(COUNT, &count, &[]) {
@@ -90,11 +91,11 @@ impl FdQueue {
         sockets.chunks(PER_MESSAGE).take_while(put).map(<[RawFd]>::len).sum()
     }
 
-    /// Puts in the state, as `write` writes it, which makes it complete.
+    /// Puts the state in, as `write` writes it. The queue is complete then.
     ///
     /// # Errors
     /// If there is no memory or no room.
-    pub fn close(self, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn close(self, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let mut file = File::from(memfd_create("recodex-monitor", flags)?);
         write(&mut file)?;
@@ -103,32 +104,31 @@ impl FdQueue {
         Ok(self.send(STATE, &[], &[file.as_raw_fd()])?)
     }
 
-    fn send(&self, what: u8, more: &[u8], descriptors: &[RawFd]) -> Result<(), Errno> {
+    fn send(&self, kind: u8, more: &[u8], descriptors: &[RawFd]) -> Result<(), Errno> {
         let rights = [ControlMessage::ScmRights(descriptors)];
-        let what = [what];
-        let bytes = [IoSlice::new(&what), IoSlice::new(more)];
+        let kind = [kind];
+        let bytes = [IoSlice::new(&kind), IoSlice::new(more)];
         sendmsg::<()>(self.0.as_raw_fd(), &bytes, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
     }
 }
 
-/// What was taken out of a queue.
+/// The contents of a queue.
 #[derive(Debug)]
-pub struct Received {
+pub(super) struct Received {
     /// The sockets, in their order.
-    pub sockets: Vec<OwnedFd>,
-    /// How many there were.
-    pub sent: usize,
-    /// Whether all of them were taken.
-    pub complete: bool,
-    /// The state.
-    pub state: Mmap,
+    pub(super) sockets: Vec<OwnedFd>,
+    /// The number of sockets that were sent.
+    pub(super) sent: usize,
+    /// True if all of them were taken.
+    pub(super) complete: bool,
+    pub(super) state: Mmap,
 }
 
-/// Takes everything out of a queue: of the sockets the first `room`, and the state. The others are closed.
+/// Takes the first `room` sockets and the state out of a queue. Other sockets are closed.
 ///
 /// # Errors
-/// If it is not complete, or cannot be read.
-pub fn open(queue: &OwnedFd, room: usize) -> io::Result<Received> {
+/// If the queue is not complete, or cannot be read.
+pub(super) fn open(queue: &OwnedFd, room: usize) -> io::Result<Received> {
     let incomplete = || io::Error::new(io::ErrorKind::UnexpectedEof, "it is not complete");
     let (mut sockets, mut sent, mut complete, mut state) = (Vec::new(), 0, true, None);
     while state.is_none() {
@@ -151,7 +151,7 @@ pub fn open(queue: &OwnedFd, room: usize) -> io::Result<Received> {
     Ok(Received { sent: if complete { sockets.len() } else { sent.max(sockets.len()) }, sockets, complete, state })
 }
 
-/// The state where it is: most of it is history, which will be copied once anyway.
+/// Maps the state into memory. Most of it is history, which the hub copies once; so it is not copied before.
 fn map(state: &OwnedFd) -> io::Result<Mmap> {
     let seals = fcntl(state, FcntlArg::F_GET_SEALS).map_or(SealFlag::empty(), SealFlag::from_bits_retain);
     if !seals.contains(SEALS) {
@@ -168,11 +168,11 @@ fn map(state: &OwnedFd) -> io::Result<Mmap> {
 struct Message {
     bytes: Vec<u8>,
     descriptors: Vec<OwnedFd>,
-    /// Whether all its descriptors were taken.
+    /// True if all its descriptors were taken.
     whole: bool,
 }
 
-/// Takes one message and, of its descriptors, as many as there is room for; one has always room, which may be the state.
+/// Takes one message with the first `room` of its descriptors. There is always room for one, which may be the state.
 fn receive(queue: &OwnedFd, room: usize) -> io::Result<Message> {
     let mut bytes = vec![0; 1 + size_of::<u64>()];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(PER_MESSAGE))];
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_sockets_as_many_are_taken_as_there_is_room_for_and_the_state_always() {
+    fn sockets_are_taken_as_far_as_there_is_room_and_the_state_always() {
         let sockets: Vec<_> = (0..300).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let fds: Vec<_> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
         for room in [0, 1, 2, 7, 252, 253, 254, 299] {

@@ -1,4 +1,4 @@
-//! History in a file, from a process that stops to one that starts later (`history.state`).
+//! The file of `history.state`: the history from a process that stops to one that starts later.
 //!
 //! A file that is not a saved history is never removed and never replaced.
 
@@ -18,36 +18,35 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The longest file that is read in any case, in bytes: what the history may have by default. With more in `history.total_bytes` it is
-/// [`TIMES`] as much as that, since the setting may have been lowered.
+/// The length up to which a file is read in any case, in bytes: the default of `history.total_bytes`.
 const LARGEST: usize = 256 * 1024 * 1024;
-/// How many times `history.total_bytes` is read.
+/// A file is also read up to this many times `history.total_bytes`, since the setting may have been lowered.
 const TIMES: usize = 4;
-/// What a file may be longer than the history in it is counted for, in bytes.
+/// The bytes of a file that do not count as history, at most.
 const SLACK: usize = 1024 * 1024;
 
-/// What a path leads to.
+/// The thing at a path.
 enum Found {
     Nothing,
-    /// An empty file of ours.
+    /// An empty file of this user or of root.
     Empty,
     /// A saved history, whole or not, of whatever version.
     Saved(File),
-    /// Something else, and what.
+    /// Something else; the text says what it is.
     Foreign(String),
 }
 
-/// Where the file is written, until it is whole.
+/// Returns the path at which the file is written, until it is whole.
 fn new(path: &Path) -> PathBuf {
     with_suffix(path, "new")
 }
 
-/// Where a history goes that cannot be used.
+/// Returns the path to which a history is renamed that cannot be used.
 fn bad(path: &Path) -> PathBuf {
     with_suffix(path, "bad")
 }
 
-/// Says why a file of this type and owner is not ours, if it is not.
+/// Says why a file of this type and owner cannot be a saved history, if so.
 fn foreign(found: &fs::Metadata) -> Option<String> {
     if found.is_symlink() {
         return Some("it is a link".into());
@@ -59,7 +58,7 @@ fn foreign(found: &fs::Metadata) -> Option<String> {
     (!is_known).then(|| format!("it belongs to another user (uid {})", found.uid()))
 }
 
-/// Looks at what is there; links are not followed.
+/// Looks at a path. A link is not followed.
 fn find(path: &Path) -> io::Result<Found> {
     // Before it is opened: a file of another user is no less foreign if it cannot be read.
     match symlink_metadata(path) {
@@ -75,7 +74,7 @@ fn find(path: &Path) -> io::Result<Found> {
         Err(e) => return Ok(Found::Foreign(format!("it cannot be read ({e})"))),
         Ok(file) => file,
     };
-    // It may be another by now.
+    // It may be another file by now.
     let found = file.metadata()?;
     if let Some(what) = foreign(&found) {
         return Ok(Found::Foreign(what));
@@ -92,7 +91,7 @@ fn find(path: &Path) -> io::Result<Found> {
     Ok(Found::Saved(file))
 }
 
-/// Whether the history may be saved to the file: nothing else is there, or in the place of the files beside it.
+/// Checks that nothing else than a saved history is at the path, and at those of the files beside it.
 ///
 /// # Errors
 /// [`Exit::Config`] if something else is there.
@@ -106,8 +105,8 @@ pub fn check(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether there is nothing that would be lost if the path led to something else.
-fn is_free(path: &Path) -> io::Result<()> {
+/// Checks that a path can be given to another file: only an empty file or a saved history would be lost.
+fn must_be_free(path: &Path) -> io::Result<()> {
     match find(path)? {
         Found::Foreign(what) => {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is there, and {what}", path.display())))
@@ -116,9 +115,9 @@ fn is_free(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the file; one that is left from before is removed.
+/// Makes the file; a saved history that is there is removed.
 fn create(path: &Path) -> io::Result<File> {
-    is_free(path)?;
+    must_be_free(path)?;
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -126,7 +125,7 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Saves history to the file. Logs what came of it.
+/// Saves the history to the file, and logs the outcome.
 pub fn save(path: &Path, history: Result<Vec<u8>, Refused>) {
     match history.map_err(io::Error::other).and_then(|bytes| write(path, &bytes)) {
         Ok(()) => log::info!("the history is saved to {}", path.display()),
@@ -136,7 +135,7 @@ pub fn save(path: &Path, history: Result<Vec<u8>, Refused>) {
 
 /// Writes the file, or leaves the one that is there as it is.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    is_free(path)?;
+    must_be_free(path)?;
     let new = new(path);
     let mut file = create(&new)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
@@ -146,40 +145,48 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Has `hub` take up what is in the file, if it is not older than `limits.finished`, as much of it as `limits.total_bytes` allows;
-/// without a hub it is not wanted. The file is gone then; one that cannot be used is renamed. Logs what came of it.
+/// Restores the history in the file into `hub`, if it is not older than `limits.finished`, as far as `limits.total_bytes` allows. Without
+/// a hub the history is not needed. The file is removed; one that cannot be used is renamed. Logs the outcome.
 pub fn take_up(path: &Path, limits: &History, hub: Option<&Hub>) {
     let shown = path.display();
     match find(path) {
         Ok(Found::Nothing | Found::Empty) => {}
         Ok(Found::Foreign(what)) => log::warn!("history.state: {shown} is left alone: {what}"),
         Err(e) => log::warn!("history.state: cannot read {shown}: {e}"),
-        Ok(Found::Saved(file)) => match hub.map(|hub| restore(&file, hub, limits)) {
+        Ok(Found::Saved(file)) => match hub {
             None => remove(path, &file),
-            Some(Ok(what)) => {
-                remove(path, &file);
-                log::info!("took up {what} from {shown}");
-            }
-            Some(Err(Unusable::Old(age))) => {
-                remove(path, &file);
-                log::warn!("{shown} is not taken up: it was saved {age} s ago, more than history.finished");
-            }
-            Some(Err(Unusable::Refused(why))) => {
-                let bad = bad(path);
-                match is_free(&bad).and_then(|()| fs::rename(path, &bad)) {
-                    Ok(()) => log::warn!("{shown} is not taken up: {why}; it is kept as {}", bad.display()),
-                    Err(e) => log::warn!("{shown} is not taken up: {why}; it stays, and cannot be renamed: {e}"),
-                }
-            }
+            Some(hub) => take_up_saved(path, &file, limits, hub),
         },
     }
-    // Said now and not only when it is too late.
+    // At the start, when there is still time to do something about it.
     if let Err(why) = try_to_write(path) {
         log::error!("{why}");
     }
 }
 
-/// Makes the file that a save would write first, and removes it. Not for the path in force while a save may run.
+/// Restores a saved history, and removes or renames its file.
+fn take_up_saved(path: &Path, file: &File, limits: &History, hub: &Hub) {
+    let shown = path.display();
+    match restore(file, hub, limits) {
+        Ok(what) => {
+            remove(path, file);
+            log::info!("took up {what} from {shown}");
+        }
+        Err(Unusable::Old(age)) => {
+            remove(path, file);
+            log::warn!("{shown} is not taken up: it was saved {age} s ago, more than history.finished");
+        }
+        Err(Unusable::Refused(why)) => {
+            let bad = bad(path);
+            match must_be_free(&bad).and_then(|()| fs::rename(path, &bad)) {
+                Ok(()) => log::warn!("{shown} is not taken up: {why}; it is kept as {}", bad.display()),
+                Err(e) => log::warn!("{shown} is not taken up: {why}; it stays, and cannot be renamed: {e}"),
+            }
+        }
+    }
+}
+
+/// Makes the file that a save writes first, and removes it. Must not be called for the path in force while a save may run.
 ///
 /// # Errors
 /// A sentence that says why no history can be saved.
@@ -191,7 +198,7 @@ pub fn try_to_write(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Removes the file, so that it is never taken up twice; not if the path leads to another by now.
+/// Removes the file, so that it is never taken up twice. Another file that is at the path by now stays.
 fn remove(path: &Path, file: &File) {
     let id = |found: &fs::Metadata| (found.dev(), found.ino());
     let same = symlink_metadata(path).and_then(|now| Ok(id(&now) == id(&file.metadata()?)));
@@ -200,10 +207,11 @@ fn remove(path: &Path, file: &File) {
     }
 }
 
-/// Why a saved history is not taken up.
+/// The reason for which a saved history is not taken up.
 enum Unusable {
-    /// It was saved so many seconds ago.
+    /// It was saved this many seconds ago.
     Old(u64),
+    /// It cannot be read; the text says why.
     Refused(String),
 }
 
@@ -219,6 +227,7 @@ impl From<io::Error> for Unusable {
     }
 }
 
+/// Restores the history in the file into `hub`; returns its size and age for the log.
 fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable> {
     let limit = limits.total_bytes.saturating_mul(TIMES).max(LARGEST).saturating_add(SLACK);
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -227,7 +236,7 @@ fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable>
     }
     let mut bytes = Vec::with_capacity(length);
     file.take(length as u64).read_to_end(&mut bytes)?;
-    // Connections come only with a process.
+    // A file has no connections.
     let mut state = State::decode(&bytes, Limits { cost: limit, connections: 0, unread: false })?;
     let age = Duration::from_millis(state::now().saturating_sub(state.written));
     if age > limits.finished.duration() {
@@ -241,7 +250,7 @@ fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable>
         );
     }
     for run in &mut state.runs {
-        // No viewer has an offset in it, and so it cannot come near the largest one.
+        // No viewer has an offset in it. From 0 it never comes near the largest possible offset.
         run.start = 0;
     }
     let now = Instant::now();
