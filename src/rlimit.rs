@@ -1,8 +1,7 @@
-//! The limit of open files, and what shares it: every descriptor that the process may hold is counted here. And the limit of the size
-//! of a file.
+//! The limit of open files and its shares: every descriptor that the process may hold is counted here. Also the limit of file sizes.
 //!
-//! What one process accepts, the next one must be able to take with the same limit. So each kind of connection has a share, and
-//! what is open besides connections is counted at its most.
+//! The next process must be able to take over, with the same limit, all connections that one process accepts. So each kind of
+//! connection has a share, and all other descriptors are counted at their largest number.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -10,38 +9,40 @@ use std::fs::read_dir;
 use std::sync::OnceLock;
 use thiserror::Error;
 
-/// The most viewers by default, where the system sets no limit worth the name.
+/// The most viewers by default, also where more files may be open.
 const MAX_CLIENTS: usize = 1_000_000;
 
-/// Standard input, output and error, and what the program that starts the monitor leaves open besides.
+/// Standard input, output and error, and descriptors that the program that starts the monitor leaves open.
 const INHERITED: usize = 8;
 /// The runtime: two epoll sets, an eventfd, a pair of sockets for signals and a copy of one of them.
 const RUNTIME: usize = 6;
 /// The log: its file or the journal's socket, a second one while it is rotated or a long line is sent, and the time zone.
 const LOG: usize = 4;
-/// What is open for a moment. At the start: the look-up of a host or a user (5), a certificate, `history.state`, the queue of the process
-/// before. Then: an accepted connection that has no place yet, the files of a reload (2). At the end: the
-/// queue's two ends, a pipe, a broker's link and its copy, the state's memory file, `history.state` (2). Never
-/// all of one line at once.
+/// Descriptors that are open for a moment, never all of one phase at once.
+///
+/// At the start: the look-up of a host or a user (5), a certificate, `history.state`, the queue of the previous process. Then: an
+/// accepted connection that has no permit yet, the files of a reload (2). At the end: the queue's two ends, a pipe, a broker's link
+/// and its copy, the state's memory file, `history.state` (2).
 const MOMENTARY: usize = 9;
 /// The socket of the service manager.
 const NOTIFY: usize = 1;
-/// A listening socket and a copy of it, be it one that waits for the service manager; those of the processes before are counted apart.
+/// A listening socket and a copy of it, such as one that waits for the service manager. Sockets of previous processes are counted apart.
 const PER_LISTENER: usize = 2;
-/// The most processes before this one whose listening sockets are kept for those who are on the way to them. More come only from
-/// restarts in quick succession, and the service manager has no room for all.
+/// The most previous processes whose listening sockets are kept, for connections that are on the way to them. Only quick restarts make
+/// more of them, and the service manager has no room for all.
 const GENERATIONS: usize = 8;
 
-/// The most ZeroMQ links that are shaking hands.
-pub const HANDSHAKES: usize = 32;
-/// The most connections over `clients.max` or `clients.max_per_address` whose requests are read, since one may be a health check.
+/// The most ZeroMQ links that are shaking hands; fewer where few files may be open. The oldest is dropped when the limit is
+/// reached, so that idle peers cannot block new ones.
+pub const MAX_HANDSHAKES: usize = 32;
+/// The most connections over `clients.max` or `clients.max_per_address` whose requests are read: one may be a health check.
 pub const OVER_LIMIT: usize = 8;
 /// The most connections to the status listener.
 pub const STATUS: usize = 32;
-/// What there must be for connections, in descriptors.
+/// The fewest descriptors for connections with which a monitor starts.
 const LEAST: usize = 8;
 
-/// How many connections of each kind may be open at once.
+/// The numbers of connections of each kind that may be open at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
     /// Viewers.
@@ -58,16 +59,16 @@ pub struct Shares {
     pub status: usize,
 }
 
-/// What would share the limit of open files.
+/// The settings that share the limit of open files.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {
     /// Listening sockets.
     pub listeners: usize,
-    /// Whether one of them is the status listener.
+    /// True if one of them is the status listener.
     pub status: bool,
-    /// The viewers that are asked for.
+    /// The requested number of viewers.
     pub viewers: usize,
-    /// The brokers that are asked for.
+    /// The requested number of brokers.
     pub brokers: usize,
 }
 
@@ -89,33 +90,34 @@ pub fn raise_open_files() {
     }
 }
 
-/// Has a write past the limit of a file's size (`RLIMIT_FSIZE`) fail with EFBIG, as a write to a full disk fails; the signal that
-/// comes with it would end the process. For all threads that are started after this, and for good.
+/// Blocks the signal that comes with a write past the limit of a file's size (`RLIMIT_FSIZE`), which would end the process.
+///
+/// The write then fails with EFBIG, as a write to a full disk fails. This holds for all threads that are started later.
 pub fn survive_full_files() {
-    // Blocked and not ignored: for this there is a safe call. The signal then just stays pending.
+    // Blocked and not ignored: only for this there is a safe call. The signal stays pending.
     let signals = SigSet::from(Signal::SIGXFSZ);
     let _ = signals.thread_block();
 }
 
-/// How many files may be open at once.
+/// Returns the number of files that may be open at once.
 #[must_use]
 pub fn open_files() -> usize {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     usize::try_from(soft).unwrap_or(usize::MAX)
 }
 
-/// What was open when the process began, but for what the service manager kept for it.
+/// The number of descriptors that were open when the process began, without those from the service manager's store.
 static OPEN_AT_START: OnceLock<usize> = OnceLock::new();
 
-/// Counts what is open. To be called before anything is opened, and after [`raise_open_files`].
+/// Counts the open descriptors. To be called before anything is opened, and after [`raise_open_files`].
 ///
 /// # Errors
-/// If what may be open besides is not even enough for the runtime and the log.
+/// If the rest of the limit is not even enough for the runtime and the log.
 pub fn count_inherited() -> Result<(), TooFew> {
-    // One of them is the directory that is read.
+    // One of the entries is the directory that is being read.
     let open = read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1));
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<usize>().ok());
-    // As for systemd's own programs, the variables may be meant for another process.
+    // The variables may be meant for another process.
     let is_meant = number("LISTEN_PID") == usize::try_from(std::process::id()).ok();
     let kept = if is_meant { number("LISTEN_FDS").unwrap_or(0) } else { 0 };
     let _ = OPEN_AT_START.set(open.saturating_sub(kept));
@@ -130,27 +132,28 @@ fn inherited() -> usize {
     OPEN_AT_START.get().map_or(INHERITED, |open| INHERITED.max(*open))
 }
 
-/// How many processes before this one keep their listening sockets: fewer where few files may be open.
+/// Returns the number of previous processes whose listening sockets are kept: fewer where few files may be open.
 #[must_use]
 pub fn generations(files: usize) -> usize {
     (files / 32).clamp(1, GENERATIONS)
 }
 
-/// The descriptors for everything but connections.
+/// Returns the number of descriptors for everything but connections.
 #[must_use]
 pub fn besides_connections(files: usize, listeners: usize) -> usize {
     inherited() + RUNTIME + LOG + NOTIFY + MOMENTARY + listeners * (PER_LISTENER + generations(files))
 }
 
-/// The descriptors that are open, at the most, while a process takes what the one before left; `kept` are the listening sockets
-/// that come with it, `listeners` the process's own, which are bound before.
+/// Returns the largest number of descriptors besides connections while a process takes over from the previous one, with
+/// `inherited_listeners` listening sockets of previous processes and `listeners` of its own, which are bound before.
 #[must_use]
-pub fn while_taking_over(kept: usize, listeners: usize) -> usize {
-    inherited() + RUNTIME + NOTIFY + MOMENTARY + kept + listeners * PER_LISTENER
+pub fn while_taking_over(inherited_listeners: usize, listeners: usize) -> usize {
+    inherited() + RUNTIME + NOTIFY + MOMENTARY + inherited_listeners + listeners * PER_LISTENER
 }
 
-/// How many connections a process has room for that takes over from another: brokers and viewers together, and links that shake
-/// hands. As many as it has room for later on, so that the next restart takes them all.
+/// Returns the number of connections that a process can take over: brokers and viewers together, and links that shake hands.
+///
+/// These are as many as it has room for later on, so that the next restart takes over all of them.
 #[must_use]
 pub fn room_to_take_over(files: usize, listeners: usize, status: bool) -> (usize, usize) {
     let demand = Demand { listeners, status, viewers: usize::MAX, brokers: usize::MAX };
@@ -160,7 +163,7 @@ pub fn room_to_take_over(files: usize, listeners: usize, status: bool) -> (usize
     }
 }
 
-/// Shares `files` out: to viewers and brokers as many as are asked for, or half of what there is.
+/// Shares `files` out. Viewers and brokers get as many as requested, or at least about half of the rest each.
 ///
 /// # Errors
 /// If there are too few for a monitor.
@@ -170,7 +173,7 @@ pub fn share(files: usize, demand: Demand) -> Result<Shares, TooFew> {
     if left < LEAST {
         return Err(TooFew { files, needed: besides + LEAST });
     }
-    let handshakes = HANDSHAKES.min(left / 8);
+    let handshakes = MAX_HANDSHAKES.min(left / 8);
     let over_limit = OVER_LIMIT.min(left / 8);
     let status = if demand.status { STATUS.min(left / 8) } else { 0 };
     let both = left - handshakes - over_limit - status;
@@ -178,7 +181,7 @@ pub fn share(files: usize, demand: Demand) -> Result<Shares, TooFew> {
     Ok(Shares { viewers: demand.viewers.min(both - brokers), brokers, both, handshakes, over_limit, status })
 }
 
-/// The number of viewers that the limit of open files allows where nothing else is set.
+/// Returns the number of viewers that the limit of open files allows with the default settings.
 #[must_use]
 pub fn default_max_clients() -> usize {
     let demand = Demand { listeners: 2, status: false, viewers: MAX_CLIENTS, brokers: DEFAULT_BROKERS };

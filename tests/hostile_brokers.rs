@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::http::{STATUS, metrics, status};
 use common::zmtp::{command, frame, greeted, greeting, long_head, message, ready};
 use common::{A_WHILE, Broker, DEADLINE, Kind, RawPeer, Scene, Viewer, fence, noise, raise_open_files, until};
-use recodex_monitor::server::relay::MAX_HANDSHAKES;
+use recodex_monitor::rlimit::MAX_HANDSHAKES;
 
 /// Makes only what is wrong close a link, and not the time it takes.
 const PATIENT: &str = "zeromq: {handshake_timeout: 600}";

@@ -16,7 +16,6 @@ use recodex_monitor::config::{self, Settings};
 use recodex_monitor::logging::{self, CHANNEL, CLOSE_CODE, PEER};
 use recodex_monitor::net::head_limits;
 use recodex_monitor::net::stream::NOTSENT_LOWAT;
-use recodex_monitor::server::relay;
 use recodex_monitor::server::reload::{Prepared, READ_LIMIT};
 use recodex_monitor::server::shutdown::STOP_LIMIT;
 use recodex_monitor::viewer;
@@ -385,7 +384,7 @@ fn limits() -> BTreeMap<&'static str, usize> {
         ("frame", zmtp::MAX_MESSAGE),
         ("message", zmtp::MAX_MESSAGE),
         ("frames of a message", zmtp::MAX_PARTS),
-        ("links that shake hands", relay::MAX_HANDSHAKES),
+        ("links that shake hands", rlimit::MAX_HANDSHAKES),
         ("unsent bytes in the kernel", NOTSENT_LOWAT as usize),
         ("answer to a close", whole(viewer::CLOSE_TIMEOUT.as_secs())),
         ("routing id of a peer", zmtp::MAX_IDENTITY),

@@ -25,10 +25,6 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// The most ZeroMQ links that are shaking hands; fewer where few files may be open. The oldest is dropped when the limit is
-/// reached, so that idle peers cannot block new ones.
-pub const MAX_HANDSHAKES: usize = rlimit::HANDSHAKES;
-
 /// The kind of a stop that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
