@@ -1,17 +1,17 @@
-//! What ends the program, and with which exit status (sysexits.h).
+//! The failure that ends the program, and its exit status (sysexits.h).
 
 use std::fmt;
 
-/// The exit statuses used.
+/// The exit statuses of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Something did not go as it should, in a program whose answer is yes or no.
+    /// The answer of a command is no.
     Failed = 1,
     /// `EX_USAGE`: the command line is wrong.
     Usage = 64,
-    /// `EX_UNAVAILABLE`: a port, a host or a peer cannot be had.
+    /// `EX_UNAVAILABLE`: a port, a host or a peer is not available.
     Unavailable = 69,
-    /// `EX_SOFTWARE`: the system refused what a program can expect.
+    /// `EX_SOFTWARE`: the system refused something that it should grant.
     Software = 70,
     /// `EX_IOERR`: standard output cannot be written.
     Output = 74,
@@ -23,7 +23,7 @@ pub enum Exit {
     Interrupted = 130,
 }
 
-/// Why the program ends early.
+/// The reason for which the program ends early.
 #[derive(Debug)]
 pub struct Failure {
     exit: Exit,
@@ -31,18 +31,18 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with its exit status and a message for people.
+    /// Makes a failure from its exit status and a message for people.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }
 
-    /// What it ends with.
+    /// Returns the kind of the exit status.
     #[must_use]
     pub fn exit(&self) -> Exit {
         self.exit
     }
 
-    /// The status to exit with.
+    /// Returns the exit status.
     #[must_use]
     pub fn status(&self) -> u8 {
         self.exit as u8

@@ -1,4 +1,4 @@
-//! Giving up root: the monitor reads its configuration and binds its TCP ports with it, and does everything else without.
+//! The giving up of root: the monitor reads its configuration and binds its TCP ports as root, and does everything else without it.
 
 use crate::config::Settings;
 use crate::error::{Exit, Failure};
@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist, getresgid, getre
 use std::ffi::CString;
 use std::path::Path;
 
-/// Whom the monitor becomes.
+/// The user and the groups that the monitor takes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     uid: Uid,
@@ -19,7 +19,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A user with all its groups, `gid` among them.
+    /// Returns the identity of a user with all its groups, `gid` among them.
     ///
     /// # Errors
     /// [`Exit::NoPermission`] if the groups cannot be looked up, or the user or a group is root's.
@@ -38,12 +38,12 @@ impl Identity {
     }
 }
 
-/// Finds out whom to become; `None` if the monitor was not started as root and stays who it is. `config_path` is the file that
-/// the settings come from, if there is one.
+/// Returns the identity that the settings name, or `None` if the monitor was not started as root and keeps its own. `config_path` is
+/// the file of the settings, if there is one.
 ///
 /// # Errors
 /// [`Exit::NoPermission`] if there is no such user or group, or it is root's: the monitor never relays as root. The same if others
-/// than root can change the configuration, and it names another user or group than they may name.
+/// than root can change the configuration, and it names a user or a group that they may not name.
 pub fn identity(settings: &Settings, config_path: Option<&Path>) -> Result<Option<Identity>, Failure> {
     if !geteuid().is_root() {
         return Ok(None);
@@ -69,31 +69,31 @@ pub fn identity(settings: &Settings, config_path: Option<&Path>) -> Result<Optio
     Identity::of(&user, gid).map(Some)
 }
 
-/// Finds out whom to become for the sake of what the process before left, if the configuration cannot say it: the user of that
-/// process, `before`, or else `recodex`; `None` as in [`identity`].
+/// Returns the identity for a process that has no usable settings and only ends what was inherited: the user and the group of the
+/// previous process, or else `recodex`. `None` as in [`identity`].
 ///
 /// # Errors
-/// As [`identity`].
-pub fn identity_without_settings(before: Option<(Uid, Gid)>) -> Result<Option<Identity>, Failure> {
+/// [`Exit::NoPermission`] if there is no user `recodex`, and it is needed.
+pub(super) fn identity_without_settings(previous: Option<(Uid, Gid)>) -> Result<Option<Identity>, Failure> {
     if !geteuid().is_root() {
         return Ok(None);
     }
-    let known = before.and_then(|(uid, gid)| Some((User::from_uid(uid).ok()??, gid)));
+    let known = previous.and_then(|(uid, gid)| Some((User::from_uid(uid).ok()??, gid)));
     match known.and_then(|(user, gid)| Identity::of(&user, gid).ok()) {
         Some(identity) => Ok(Some(identity)),
         None => identity(&Settings::default(), None),
     }
 }
 
-/// Gives up everything that is not needed once the ports are bound. Must be called before there are threads.
+/// Gives up root and all capabilities, once the ports are bound. Must be called before there are other threads.
 ///
 /// # Errors
-/// [`Exit::NoPermission`] if something of root is left.
-pub fn drop_all(identity: Option<&Identity>) -> Result<(), Failure> {
+/// [`Exit::NoPermission`] if an id or a capability of root is left.
+pub(super) fn drop_all(identity: Option<&Identity>) -> Result<(), Failure> {
     let refused =
         |what: &str, e: &dyn std::fmt::Display| Failure::new(Exit::NoPermission, format!("cannot {what}: {e}"));
     if let Some(Identity { uid, gid, groups }) = identity {
-        // Needs CAP_SETPCAP, which goes with the user id. A container may withhold it; then there is less to drop.
+        // Now, since it needs CAP_SETPCAP, which goes with the user id. In a container that withholds it there is less to drop.
         let _ = caps::clear(None, CapSet::Bounding);
         setgroups(groups).map_err(|e| refused("set the supplementary groups", &e))?;
         setgid(*gid).map_err(|e| refused("set the group id", &e))?;
@@ -106,14 +106,14 @@ pub fn drop_all(identity: Option<&Identity>) -> Result<(), Failure> {
             return Err(refused("give up root", &"it came back"));
         }
     }
-    // Also where the monitor was started as another user, but with a way back to root.
+    // Also if the monitor was started as another user: a saved id could be a way back to root.
     if !getresuid().is_ok_and(|ids| [ids.real, ids.effective, ids.saved].iter().all(|uid| !uid.is_root())) {
         return Err(refused("give up root", &"some user id of the process is still root's"));
     }
     prctl::set_no_new_privs().map_err(|e| refused("set no_new_privs", &e))?;
-    // What a service manager gave for a port below 1024 is not needed either, now that the ports are bound.
+    // A service manager may have given a capability for a port below 1024. It is not needed any more, either.
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        // Asked first, so that a sandbox may forbid the call where there is nothing to drop.
+        // Read first: a sandbox may forbid to clear them where there is nothing to clear.
         if !caps::read(None, set).map_err(|e| refused("read capabilities", &e))?.is_empty() {
             caps::clear(None, set).map_err(|e| refused("drop capabilities", &e))?;
         }

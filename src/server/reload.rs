@@ -1,7 +1,7 @@
-//! A reload (SIGHUP): the configuration and the certificate are read on a thread of their own, and taken up on the relay's thread, all of
-//! it or nothing.
+//! The reload (SIGHUP): the configuration and the certificate are read on a thread of their own, and taken up on the relay's thread, all
+//! of it or nothing.
 //!
-//! That thread may hang with its disk; nothing waits for it but this reload, which gives up after [`READ_LIMIT`].
+//! The disk may block the thread that reads. Only the reload waits for it, and gives up after [`READ_LIMIT`].
 
 use crate::config::Settings;
 use crate::context::Shared;
@@ -19,10 +19,10 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 
-/// How long reading may take.
+/// The most time that reading may take.
 pub const READ_LIMIT: Duration = Duration::from_secs(30);
 
-/// What was read, ready to be taken up.
+/// A configuration that was read and can be taken up.
 #[derive(Debug)]
 pub struct Prepared {
     /// The settings; those that need a restart are the old ones.
@@ -31,18 +31,19 @@ pub struct Prepared {
     pub certificate: Option<Certificate>,
     /// The keys that changed and need a restart.
     pub fixed: Vec<&'static str>,
-    /// What is to be said: more connections are asked for than the limit of open files allows, or `history.state` cannot be written.
+    /// The warnings to be logged: more connections are requested than the limit of open files allows, or `history.state` cannot be
+    /// written.
     pub warnings: Vec<String>,
 }
 
-/// Reloads at each SIGHUP, until the monitor stops. Signals that come during a reload make one more after it.
-pub async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<Shared>) {
+/// Reloads at each SIGHUP, until the monitor stops. Signals that come during a reload cause one more after it.
+pub(super) async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<Shared>) {
     let mut reader = Reader::default();
     while hangup.recv().await.is_some() && !readiness::is_stopping() {
         readiness::reloading();
         let (config, old, listeners) = (config.clone(), shared.settings(), shared.listeners);
         let prepared = reader.run(move || read(config.as_deref(), &old, listeners)).await;
-        // From here on nothing is waited for, so that no stop begins between.
+        // From here on nothing waits, so that no stop can begin in between.
         if readiness::is_stopping() {
             log::info!("SIGHUP: the monitor stops, so the configuration is not taken up");
             return;
@@ -76,7 +77,7 @@ impl Reader {
         read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let failed = |what: String| Failure::new(Exit::Software, what);
-        // One at a time, or each signal would leave one behind.
+        // One thread at a time: else each signal could leave one behind.
         if self.0.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return Err(failed("the last reload still waits for a disk or a network file system".into()));
         }
@@ -94,24 +95,24 @@ impl Reader {
     }
 }
 
-/// Checks what a reload would read, for a monitor whose settings are not known: keys that need a restart are not told from others.
+/// Reads the files as a reload does, in another process, which does not know the settings in force.
 ///
 /// # Errors
-/// If a reload would be refused; also for a certificate of `tls` that only a restart would take up.
-pub fn check(config: &Path) -> Result<(), Failure> {
+/// If a reload would be refused. Also for a certificate that only a restart would take up, since `tls` may have changed.
+pub(crate) fn check(config: &Path) -> Result<(), Failure> {
     let mut settings = Settings::load_again(config)?;
     settings.fit(rlimit::open_files(), 0).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
     settings.history.state.as_deref().map_or(Ok(()), history_file::check)?;
-    // Credentials do not change until a restart, and systemd (252) does not let this process read them, only the main one.
+    // Only the main process may read credentials (systemd 252). They do not change until a restart.
     let tls = settings.tls.as_ref().filter(|tls| tls.certificate.is_absolute() && tls.key.is_absolute());
     tls.map_or(Ok(()), |tls| Certificate::load_again(tls).map(drop))
 }
 
-/// Reads everything. Without a configuration file the settings stay.
+/// Reads all files of a reload. Without a configuration file the settings stay.
 fn read(config: Option<&Path>, old: &Settings, listeners: usize) -> Result<Prepared, Failure> {
     let settings = config.map(Settings::load_again).transpose()?;
     let prepared = Prepared::new(settings.unwrap_or_else(|| old.clone()), old, listeners)?;
-    // Looked at once more: what needs a restart is as it was, and no longer as in the file.
+    // Checked again: settings that need a restart have their old values here, not those in the file.
     match config.and_then(|config| prepared.settings.collision(config)) {
         Some(what) => Err(Failure::new(Exit::Config, what)),
         None => Ok(prepared),
@@ -119,8 +120,8 @@ fn read(config: Option<&Path>, old: &Settings, listeners: usize) -> Result<Prepa
 }
 
 impl Prepared {
-    /// Compares settings with those in force, lowers them to what the limit of open files allows, and reads the certificate.
-    /// `listeners` is the number of sockets that listen.
+    /// Compares new settings with those in force, lowers them to the limit of open files, and reads the certificate. `listeners` is the
+    /// number of listening sockets.
     ///
     /// # Errors
     /// If the certificate or the file of `history.state` cannot be used, or too few files may be open.
@@ -132,10 +133,10 @@ impl Prepared {
         if let Some(path) = settings.history.state.as_deref().filter(|path| Some(*path) != old.history.state.as_deref())
         {
             history_file::check(path)?;
-            // No save runs: it would be to the file in force.
+            // A save that runs writes to the file in force, which is another.
             warnings.extend(history_file::try_to_write(path).err());
         }
-        // Without `tls` in the file TLS stays until a restart, and its files may be gone.
+        // If `tls` changed, the old certificate stays until a restart, and its files may be gone.
         let changes = !fixed.contains(&"tls");
         let certificate = settings.tls.as_ref().filter(|_| changes).map(Certificate::load_again).transpose()?;
         Ok(Self { settings, certificate, fixed, warnings })

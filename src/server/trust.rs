@@ -1,4 +1,4 @@
-//! Who besides root can change a configuration file, and whom such a file may therefore name.
+//! The check that a configuration names only users that those who can change it may name.
 
 use crate::config::{DEFAULT_USER, MAX_FILE, Settings};
 use crate::error::{Exit, Failure};
@@ -13,14 +13,14 @@ use std::fmt;
 use std::fs::read_link;
 use std::path::{Component, Path, PathBuf};
 
-/// The most symbolic links that are followed on the way to a file, as in Linux.
+/// The most symbolic links that are followed to a file, as in Linux.
 const MAX_LINKS: usize = 40;
-/// The permission of the group to write. Those of an access control list show as the group's.
+/// The permission of the group to write. The permissions of an access control list are shown in it, too.
 const GROUP_WRITES: u32 = 0o020;
 /// The permission of everybody to write.
 const ALL_WRITE: u32 = 0o002;
 
-/// Somebody besides root who can change what is found at the path of a configuration.
+/// Somebody other than root who can change the file at the path of a configuration, or put another one there.
 #[derive(Debug)]
 struct Writer {
     /// The file or directory that they can change.
@@ -31,25 +31,25 @@ struct Writer {
 #[derive(Debug, PartialEq, Eq)]
 enum Who {
     User(Uid),
-    /// The group of a file, or those whom its access control list names.
+    /// The group of a file, or the users and groups in its access control list.
     Group(Gid),
     Everybody,
 }
 
-/// Refuses a configuration that others than root can change and that names anybody but `recodex` or the file's owner, each with its
-/// own group only.
+/// Refuses a configuration that others than root can change and that names a user other than `recodex` or the file's owner, or another
+/// group than the user's own.
 ///
-/// The owner counts only if nobody else can change the file. All directories on the way are looked at, and those that symbolic
-/// links on the way lead through.
+/// The owner may be named only if nobody else can change the file. All directories on the way to the file are checked, and those on the
+/// way of symbolic links.
 ///
 /// # Errors
-/// [`Exit::NoPermission`] with who can write what; [`Exit::Config`] if the file cannot be read any more.
+/// [`Exit::NoPermission`] with the user and the path that they can write; [`Exit::Config`] if the file cannot be read any more.
 pub(crate) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
     if settings.user == DEFAULT_USER && settings.group.as_deref().is_none_or(|group| group == DEFAULT_USER) {
         return Ok(());
     }
     let refused = |what: String| Failure::new(Exit::NoPermission, format!("user, group: {what}"));
-    // Read once more: a file that was exchanged in between must not be judged in the place of the one that counts.
+    // Read again: the file that is judged must be the one with these settings, also if it was exchanged in between.
     let unknown = |what: String| refused(format!("cannot tell who can write {}: {what}", path.display()));
     let read = read_stamped(path, MAX_FILE).map_err(unknown)?;
     if Settings::parse(path, &read.bytes)? != *settings {
@@ -61,7 +61,7 @@ pub(crate) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
     let owner = User::from_uid(owner).ok().flatten().filter(|_| alone);
     let group = settings.group.as_deref();
     let is_group = |name: &str, gid| Group::from_name(name).ok().flatten().is_some_and(|group| group.gid == gid);
-    // Not the one's user with the other's group: neither may have that by itself.
+    // Not the user of one with the group of the other: neither of them may name both.
     let may_be = |owner: &User| owner.name == settings.user && group.is_none_or(|name| is_group(name, owner.gid));
     if owner.as_ref().is_some_and(may_be) {
         return Ok(());
@@ -79,7 +79,8 @@ pub(crate) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
     )))
 }
 
-/// Who besides root can change what is found at `path`, where the file with these numbers was read; and that file's owner.
+/// Returns everybody other than root who can change what is at `path`, and the file's owner. `read` are the device and inode numbers of
+/// the file that was read there.
 fn writers(path: &Path, read: (u64, u64)) -> Result<(Vec<Writer>, Uid), String> {
     let from = if path.is_absolute() { PathBuf::new() } else { current_dir().map_err(|e| e.to_string())? };
     let mut left = names(&from.join(path));
@@ -116,7 +117,7 @@ fn writers(path: &Path, read: (u64, u64)) -> Result<(Vec<Writer>, Uid), String> 
     Err("it is a directory".into())
 }
 
-/// The names in a path, without those that change nothing.
+/// Returns the names in a path, and `..`; without `/` and `.`.
 fn names(path: &Path) -> VecDeque<OsString> {
     let named = |component: Component<'_>| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -126,11 +127,11 @@ fn names(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(named).collect()
 }
 
-/// Who besides root can put something else in the place of `entry`, of which `found` is known, in a directory.
+/// Returns everybody other than root who can replace `entry` in a directory. `found` is the status of the entry.
 fn of_directory(path: &Path, directory: &FileStat, entry: &Path, found: &FileStat) -> Vec<Writer> {
     let mut writers = of_entry(path, directory);
     if directory.st_mode & S_ISVTX != 0 {
-        // With the sticky bit, only those who own the directory or the entry can.
+        // With the sticky bit, only the owners of the directory and of the entry can.
         writers.retain(|writer| matches!(writer.who, Who::User(_)));
         if directory.st_mode & (GROUP_WRITES | ALL_WRITE) != 0 && found.st_uid != 0 {
             writers.push(Writer { path: entry.into(), who: Who::User(Uid::from_raw(found.st_uid)) });
@@ -139,12 +140,12 @@ fn of_directory(path: &Path, directory: &FileStat, entry: &Path, found: &FileSta
     writers
 }
 
-/// Who besides root can write a file or a directory.
+/// Returns everybody other than root who can write a file or a directory.
 fn of_entry(path: &Path, found: &FileStat) -> Vec<Writer> {
     let who = [
         (found.st_uid != 0).then(|| Who::User(Uid::from_raw(found.st_uid))),
         (found.st_mode & ALL_WRITE != 0).then_some(Who::Everybody),
-        // Also where it is root's: what an access control list lets others do shows there.
+        // Also if the group is root's: the permissions of an access control list are shown there.
         (found.st_mode & GROUP_WRITES != 0).then(|| Who::Group(Gid::from_raw(found.st_gid))),
     ];
     who.into_iter().flatten().map(|who| Writer { path: path.into(), who }).collect()

@@ -1,4 +1,4 @@
-//! Descriptors that outlive the process: the service manager keeps them (`sd_notify(3)`, FDSTORE) and hands them to the next one.
+//! The service manager's store of descriptors (`sd_notify(3)`, FDSTORE): it keeps them and passes them to the next process.
 
 use crate::config::temporary_path;
 use crate::deadline::timeout;
@@ -16,37 +16,36 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::io::Interest;
 
-/// What the names of listening sockets begin with; the number of the process follows, as the store counts them, and that of the
-/// socket.
+/// The prefix of the names of listening sockets. The generation of the process follows, and the number of the socket.
 const LISTENER: &str = "listener-";
-/// The name of the queue in which one process hands its connections to the next.
+/// The name of the queue in which a process hands its connections to the next. Version 2.0.0 uses it, too.
 pub const HANDOVER_QUEUE: &str = "succession";
-/// How long the service manager may take to do what it is told.
+/// The most time that the service manager has to handle messages.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A listening socket of the process before this one.
+/// A listening TCP socket of a previous process.
 #[derive(Debug)]
 pub struct Listener {
-    /// The name under which it is kept.
+    /// Its name in the store.
     pub name: String,
-    /// The number of the process that made it.
+    /// The generation of the process that made it.
     pub generation: u64,
     /// The socket.
     pub socket: TcpListener,
 }
 
 impl Listener {
-    /// Closes it, here and at the service manager.
+    /// Closes the socket, here and in the store.
     pub fn close(self) {
         forget(&self.name);
-        // At once, and not when the service manager gets to it.
+        // So that it does not listen on until the service manager has closed its copy.
         if let Err(e) = SockRef::from(&self.socket).shutdown(Shutdown::Both) {
             log::debug!("{} listens on: {e}", self.name);
         }
     }
 }
 
-/// A listening Unix socket of the process before this one.
+/// A listening Unix socket of a previous process.
 #[derive(Debug)]
 pub struct UnixListener {
     name: String,
@@ -54,17 +53,17 @@ pub struct UnixListener {
 }
 
 impl UnixListener {
-    /// Whether it was bound to this path, or to the name it had before.
+    /// Returns true if it was made for this path: it was bound to the temporary path, and renamed.
     #[must_use]
     pub fn is_at(&self, path: &Path) -> bool {
         let bound = self.socket.local_addr();
         bound.is_ok_and(|at| at.as_pathname() == Some(&temporary_path(path)))
     }
 
-    /// The socket, of which the service manager lets go.
+    /// Returns the socket, and has the service manager let it go. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// Those of the system. Must be called in a tokio runtime.
+    /// If the system refuses.
     pub fn into_listener(self) -> io::Result<tokio::net::UnixListener> {
         forget(&self.name);
         self.socket.set_nonblocking(true)?;
@@ -72,27 +71,27 @@ impl UnixListener {
     }
 }
 
-/// What this process was started with.
+/// The descriptors that this process was started with.
 #[derive(Debug, Default)]
 pub struct InheritedFds {
-    /// Listening sockets.
+    /// Listening TCP sockets.
     pub listeners: Vec<Listener>,
     /// Listening Unix sockets.
     pub unix: Vec<UnixListener>,
-    /// What the process before handed over.
+    /// The queue of the previous process.
     handover: Option<OwnedFd>,
-    /// How many processes before this one left listening sockets.
+    /// The generation of this process: one more than the largest of the listening sockets.
     generation: u64,
-    /// How many listening sockets there were at first, and how many of them are those of the process before.
+    /// The number of listening sockets at first, and of those that the previous process made.
     counts: (usize, usize),
-    /// How many listening sockets this process has, and whether one of them is the status listener; unknown until they are bound.
+    /// The number of listening sockets of this process, and true if one of them is the status listener. Not known until they are bound.
     own: (usize, bool),
 }
 
-/// Takes the descriptors that this process was started with; those that it cannot use are closed. To be called once, before
+/// Takes the descriptors that this process was started with; the ones that it cannot use are closed. To be called once, before
 /// others are opened.
 #[must_use]
-pub fn take() -> InheritedFds {
+pub(crate) fn take() -> InheritedFds {
     let mut inherited = InheritedFds::default();
     let handed = match sd_notify::listen_fds_with_names() {
         Ok(handed) => handed,
@@ -106,14 +105,7 @@ pub fn take() -> InheritedFds {
         // SAFETY: $LISTEN_PID says that it was opened for this process, and nothing else here takes it up.
         let descriptor = unsafe { OwnedFd::from_raw_fd(fd) };
         if listens(&descriptor) {
-            let number = name.strip_prefix(LISTENER).and_then(|rest| rest.split('-').next()?.parse().ok());
-            let generation: u64 = number.unwrap_or(0);
-            inherited.generation = inherited.generation.max(generation.saturating_add(1));
-            if SockRef::from(&descriptor).domain().is_ok_and(|domain| domain == Domain::UNIX) {
-                inherited.unix.push(UnixListener { name, socket: descriptor.into() });
-            } else {
-                inherited.listeners.push(Listener { name, generation, socket: descriptor.into() });
-            }
+            inherited.add_listener(name, descriptor);
         } else if name == HANDOVER_QUEUE {
             inherited.handover = Some(descriptor);
         } else {
@@ -121,13 +113,11 @@ pub fn take() -> InheritedFds {
             forget(&name);
         }
     }
-    let newest = inherited.generation.saturating_sub(1);
-    let of_before = inherited.listeners.iter().filter(|listener| listener.generation == newest).count();
-    // Unix sockets do not tell.
-    inherited.counts = (inherited.listeners.len() + inherited.unix.len(), of_before + inherited.unix.len().min(1));
+    inherited.count_listeners();
     inherited
 }
 
+/// Returns true for a listening stream socket that has an address.
 fn listens(descriptor: &OwnedFd) -> bool {
     let socket = SockRef::from(descriptor);
     socket.is_listener().unwrap_or(false)
@@ -136,36 +126,54 @@ fn listens(descriptor: &OwnedFd) -> bool {
 }
 
 impl InheritedFds {
-    /// Takes the queue of the process before, if it handed something over.
+    fn add_listener(&mut self, name: String, socket: OwnedFd) {
+        let number = name.strip_prefix(LISTENER).and_then(|rest| rest.split('-').next()?.parse().ok());
+        let generation: u64 = number.unwrap_or(0);
+        self.generation = self.generation.max(generation.saturating_add(1));
+        if SockRef::from(&socket).domain().is_ok_and(|domain| domain == Domain::UNIX) {
+            self.unix.push(UnixListener { name, socket: socket.into() });
+        } else {
+            self.listeners.push(Listener { name, generation, socket: socket.into() });
+        }
+    }
+
+    fn count_listeners(&mut self) {
+        let newest = self.generation.saturating_sub(1);
+        let of_previous = self.listeners.iter().filter(|listener| listener.generation == newest).count();
+        // A process has one Unix socket at most.
+        self.counts = (self.listeners.len() + self.unix.len(), of_previous + self.unix.len().min(1));
+    }
+
+    /// Takes the queue of the previous process, if it handed something over.
     #[must_use]
-    pub fn take_handover(&mut self) -> Option<OwnedFd> {
+    pub(crate) fn take_handover(&mut self) -> Option<OwnedFd> {
         self.handover.take()
     }
 
-    /// Returns the listening sockets that came, those of the process before or of this one, whichever are more, and whether this one
-    /// has a status listener.
+    /// Returns three things: the number of inherited listening sockets, the number of those of the previous process or of this one
+    /// (whichever is larger), and true if this process has a status listener.
     #[must_use]
-    pub fn listener_counts(&self) -> (usize, usize, bool) {
-        let ((inherited, before), (own, status)) = (self.counts, self.own);
-        (inherited, before.max(own).max(2), status)
+    pub(crate) fn listener_counts(&self) -> (usize, usize, bool) {
+        let ((inherited, previous), (own, status)) = (self.counts, self.own);
+        (inherited, previous.max(own).max(2), status)
     }
 
-    /// Notes the listening sockets of this process: what it takes over must fit beside them.
-    pub fn note_own(&mut self, listeners: usize, status: bool) {
+    /// Notes the listening sockets of this process: the connections that it takes over must fit beside them.
+    pub(crate) fn note_own(&mut self, listeners: usize, status: bool) {
         self.own = (listeners, status);
     }
 
-    /// The user and the group of the process that handed something over, as the system noted them when the queue was made.
+    /// Returns the user and the group of the process that made the queue, as the system noted them then.
     ///
-    /// A process could put a socket of somebody else's in the queue's place; what is read from it is then that peer's own.
+    /// The previous process could have passed on a queue that somebody else made. Then everything in it comes from that user, too.
     #[must_use]
-    pub fn predecessor(&self) -> Option<(Uid, Gid)> {
+    pub(crate) fn predecessor(&self) -> Option<(Uid, Gid)> {
         let made_by = getsockopt(self.handover.as_ref()?, sockopt::PeerCredentials).ok()?;
         Some((Uid::from_raw(made_by.uid()), Gid::from_raw(made_by.gid())))
     }
 
-    /// Has the service manager keep this process's listening sockets. Silent without one.
-    pub fn keep<'a>(&self, listeners: impl Iterator<Item = BorrowedFd<'a>>) {
+    /// Has the service manager keep this process's listening sockets. Without a service manager nothing is done.
+    pub(crate) fn keep<'a>(&self, listeners: impl Iterator<Item = BorrowedFd<'a>>) {
         for (i, listener) in listeners.enumerate() {
             if let Err(e) = keep(&format!("{LISTENER}{}-{i}", self.generation), listener) {
                 log::debug!("the service manager does not keep the listening sockets: {e}");
@@ -179,27 +187,27 @@ impl InheritedFds {
 ///
 /// # Errors
 /// If the descriptor cannot be copied.
-pub fn keep(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn keep(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     // Without FDPOLL=0 one end of a pair would be let go as soon as the other is closed.
     let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
     notify::send(Kind::Store, &state, Some(descriptor.try_clone_to_owned()?));
     Ok(())
 }
 
-/// Has the service manager let go of what it keeps under `name`.
-pub fn forget(name: &str) {
+/// Has the service manager let go of all descriptors with this name.
+pub(crate) fn forget(name: &str) {
     notify::send(Kind::Remove, &[NotifyState::FdStoreRemove, NotifyState::FdName(name)], None);
 }
 
-/// Waits until the service manager has done what it was told (`sd_notify_barrier(3)`), also what still waits to be sent.
+/// Waits until the service manager has handled all messages, also those that still wait to be sent (`sd_notify_barrier(3)`).
 ///
 /// # Errors
-/// If it does not get to it within 1 s, or there is none.
-pub async fn barrier() -> io::Result<()> {
+/// If it takes more than 1 s, or there is no service manager.
+pub(crate) async fn barrier() -> io::Result<()> {
     if !notify::is_open() {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "there is no service manager"));
     }
-    // It closes its copy of `writer` once it gets there.
+    // The service manager closes its copy of `writer` once it has handled the messages before.
     let (reader, writer) = pipe()?;
     notify::send(Kind::Barrier, &[NotifyState::Custom("BARRIER=1")], Some(writer.into()));
     if has_ended(reader.as_fd(), PATIENCE).await? {
@@ -209,11 +217,12 @@ pub async fn barrier() -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::TimedOut, what))
 }
 
-/// Whether the other end of a pipe or a pair is closed within `time`. Nothing may come from it.
+/// Returns true if the other end of a pipe or a pair is closed within `time`. Nothing may be sent from there. Must be called in a tokio
+/// runtime.
 ///
 /// # Errors
-/// Those of the system. Must be called in a tokio runtime.
-pub async fn has_ended(end: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
+/// If the system refuses.
+pub(crate) async fn has_ended(end: BorrowedFd<'_>, time: Duration) -> io::Result<bool> {
     let end = notify::watch(end, Interest::READABLE)?;
     Ok(timeout(time, end.readable()).await.is_ok())
 }

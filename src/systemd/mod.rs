@@ -1,4 +1,4 @@
-//! The service manager: notifications (`sd_notify(3)`) and the descriptors that it keeps between two processes.
+//! The service manager: notifications to it, and the descriptors that it keeps between two processes (`sd_notify(3)`).
 
 pub mod fd_store;
 pub mod notify;
