@@ -1,5 +1,6 @@
 //! The messages that wait until the service manager takes them.
 
+use crate::deadline::timeout;
 use crate::logging::Throttle;
 use crate::systemd::notify::socket::{Socket, is_gone};
 use crate::systemd::notify::{Kind, watch};
@@ -12,7 +13,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
 /// The time between two attempts to reach a service manager that cannot be reached.
 const PAUSE: Duration = Duration::from_secs(1);
