@@ -10,11 +10,10 @@ use crate::systemd::fd_store::InheritedFds;
 use std::path::Path;
 use tokio::runtime::{Builder, Runtime};
 
-/// The log on its way to its thread. `Failed` also stands for a log that runs already.
-enum Log {
-    Waiting(Waiting),
-    Opened(Opened),
-    Failed,
+/// The log until its thread runs. Each part is there until the next step begins.
+struct Log {
+    waiting: Option<Waiting>,
+    opened: Option<Opened>,
 }
 
 /// Returns a runtime of one thread: relaying is system calls, and a second thread would mostly be woken for nothing.
@@ -43,7 +42,7 @@ pub(super) fn start(
     let (bound, given_up) = bind_and_give_up_root(settings, config, &mut fds);
     // Root does not read what the previous process handed over: if it cannot be given up, all of that is closed unread.
     let inherited = given_up.is_ok().then(|| Inherited::take(&mut fds)).flatten();
-    let mut log = Log::Waiting(log);
+    let mut log = Log { waiting: Some(log), opened: None };
     let started = bound.and_then(|bound| given_up.map(|()| bound)).and_then(|(settings, ports)| {
         log.open(&settings.logger)?;
         settings.history.state.as_deref().map_or(Ok(()), history_file::check)?;
@@ -93,18 +92,14 @@ fn abandon(inherited: Inherited, settings: Option<&Settings>, mut log: Log) {
 impl Log {
     /// Opens the log if it waits.
     fn open(&mut self, logger: &Logger) -> Result<(), Failure> {
-        *self = match std::mem::replace(self, Self::Failed) {
-            Self::Waiting(log) => Self::Opened(log.open(logger)?),
-            other => other,
-        };
+        if let Some(waiting) = self.waiting.take() {
+            self.opened = Some(waiting.open(logger)?);
+        }
         Ok(())
     }
 
     /// Starts the thread of the log if it is open.
     fn start(&mut self) -> Result<(), Failure> {
-        match std::mem::replace(self, Self::Failed) {
-            Self::Opened(log) => log.start(),
-            Self::Waiting(_) | Self::Failed => Ok(()),
-        }
+        self.opened.take().map_or(Ok(()), Opened::start)
     }
 }
