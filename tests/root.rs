@@ -596,7 +596,7 @@ fn a_start_that_fails_tells_viewers_only_after_root_is_given_up() {
         let config = place.path("config.yml");
         configure(&config, 0, &settings);
         let mut words = manager.wrapper(&[]);
-        // Without a user `recodex` it becomes the user of the process before.
+        // Without a user `recodex` it becomes the user of the previous process.
         if known {
             words.extend(place.users.wrapper());
         }

@@ -514,7 +514,7 @@ fn takes_over_at(viewers: u16, sockets: &[&TcpStream], state: &[u8]) -> (String,
     send(b'!', &[file.as_raw_fd()]);
     manager.keep("succession", theirs);
     let monitor = manager.starts_at(Host { viewers, ..Host::default() }, &[], "");
-    let line = until("it says what it did", || monitor.logged(&["the process before"]).into_iter().next());
+    let line = until("it says what it did", || monitor.logged(&["the previous process"]).into_iter().next());
     until("the manager lets go", || manager.names().iter().all(|name| name.starts_with("listener")).then_some(()));
     drop(Viewer::subscribed(monitor.viewers, "job"));
     (line, monitor)
@@ -573,9 +573,9 @@ fn a_state_that_cannot_be_used_is_refused_in_one_line_and_its_connections_closed
         (good[..good.len() - 1].to_vec(), "bytes, expected"),
         (good[..10].to_vec(), "it is no state of a monitor"),
         (Vec::new(), "it is no state of a monitor"),
-        (state(vec![naming(cookie + 1)]), "its sockets are others"),
+        (state(vec![naming(cookie + 1)]), "it does not match the sockets"),
         (state(vec![naming(cookie), naming(cookie)]), "more connections than came with it"),
-        (state(Vec::new()), "its sockets are others"),
+        (state(Vec::new()), "it does not match the sockets"),
     ] {
         let (line, monitor) = takes_over(&[&server], &bytes);
         assert!(line.contains("WARNING") && line.contains(why) && line.contains("1 connections are closed"), "{line}");

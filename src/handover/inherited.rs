@@ -38,7 +38,6 @@ pub struct Inherited {
 impl Inherited {
     /// Takes what the previous process handed over, if it did. Connections for which too few files may be open are closed, and all of
     /// them if the queue cannot be read.
-    #[must_use]
     pub(crate) fn take(fds: &mut InheritedFds) -> Option<Self> {
         let queue = fds.take_handover()?;
         let (inherited, listeners, status) = fds.listener_counts();
@@ -49,7 +48,7 @@ impl Inherited {
         let Received { sockets, sent, complete, state } = match received {
             Ok(received) => received,
             Err(e) => {
-                log::warn!("nothing is taken over from the process before: {e}");
+                log::warn!("nothing is taken over from the previous process: {e}");
                 return None;
             }
         };
@@ -77,7 +76,7 @@ impl Inherited {
         }
         self.complete = false;
         log::warn!(
-            "the process before hands over {} connections, and the limit of open files ({files}) has room for {kept}: {} are closed; \
+            "the previous process hands over {} connections, and the limit of open files ({files}) has room for {kept}: {} are closed; \
              raise it (LimitNOFILE=)",
             self.sent,
             self.sent - kept
@@ -98,7 +97,7 @@ impl Inherited {
             }
             Err(why) => {
                 log::warn!(
-                    "nothing is taken over from the process before: {why}; {} connections are closed",
+                    "nothing is taken over from the previous process: {why}; {} connections are closed",
                     sockets.len()
                 );
                 refuse_unknown(&sockets, &shared.settings());
@@ -142,7 +141,7 @@ fn decode<'a>(bytes: &'a [u8], sockets: &mut Vec<OwnedFd>, sent: usize, complete
     state.close_complete();
     match state.pair(sockets) {
         Some(missing) if missing == 0 || !complete => Ok(state),
-        _ => Err("its sockets are others".into()),
+        _ => Err("it does not match the sockets".into()),
     }
 }
 
@@ -190,7 +189,7 @@ fn resume(mut state: State<'_>, sockets: Vec<OwnedFd>, shared: &Arc<Shared>) {
         }
     }
     shared.hub.drop_unused(now, &slots);
-    log::info!("took over {what} from the process before (version {version}), after {elapsed} ms");
+    log::info!("took over {what} from the previous process (version {version}), after {elapsed} ms");
 }
 
 /// Drops history that exceeds `history.total_bytes`.
@@ -201,7 +200,7 @@ fn fit_history(state: &mut State<'_>, shared: &Shared) {
     if dropped > 0 {
         shared.metrics.evicted.add(dropped);
         log::warn!(
-            "history.total_bytes ({total_bytes} bytes) is less than the process before had: {dropped} channels are dropped"
+            "history.total_bytes ({total_bytes} bytes) is less than the previous process had: {dropped} channels are dropped"
         );
     }
 }
@@ -213,7 +212,6 @@ fn resume_viewer(stream: Stream, viewer: state::Viewer<'_>, slots: &[usize], sha
 }
 
 /// Returns the cursor of a viewer that reads a run; `slots` are the slots of the state's runs in the hub.
-#[must_use]
 pub fn cursor_of(viewer: &state::Viewer<'_>, hub: &Arc<Hub>, slots: &[usize]) -> Option<Cursor> {
     match &viewer.stage {
         state::Stage::Relaying { run, offset, rest, .. } => {
