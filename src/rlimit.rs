@@ -93,15 +93,14 @@ pub fn raise_open_files() {
 /// Blocks the signal that comes with a write past the limit of a file's size (`RLIMIT_FSIZE`), which would end the process.
 ///
 /// The write then fails with EFBIG, as a write to a full disk fails. This holds for all threads that are started later.
-pub fn survive_full_files() {
+pub(crate) fn survive_full_files() {
     // Blocked and not ignored: only for this there is a safe call. The signal stays pending.
     let signals = SigSet::from(Signal::SIGXFSZ);
     let _ = signals.thread_block();
 }
 
 /// Returns the number of files that may be open at once.
-#[must_use]
-pub fn open_files() -> usize {
+pub(crate) fn open_files() -> usize {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     usize::try_from(soft).unwrap_or(usize::MAX)
 }
@@ -113,7 +112,7 @@ static OPEN_AT_START: OnceLock<usize> = OnceLock::new();
 ///
 /// # Errors
 /// If the rest of the limit is not even enough for the runtime and the log.
-pub fn count_inherited() -> Result<(), TooFew> {
+pub(crate) fn count_inherited() -> Result<(), TooFew> {
     // One of the entries is the directory that is being read.
     let open = read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1));
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<usize>().ok());
@@ -133,29 +132,25 @@ fn inherited() -> usize {
 }
 
 /// Returns the number of previous processes whose listening sockets are kept: fewer where few files may be open.
-#[must_use]
-pub fn generations(files: usize) -> usize {
+pub(crate) fn generations(files: usize) -> usize {
     (files / 32).clamp(1, GENERATIONS)
 }
 
 /// Returns the number of descriptors for everything but connections.
-#[must_use]
-pub fn besides_connections(files: usize, listeners: usize) -> usize {
+pub(crate) fn besides_connections(files: usize, listeners: usize) -> usize {
     inherited() + RUNTIME + LOG + NOTIFY + MOMENTARY + listeners * (PER_LISTENER + generations(files))
 }
 
 /// Returns the largest number of descriptors besides connections while a process takes over from the previous one, with
 /// `inherited_listeners` listening sockets of previous processes and `listeners` of its own, which are bound before.
-#[must_use]
-pub fn while_taking_over(inherited_listeners: usize, listeners: usize) -> usize {
+pub(crate) fn while_taking_over(inherited_listeners: usize, listeners: usize) -> usize {
     inherited() + RUNTIME + NOTIFY + MOMENTARY + inherited_listeners + listeners * PER_LISTENER
 }
 
 /// Returns the number of connections that a process can take over: brokers and viewers together, and links that shake hands.
 ///
 /// These are as many as it has room for later on, so that the next restart takes over all of them.
-#[must_use]
-pub fn room_to_take_over(files: usize, listeners: usize, status: bool) -> (usize, usize) {
+pub(crate) fn room_to_take_over(files: usize, listeners: usize, status: bool) -> (usize, usize) {
     let demand = Demand { listeners, status, viewers: usize::MAX, brokers: usize::MAX };
     match share(files, demand) {
         Ok(shares) => (shares.both, shares.handshakes),
@@ -167,7 +162,7 @@ pub fn room_to_take_over(files: usize, listeners: usize, status: bool) -> (usize
 ///
 /// # Errors
 /// If there are too few for a monitor.
-pub fn share(files: usize, demand: Demand) -> Result<Shares, TooFew> {
+pub(crate) fn share(files: usize, demand: Demand) -> Result<Shares, TooFew> {
     let besides = besides_connections(files, demand.listeners);
     let left = files.saturating_sub(besides);
     if left < LEAST {

@@ -95,7 +95,7 @@ fn find(path: &Path) -> io::Result<Found> {
 ///
 /// # Errors
 /// [`Exit::Config`] if something else is there.
-pub fn check(path: &Path) -> Result<(), Failure> {
+pub(crate) fn check(path: &Path) -> Result<(), Failure> {
     for path in [path.to_path_buf(), new(path), bad(path)] {
         if let Ok(Found::Foreign(what)) = find(&path) {
             let hint = "expected a history that a monitor has saved, or nothing; move it away, or name another file";
@@ -126,7 +126,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Saves the history to the file, and logs the outcome.
-pub fn save(path: &Path, history: Result<Vec<u8>, Refused>) {
+pub(crate) fn save(path: &Path, history: Result<Vec<u8>, Refused>) {
     match history.map_err(io::Error::other).and_then(|bytes| write(path, &bytes)) {
         Ok(()) => log::info!("the history is saved to {}", path.display()),
         Err(e) => log::error!("history.state: cannot save the history to {}: {e}", path.display()),
@@ -147,7 +147,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Restores the history in the file into `hub`, if it is not older than `limits.finished`, as far as `limits.total_bytes` allows. Without
 /// a hub the history is not needed. The file is removed; one that cannot be used is renamed. Logs the outcome.
-pub fn take_up(path: &Path, limits: &History, hub: Option<&Hub>) {
+pub(crate) fn take_up(path: &Path, limits: &History, hub: Option<&Hub>) {
     let shown = path.display();
     match find(path) {
         Ok(Found::Nothing | Found::Empty) => {}
@@ -190,7 +190,7 @@ fn take_up_saved(path: &Path, file: &File, limits: &History, hub: &Hub) {
 ///
 /// # Errors
 /// A sentence that says why no history can be saved.
-pub fn try_to_write(path: &Path) -> Result<(), String> {
+pub(crate) fn try_to_write(path: &Path) -> Result<(), String> {
     let new = new(path);
     let made = create(&new);
     made.map_err(|e| format!("history.state: cannot write {}: {e}; history will not outlive a stop", new.display()))?;

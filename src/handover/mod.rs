@@ -5,7 +5,7 @@
 //! process goes on at the same byte.
 
 pub mod fd_queue;
-pub mod history_file;
+pub(crate) mod history_file;
 mod inherited;
 mod outgoing;
 mod refuse;

@@ -1,13 +1,13 @@
 //! The life of the process: start, relay, reload, and stop or hand over.
 
-pub mod certificate;
-pub mod privileges;
+mod certificate;
+pub(crate) mod privileges;
 pub mod relay;
 pub mod reload;
 pub mod shutdown;
 mod signals;
 pub(crate) mod startup;
-pub mod trust;
+mod trust;
 mod watchdog;
 
 use crate::config::{Level, Settings};

@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// The user and the groups that the monitor takes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     uid: Uid,
     gid: Gid,
     /// All groups.
@@ -44,7 +44,7 @@ impl Identity {
 /// # Errors
 /// [`Exit::NoPermission`] if there is no such user or group, or it is root's: the monitor never relays as root. The same if others
 /// than root can change the configuration, and it names a user or a group that they may not name.
-pub fn identity(settings: &Settings, config_path: Option<&Path>) -> Result<Option<Identity>, Failure> {
+pub(crate) fn identity(settings: &Settings, config_path: Option<&Path>) -> Result<Option<Identity>, Failure> {
     if !geteuid().is_root() {
         return Ok(None);
     }

@@ -134,13 +134,11 @@ impl Relay {
     }
 
     /// Returns what the connections will share.
-    #[must_use]
     pub fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
     }
 
     /// Returns the addresses at which viewers connect; none if they come through a Unix socket.
-    #[must_use]
     pub fn viewer_addresses(&self) -> Vec<SocketAddr> {
         match &self.websocket {
             ViewerListener::Tcp(port) => port.addresses(),
@@ -149,13 +147,11 @@ impl Relay {
     }
 
     /// Returns the addresses at which brokers connect.
-    #[must_use]
     pub fn broker_addresses(&self) -> Vec<SocketAddr> {
         self.zeromq.addresses()
     }
 
     /// Returns the addresses of the status listener.
-    #[must_use]
     pub fn status_addresses(&self) -> Vec<SocketAddr> {
         self.status.as_ref().map_or_else(Vec::new, Port::addresses)
     }

@@ -44,7 +44,7 @@ enum Who {
 ///
 /// # Errors
 /// [`Exit::NoPermission`] with the user and the path that they can write; [`Exit::Config`] if the file cannot be read any more.
-pub(crate) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
+pub(super) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
     if settings.user == DEFAULT_USER && settings.group.as_deref().is_none_or(|group| group == DEFAULT_USER) {
         return Ok(());
     }

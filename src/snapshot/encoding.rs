@@ -9,11 +9,11 @@ use std::io::{self, BufWriter, Cursor, Seek, Write};
 use thiserror::Error;
 
 /// The version of the format. It must be raised with every change of the types below.
-pub const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 3;
 /// The format of version 2.0.0, which is read too.
 pub(super) const FORMAT_2: u32 = 2;
 /// The length of the head, in bytes.
-pub const HEAD: usize = 24;
+pub(super) const HEAD: usize = 24;
 const MAGIC: [u8; 8] = *b"ReCodExM";
 
 /// The reason for which a state is not read or not written.
@@ -51,8 +51,7 @@ pub enum Refused {
 }
 
 /// Returns true if these bytes are the beginning of a state, of whatever format.
-#[must_use]
-pub fn is_ours(bytes: &[u8]) -> bool {
+pub(crate) fn is_ours(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
@@ -71,7 +70,7 @@ impl State<'_> {
     ///
     /// # Errors
     /// If `to` cannot be written.
-    pub fn write(&self, to: &mut (impl Write + Seek)) -> Result<(), Refused> {
+    pub(crate) fn write(&self, to: &mut (impl Write + Seek)) -> Result<(), Refused> {
         // The head needs the length and the checksum of the body, which is written once and not kept in memory.
         to.write_all(&[0; HEAD])?;
         let (length, checksum) = self.write_body(&mut *to)?;

@@ -12,7 +12,7 @@ impl State<'_> {
     /// Closes, with 1000, the viewers that have got the whole of a finished run, after the rest of its last frame.
     ///
     /// So they get no second FINISHED if the run is dropped. Version 2.0.0 hands over such viewers.
-    pub fn close_complete(&mut self) {
+    pub(crate) fn close_complete(&mut self) {
         let Self { runs, viewers, .. } = self;
         for viewer in viewers.to_mut() {
             if let Stage::Relaying { run, offset, rest, in_message } = &viewer.stage
@@ -69,8 +69,7 @@ impl State<'_> {
     }
 
     /// Returns the history alone, as it is saved to a file.
-    #[must_use]
-    pub fn without_connections(self) -> Self {
+    pub(crate) fn without_connections(self) -> Self {
         let mut runs = self.runs;
         runs.retain(|run| run.lifecycle != Lifecycle::Draining);
         Self { runs, links: Cow::default(), viewers: Cow::default(), history_file: None, ..self }
@@ -79,7 +78,7 @@ impl State<'_> {
     /// Brings `sockets` into the order of the links and then the viewers, and drops the links and viewers whose sockets are missing.
     ///
     /// Returns the number of those. If a socket belongs to no link and no viewer, returns `None` and changes nothing.
-    pub fn pair(&mut self, sockets: &mut Vec<OwnedFd>) -> Option<usize> {
+    pub(crate) fn pair(&mut self, sockets: &mut Vec<OwnedFd>) -> Option<usize> {
         let mut missing: HashMap<u64, usize> = self.cookies().zip(0..).collect();
         let count = self.links.len() + self.viewers.len();
         let index = |socket| missing.remove(&SockRef::from(socket).cookie().ok()?);

@@ -155,7 +155,7 @@ impl Viewer<'_> {
     /// Replaces the number of its run by the one that `indexes` has for it.
     ///
     /// If it has none, the run is gone: the viewer will be closed, with FINISHED if `finish` is true.
-    pub fn resolve_run(&mut self, indexes: &HashMap<usize, usize>, finish: bool) {
+    pub(crate) fn resolve_run(&mut self, indexes: &HashMap<usize, usize>, finish: bool) {
         if let Stage::Relaying { run, in_message, .. } = &mut self.stage {
             if let Some(index) = indexes.get(&(*run as usize)).and_then(|index| u32::try_from(*index).ok()) {
                 *run = index;
@@ -168,8 +168,7 @@ impl Viewer<'_> {
     }
 
     /// Returns the bytes that end its connection in order: the rest of a frame, then FINISHED if `finish` is true, then a close frame.
-    #[must_use]
-    pub fn closing_bytes(&self, finish: bool) -> Vec<u8> {
+    pub(crate) fn closing_bytes(&self, finish: bool) -> Vec<u8> {
         let stop = || End::Stopping.closing_bytes(finish);
         match &self.stage {
             Stage::Connected { .. } | Stage::Request { .. } => Vec::new(),
@@ -181,20 +180,17 @@ impl Viewer<'_> {
 }
 
 /// Returns the time in milliseconds since the Unix epoch.
-#[must_use]
 pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, milliseconds)
 }
 
 /// Returns the time since the machine started, in milliseconds.
-#[must_use]
-pub fn uptime() -> u64 {
+pub(crate) fn uptime() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| milliseconds(time.into()))
 }
 
 /// Returns a time in milliseconds.
-#[must_use]
-pub fn milliseconds(time: Duration) -> u64 {
+pub(crate) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -207,8 +203,7 @@ impl State<'_> {
 
 impl Run<'_> {
     /// Returns the memory that the hub counts for it once it is restored, in bytes.
-    #[must_use]
-    pub fn cost(&self) -> usize {
+    pub(crate) fn cost(&self) -> usize {
         OVERHEAD + self.id.len() + self.frames.len()
     }
 }

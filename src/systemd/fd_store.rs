@@ -19,7 +19,7 @@ use tokio::io::Interest;
 /// The prefix of the names of listening sockets. The generation of the process follows, and the number of the socket.
 const LISTENER: &str = "listener-";
 /// The name of the queue in which a process hands its connections to the next. Version 2.0.0 uses it, too.
-pub const HANDOVER_QUEUE: &str = "succession";
+pub(crate) const HANDOVER_QUEUE: &str = "succession";
 /// The most time that the service manager has to handle messages.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -36,7 +36,7 @@ pub struct Listener {
 
 impl Listener {
     /// Closes the socket, here and in the store.
-    pub fn close(self) {
+    pub(crate) fn close(self) {
         forget(&self.name);
         // So that it does not listen on until the service manager has closed its copy.
         if let Err(e) = SockRef::from(&self.socket).shutdown(Shutdown::Both) {
@@ -54,8 +54,7 @@ pub struct UnixListener {
 
 impl UnixListener {
     /// Returns true if it was made for this path: it was bound to the temporary path, and renamed.
-    #[must_use]
-    pub fn is_at(&self, path: &Path) -> bool {
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
         let bound = self.socket.local_addr();
         bound.is_ok_and(|at| at.as_pathname() == Some(&temporary_path(path)))
     }
@@ -64,7 +63,7 @@ impl UnixListener {
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn into_listener(self) -> io::Result<tokio::net::UnixListener> {
+    pub(crate) fn into_listener(self) -> io::Result<tokio::net::UnixListener> {
         forget(&self.name);
         self.socket.set_nonblocking(true)?;
         tokio::net::UnixListener::from_std(self.socket)
@@ -90,7 +89,6 @@ pub struct InheritedFds {
 
 /// Takes the descriptors that this process was started with; the ones that it cannot use are closed. To be called once, before
 /// others are opened.
-#[must_use]
 pub(crate) fn take() -> InheritedFds {
     let mut inherited = InheritedFds::default();
     let handed = match sd_notify::listen_fds_with_names() {
@@ -145,14 +143,12 @@ impl InheritedFds {
     }
 
     /// Takes the queue of the previous process, if it handed something over.
-    #[must_use]
     pub(crate) fn take_handover(&mut self) -> Option<OwnedFd> {
         self.handover.take()
     }
 
     /// Returns three things: the number of inherited listening sockets, the number of those of the previous process or of this one
     /// (whichever is larger), and true if this process has a status listener.
-    #[must_use]
     pub(crate) fn listener_counts(&self) -> (usize, usize, bool) {
         let ((inherited, previous), (own, status)) = (self.counts, self.own);
         (inherited, previous.max(own).max(2), status)
@@ -166,7 +162,6 @@ impl InheritedFds {
     /// Returns the user and the group of the process that made the queue, as the system noted them then.
     ///
     /// The previous process could have passed on a queue that somebody else made. Then everything in it comes from that user, too.
-    #[must_use]
     pub(crate) fn predecessor(&self) -> Option<(Uid, Gid)> {
         let made_by = getsockopt(self.handover.as_ref()?, sockopt::PeerCredentials).ok()?;
         Some((Uid::from_raw(made_by.uid()), Gid::from_raw(made_by.gid())))

@@ -18,7 +18,7 @@ static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 /// The kind of a message, which decides if an older one still matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Readiness. Of this kind and the four after it, only the newest message waits.
     Ready,
     /// The beginning of a reload.
@@ -45,7 +45,7 @@ impl Kind {
 }
 
 /// Opens the socket that `NOTIFY_SOCKET` names, if it is set. To be called once, before root is given up.
-pub fn open() {
+pub(crate) fn open() {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return };
     let name = name.to_string_lossy();
     match Socket::new(&name) {
@@ -59,13 +59,12 @@ pub fn open() {
 }
 
 /// Returns true if there is a service manager to send messages to.
-#[must_use]
-pub fn is_open() -> bool {
+pub(crate) fn is_open() -> bool {
     QUEUE.get().is_some()
 }
 
 /// Sends a message to the service manager, at once or as soon as it takes messages.
-pub fn send(kind: Kind, states: &[NotifyState<'_>], descriptor: Option<OwnedFd>) {
+pub(crate) fn send(kind: Kind, states: &[NotifyState<'_>], descriptor: Option<OwnedFd>) {
     if let Some(queue) = QUEUE.get() {
         let text = states.iter().flat_map(|state| [state.to_string(), "\n".to_owned()]).collect();
         queue.send(Message { kind, text, descriptor });
@@ -76,7 +75,7 @@ pub fn send(kind: Kind, states: &[NotifyState<'_>], descriptor: Option<OwnedFd>)
 ///
 /// # Errors
 /// If the system refuses.
-pub fn watch(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+pub(crate) fn watch(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     #[expect(unsafe_code, reason = "the descriptor must stay open, and that is what a borrowed one does")]
     // SAFETY: a borrowed descriptor is open as long as it is borrowed, and always the same one.
     unsafe {
@@ -85,7 +84,7 @@ pub fn watch(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<Async
 }
 
 /// Sends the messages that wait, while the runtime runs. Never returns.
-pub async fn send_waiting() {
+pub(crate) async fn send_waiting() {
     match QUEUE.get() {
         Some(queue) => queue.send_waiting().await,
         None => std::future::pending().await,
@@ -93,14 +92,14 @@ pub async fn send_waiting() {
 }
 
 /// Drops the waiting messages of a handover that was given up.
-pub fn forget_descriptors() {
+pub(crate) fn forget_descriptors() {
     if let Some(queue) = QUEUE.get() {
         queue.forget(&[Kind::Store, Kind::Barrier]);
     }
 }
 
 /// Blocks, at the end of the process, until descriptors are let go, for `time` at most. Other messages do not matter any more.
-pub fn finish(time: Duration) {
+pub(crate) fn finish(time: Duration) {
     if let Some(queue) = QUEUE.get() {
         queue.finish(time);
     }
