@@ -2,6 +2,7 @@
 
 use crate::context::{Shared, outbox};
 use crate::handover::fd_queue::FdQueue;
+use crate::handover::history_file;
 use crate::handover::refuse::refuse;
 use crate::hub::Hub;
 use crate::snapshot::encoding::Refused;
@@ -17,16 +18,13 @@ use std::path::{Path, PathBuf};
 use tokio::time::Instant;
 
 /// Hands the connections in the outbox and all history over, through `queue`. Viewers that cannot be handed over are told that the
-/// monitor stops.
-///
-/// # Errors
-/// If nothing could be handed over.
-pub(crate) fn hand_over(queue: FdQueue, shared: &Shared) -> io::Result<()> {
+/// monitor stops. If nothing can be handed over, the history is saved as at a stop.
+pub(crate) fn hand_over(queue: FdQueue, shared: &Shared) {
     let settings = shared.settings();
     let finish = settings.clients.finish_on_close;
     let outbox::Left { links, viewers } = put_sockets(&queue, shared.outbox.take(), finish);
     // The sockets stay open until the state is in the queue, too.
-    let (_links, link_states): (Vec<_>, Vec<_>) = links.into_iter().unzip();
+    let (links, link_states): (Vec<_>, Vec<_>) = links.into_iter().unzip();
     let (viewers, mut viewer_states): (Vec<_>, Vec<_>) = viewers.into_iter().unzip();
     let channels = shared.hub.usage().channels;
     let what = format!("{} viewers, {} brokers and {channels} channels", viewers.len(), link_states.len());
@@ -40,11 +38,14 @@ pub(crate) fn hand_over(queue: FdQueue, shared: &Shared) -> io::Result<()> {
         Err(e) => {
             log::error!("cannot hand over {what}: {e}; they are closed");
             fd_store::forget(fd_store::HANDOVER_QUEUE);
+            // Now, so that brokers connect to the next process while the disk is slow.
+            drop(links);
             refuse(viewers.into_iter().zip(viewer_states), finish);
-            return Err(e);
+            if let Some((path, history)) = history_to_save(shared) {
+                history_file::save(&path, history);
+            }
         }
     }
-    Ok(())
 }
 
 /// Puts sockets into the queue: brokers first, then viewers, and last the links that shake hands. Where there is no room for all, the

@@ -12,12 +12,13 @@ mod watchdog;
 
 use crate::config::{Level, Settings};
 use crate::error::Failure;
+use crate::handover::hand_over;
 use crate::logging;
 use crate::server::relay::Ended;
-use crate::server::signals::Signals;
 use crate::systemd::{fd_store, notify};
 use std::path::Path;
 use std::time::Duration;
+use tokio::signal::unix::SignalKind;
 
 /// The most time that the end of the process waits for a service manager that does not take messages.
 const NOTIFY_LIMIT: Duration = Duration::from_millis(300);
@@ -41,18 +42,19 @@ fn start_and_relay(config: Option<&Path>) -> Result<(), Failure> {
     let inside = runtime.enter();
     // Before the ports are bound: from then on the monitor may be taken for started, and be stopped, and a signal must not end it
     // while it holds what the previous process handed over.
-    let signals = Signals::handle()?;
+    let (hangup, asked) = (signals::handle(SignalKind::hangup())?, signals::handle(SignalKind::user_defined1())?);
+    let stop = signals::stop()?;
     let (relay, inherited) = startup::start(settings.map_err(Failure::from), config, fds, log)?;
     drop(inside);
     let shared = relay.shared();
     let ended = runtime.block_on(async {
-        tokio::spawn(reload::on_hangup(signals.reload, config.map(Into::into), relay.shared()));
-        tokio::spawn(signals::log_summaries(signals.summary, relay.shared()));
-        relay.run(inherited, signals.stop.first()).await
+        tokio::spawn(reload::on_hangup(hangup, config.map(Into::into), relay.shared()));
+        tokio::spawn(signals::log_summaries(asked, relay.shared()));
+        relay.run(inherited, stop).await
     });
     shutdown::end_all_tasks(runtime);
     if let Ended::HandOver(queue) = ended {
-        shutdown::hand_over(queue, &shared);
+        hand_over(queue, &shared);
     }
     Ok(())
 }

@@ -1,10 +1,9 @@
-//! The end of the monitor: everything is closed in order, or handed over to the next process.
+//! The end of the monitor's tasks: at a stop all connections are closed in order, for a handover nothing is closed.
 
 use crate::context::Shared;
 use crate::context::permits::ConnectionLimit;
 use crate::deadline::timeout_at;
-use crate::handover::fd_queue::FdQueue;
-use crate::handover::{self, history_file, history_to_save};
+use crate::handover::{history_file, history_to_save};
 use crate::net::listen::UnixFile;
 use crate::systemd::readiness;
 use std::sync::Arc;
@@ -83,13 +82,4 @@ fn save_history(shared: &Shared) -> Option<JoinHandle<()>> {
 /// Ends every task where it waits. After [`Running::freeze`] the connections record their states in the outbox as they are dropped.
 pub(super) fn end_all_tasks(runtime: Runtime) {
     drop(runtime);
-}
-
-/// Hands everything in the outbox and the hub over to the next process. If that fails, the history is saved as at a stop.
-pub(super) fn hand_over(queue: FdQueue, shared: &Shared) {
-    if handover::hand_over(queue, shared).is_err()
-        && let Some((path, history)) = history_to_save(shared)
-    {
-        history_file::save(&path, history);
-    }
 }

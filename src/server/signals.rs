@@ -1,4 +1,4 @@
-//! The signals that the monitor handles.
+//! The signals that the monitor handles, besides SIGHUP.
 
 use crate::context::Shared;
 use crate::error::{Exit, Failure};
@@ -7,64 +7,41 @@ use crate::server::relay::Stop;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// All signals that the monitor handles.
-pub(super) struct Signals {
-    /// SIGHUP.
-    pub(super) reload: Signal,
-    /// SIGUSR1.
-    pub(super) summary: Signal,
-    pub(super) stop: StopSignals,
+/// Begins to handle a signal. Must be called in a tokio runtime.
+///
+/// # Errors
+/// [`Exit::Software`] if the system refuses.
+pub(super) fn handle(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|e| Failure::new(Exit::Software, format!("cannot handle signals: {e}")))
 }
 
-/// The signals that end the monitor.
-pub(super) struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// SIGUSR2.
-    restart: Signal,
-}
-
-impl Signals {
-    /// Begins to handle them. Must be called in a tokio runtime.
-    ///
-    /// # Errors
-    /// [`Exit::Software`] if the system refuses.
-    pub(super) fn handle() -> Result<Self, Failure> {
-        let handle =
-            |kind| signal(kind).map_err(|e| Failure::new(Exit::Software, format!("cannot handle signals: {e}")));
-        Ok(Self {
-            reload: handle(SignalKind::hangup())?,
-            summary: handle(SignalKind::user_defined1())?,
-            stop: StopSignals {
-                terminate: handle(SignalKind::terminate())?,
-                interrupt: handle(SignalKind::interrupt())?,
-                restart: handle(SignalKind::user_defined2())?,
-            },
-        })
-    }
-}
-
-impl StopSignals {
-    /// Completes at the first signal. A second SIGTERM or SIGINT ends the process at once.
-    pub(super) async fn first(mut self) -> Stop {
+/// Begins to handle SIGTERM, SIGINT and SIGUSR2. The future completes at the first of them; a second SIGTERM or SIGINT ends the process
+/// at once.
+///
+/// # Errors
+/// As [`handle`].
+pub(super) fn stop() -> Result<impl Future<Output = Stop>, Failure> {
+    let (mut terminate, mut interrupt) = (handle(SignalKind::terminate())?, handle(SignalKind::interrupt())?);
+    let mut restart = handle(SignalKind::user_defined2())?;
+    Ok(async move {
         let (first, stop) = tokio::select! {
-            _ = self.terminate.recv() => ("SIGTERM: stopping", Stop::ForGood),
-            _ = self.interrupt.recv() => ("SIGINT: stopping", Stop::ForGood),
-            _ = self.restart.recv() => ("SIGUSR2: making way for the next process", Stop::ForRestart),
+            _ = terminate.recv() => ("SIGTERM: stopping", Stop::ForGood),
+            _ = interrupt.recv() => ("SIGINT: stopping", Stop::ForGood),
+            _ = restart.recv() => ("SIGUSR2: making way for the next process", Stop::ForRestart),
         };
         log::info!("{first}; a second signal ends at once");
         tokio::spawn(async move {
             tokio::select! {
-                _ = self.terminate.recv() => {}
-                _ = self.interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
             std::process::exit(0);
         });
         stop
-    }
+    })
 }
 
-/// Logs a summary at each SIGUSR1.
+/// Logs a summary at each SIGUSR1, which is `asked`.
 pub(super) async fn log_summaries(mut asked: Signal, shared: Arc<Shared>) {
     while asked.recv().await.is_some() {
         for line in shared.summary() {

@@ -1,4 +1,4 @@
-//! The check that a configuration names only users that those who can change it may name.
+//! The check of the user and the group in a configuration that others than root can change.
 
 use crate::config::{DEFAULT_USER, MAX_FILE, Settings};
 use crate::error::{Exit, Failure};
