@@ -17,6 +17,7 @@ use crate::logging;
 use crate::server::relay::Ended;
 use crate::systemd::{fd_store, notify};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::SignalKind;
 
@@ -48,8 +49,8 @@ fn start_and_relay(config: Option<&Path>) -> Result<(), Failure> {
     drop(inside);
     let shared = relay.shared();
     let ended = runtime.block_on(async {
-        tokio::spawn(reload::on_hangup(hangup, config.map(Into::into), relay.shared()));
-        tokio::spawn(signals::log_summaries(asked, relay.shared()));
+        tokio::spawn(reload::on_hangup(hangup, config.map(Into::into), Arc::clone(&shared)));
+        tokio::spawn(signals::log_summaries(asked, Arc::clone(&shared)));
         relay.run(inherited, stop).await
     });
     shutdown::end_all_tasks(runtime);

@@ -1,6 +1,6 @@
 //! The writing of a state: a head, then the state in postcard's wire format.
 //!
-//! The head has [`HEAD`] bytes, all numbers in little endian: the magic (8 bytes), the format (4), the length of the rest (8), and the
+//! The head has 24 bytes, all numbers in little endian: the magic (8 bytes), the format (4), the length of the rest (8), and the
 //! CRC-32 of the rest (4).
 
 use crate::snapshot::state::State;
