@@ -2,7 +2,7 @@
 
 use crate::hub::Hub;
 use crate::wire::close::End;
-use crate::wire::message::frame_length;
+use crate::wire::ws_frame::frame_length;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::Notify;

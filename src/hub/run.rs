@@ -3,7 +3,8 @@
 use crate::config::History;
 use crate::snapshot::state::{self, Lifecycle, OVERHEAD};
 use crate::wire::close::End;
-use crate::wire::message::{MAX_CHANNEL_ID, frame_length};
+use crate::wire::message::MAX_CHANNEL_ID;
+use crate::wire::ws_frame::frame_length;
 use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::Notify;

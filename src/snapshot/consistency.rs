@@ -1,7 +1,8 @@
 //! The checks of a state that was decoded: it must not contradict itself.
 
 use crate::snapshot::state::{Lifecycle, Run, Stage, State, Viewer};
-use crate::wire::message::{MAX_CHANNEL_ID, checked_frame_length};
+use crate::wire::message::MAX_CHANNEL_ID;
+use crate::wire::ws_frame::checked_frame_length;
 use crate::wire::zmtp;
 use std::collections::{HashMap, HashSet};
 

@@ -6,7 +6,7 @@ use super::write_deadline::WriteDeadline;
 use crate::context::Shared;
 use crate::hub::cursor::Turn;
 use crate::logging;
-use crate::wire::message::{checked_frame_length, frame_text};
+use crate::wire::ws_frame::{checked_frame_length, frame_text};
 use http_body_util::channel::{Channel, Sender};
 use hyper::body::Bytes;
 use serde::Serialize;

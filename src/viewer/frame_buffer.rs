@@ -1,52 +1,49 @@
-//! What a viewer sent and the protocol has not dealt with: kept as it came, so that another process can go on from there.
+//! Bytes of a viewer that the protocol has not dealt with: kept as they came, so that another process can go on from there.
 
-/// The longest header of a frame (RFC 6455, section 5.2), in bytes.
-const MAX_HEADER: usize = 14;
+use crate::wire::ws_frame::{CONTROL, FINAL, announced_length};
 
 /// Bytes from the viewer, given to the protocol one frame at a time.
 #[derive(Debug, Default)]
-pub struct Incoming {
+pub(super) struct FrameBuffer {
     /// Begins with a frame.
     bytes: Vec<u8>,
-    /// How many of them were given; never past the end of the first frame.
+    /// The number of bytes that were given; never past the end of the first frame.
     given: u16,
     in_message: bool,
 }
 
-impl Incoming {
-    /// Of a viewer that sent `bytes`, and whether it is in a message of several frames.
-    #[must_use]
-    pub fn new(bytes: Vec<u8>, in_message: bool) -> Self {
+impl FrameBuffer {
+    /// Creates the buffer of a viewer that sent `bytes`. `in_message` is true if they follow the first frame of a longer message.
+    pub(super) fn new(bytes: Vec<u8>, in_message: bool) -> Self {
         Self { bytes, given: 0, in_message }
     }
 
-    /// What the protocol has not dealt with; a frame that it has in part is there from its beginning.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    /// Returns the bytes that the protocol has not dealt with; a frame that it has in part is there from its beginning.
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Whether the viewer has begun a message of several frames.
-    #[must_use]
-    pub fn is_in_message(&self) -> bool {
+    /// Returns true if the viewer has begun a message of several frames and not ended it.
+    pub(super) fn is_in_message(&self) -> bool {
         self.in_message
     }
 
-    /// Whether everything was given.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    /// Returns true if all bytes were given.
+    pub(super) fn is_empty(&self) -> bool {
         self.bytes.len() == usize::from(self.given)
     }
 
     /// Adds what the viewer sent.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
     /// Gives the protocol the next bytes, up to the end of a frame; returns how many.
-    pub fn give(&mut self, buffer: &mut [u8]) -> usize {
+    pub(super) fn give(&mut self, buffer: &mut [u8]) -> usize {
         let start = usize::from(self.given);
-        let next = &self.bytes[start..self.known_end().min(self.bytes.len())];
+        // Bytes that make no whole header are all of one frame.
+        let end = announced_length(&self.bytes).unwrap_or(usize::MAX).min(self.bytes.len());
+        let next = &self.bytes[start..end];
         let count = next.len().min(buffer.len());
         buffer[..count].copy_from_slice(&next[..count]);
         self.given = u16::try_from(start + count).unwrap_or(u16::MAX);
@@ -54,13 +51,8 @@ impl Incoming {
     }
 
     /// Forgets the first frame if it was given as a whole: the protocol has dealt with it, since it asks for more or has returned.
-    pub fn settle(&mut self) {
-        const FINAL: u8 = 0x80;
-        const CONTROL: u8 = 0x08;
-        let end = self.known_end();
-        if end > usize::from(self.given) || self.bytes.len() < 2 || end < header(self.bytes[1]) {
-            return;
-        }
+    pub(super) fn forget_given(&mut self) {
+        let Some(end) = announced_length(&self.bytes).filter(|end| *end <= usize::from(self.given)) else { return };
         if self.bytes[0] & CONTROL == 0 {
             self.in_message = self.bytes[0] & FINAL == 0;
         }
@@ -70,31 +62,6 @@ impl Incoming {
             self.bytes = Vec::new();
         }
     }
-
-    /// Where the first frame ends, or where what says so ends.
-    fn known_end(&self) -> usize {
-        let Some(&second) = self.bytes.get(1) else { return 2 };
-        let header = header(second);
-        let Some(extended) = self.bytes.get(2..header) else { return header };
-        let length = match second & 0x7f {
-            126 => extended[..2].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
-            127 => extended[..8].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
-            short => short.into(),
-        };
-        usize::try_from(length).unwrap_or(usize::MAX).saturating_add(header)
-    }
-}
-
-/// How long the header is whose second byte is this one.
-fn header(second: u8) -> usize {
-    let extended = match second & 0x7f {
-        126 => 2,
-        127 => 8,
-        _ => 0,
-    };
-    let mask = if second & 0x80 == 0 { 0 } else { 4 };
-    debug_assert!(2 + extended + mask <= MAX_HEADER);
-    2 + extended + mask
 }
 
 #[cfg(test)]
@@ -127,14 +94,14 @@ mod tests {
             frames in frames(), pieces in prop::collection::vec((1_usize..200, 1_usize..70), 1..20),
         ) {
             let sent = frames.concat();
-            let (mut incoming, mut pushed, mut given) = (Incoming::default(), 0, Vec::new());
+            let (mut kept, mut pushed, mut given) = (FrameBuffer::default(), 0, Vec::new());
             for (piece, room) in pieces.into_iter().cycle().take(2000) {
                 let piece = piece.min(sent.len() - pushed);
-                incoming.push(&sent[pushed..pushed + piece]);
+                kept.push(&sent[pushed..pushed + piece]);
                 pushed += piece;
                 let mut buffer = vec![0; room];
-                incoming.settle();
-                let count = incoming.give(&mut buffer);
+                kept.forget_given();
+                let count = kept.give(&mut buffer);
                 given.extend_from_slice(&buffer[..count]);
                 let mut dealt = 0;
                 let whole = frames.iter().take_while(|frame| {
@@ -144,10 +111,10 @@ mod tests {
                 });
                 let data = whole.filter(|frame| frame[0] & 8 == 0).last();
                 let in_message = data.is_some_and(|frame| frame[0] & 0x80 == 0);
-                incoming.settle();
-                prop_assert_eq!(incoming.bytes(), &sent[dealt..pushed]);
-                prop_assert_eq!(incoming.is_in_message(), in_message);
-                prop_assert_eq!(incoming.is_empty(), given.len() == pushed);
+                kept.forget_given();
+                prop_assert_eq!(kept.bytes(), &sent[dealt..pushed]);
+                prop_assert_eq!(kept.is_in_message(), in_message);
+                prop_assert_eq!(kept.is_empty(), given.len() == pushed);
             }
             prop_assert_eq!(given, sent);
         }
@@ -155,10 +122,10 @@ mod tests {
 
     #[test]
     fn of_a_frame_that_announces_too_much_the_header_is_given_at_once() {
-        let mut incoming = Incoming::new([&[0x81, 0xff][..], &[0xff; 8], &[1; 8]].concat(), false);
+        let mut kept = FrameBuffer::new([&[0x81, 0xff][..], &[0xff; 8], &[1; 8]].concat(), false);
         let mut buffer = [0; 64];
-        assert_eq!((incoming.give(&mut buffer), incoming.give(&mut buffer)), (18, 0));
-        incoming.settle();
-        assert_eq!(incoming.bytes().len(), 18);
+        assert_eq!((kept.give(&mut buffer), kept.give(&mut buffer)), (18, 0));
+        kept.forget_given();
+        assert_eq!(kept.bytes().len(), 18);
     }
 }

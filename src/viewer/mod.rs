@@ -23,7 +23,7 @@ use crate::peer::Peer;
 use crate::snapshot::state;
 use crate::viewer::delivery::Relaying;
 use crate::viewer::disconnect::{Left, refused};
-use crate::viewer::frame_buffer::Incoming;
+use crate::viewer::frame_buffer::FrameBuffer;
 use crate::viewer::socket::{Protocol, Socket};
 use crate::viewer::upgrade::{Answer, FOREIGN, FULL, Refused, TOO_MANY};
 use crate::wire::close::End;
@@ -148,12 +148,12 @@ impl Viewer {
             (state::Stage::Connected { proxied }, _) => Stage::Connected(stream, proxied.then_some(received)),
             (state::Stage::Request { unproxied }, _) => Stage::Request { stream, head: received, unproxied },
             (state::Stage::Relaying { in_message, .. }, Some(cursor)) => {
-                let socket = Socket::new(stream, Incoming::new(received, in_message), unsent);
+                let socket = Socket::new(stream, FrameBuffer::new(received, in_message), unsent);
                 Stage::Relaying(Relaying::new(socket, cursor, &shared.settings().clients))
             }
-            (state::Stage::Naming, _) => Stage::Naming(Socket::new(stream, Incoming::new(received, false), unsent)),
+            (state::Stage::Naming, _) => Stage::Naming(Socket::new(stream, FrameBuffer::new(received, false), unsent)),
             (state::Stage::Closing { answer, in_message }, _) => {
-                Stage::Closing(Socket::closing(stream, Incoming::new(received, in_message), unsent, answer))
+                Stage::Closing(Socket::closing(stream, FrameBuffer::new(received, in_message), unsent, answer))
             }
             (state::Stage::Relaying { .. }, None) => Stage::Gone,
         };
@@ -339,7 +339,7 @@ impl Viewer {
             Ok(())
         };
         let rest = upgrade::answer(&mut stream, head, end, admit).await?;
-        self.stage = Stage::Naming(Socket::new(stream, Incoming::new(rest, false), Vec::new()));
+        self.stage = Stage::Naming(Socket::new(stream, FrameBuffer::new(rest, false), Vec::new()));
         Ok(())
     }
 
@@ -437,8 +437,8 @@ impl Viewer {
             Stage::Naming(socket) | Stage::Closing(socket) => (socket, None),
             Stage::Relaying(Relaying { socket, cursor, .. }) => (socket, Some(cursor)),
         };
-        let socket::Left { stream, protocol, incoming, mut unsent } = socket.leave();
-        let in_message = incoming.is_in_message();
+        let socket::Parts { stream, protocol, frames, mut unsent } = socket.into_parts();
+        let in_message = frames.is_in_message();
         let finish = self.shared.settings().clients.finish_on_close;
         let stage = match (protocol, cursor) {
             (Protocol::Open, Some(cursor)) => {
@@ -466,7 +466,7 @@ impl Viewer {
         let cookie = SockRef::from(&stream).cookie().ok()?;
         Some((
             stream,
-            state::Viewer { cookie, peer, stage, received: incoming.bytes().to_vec().into(), unsent: unsent.into() },
+            state::Viewer { cookie, peer, stage, received: frames.bytes().to_vec().into(), unsent: unsent.into() },
         ))
     }
 }

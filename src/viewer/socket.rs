@@ -1,7 +1,7 @@
-//! A viewer's WebSocket after the upgrade: what it sends is read through tungstenite, and what tungstenite answers is
-//! kept back until it may be written, which is only between two frames of the log.
+//! A viewer's WebSocket after the upgrade. tungstenite reads the viewer's bytes; its answers are kept back until they may be written,
+//! which is only between two frames of the log.
 
-use super::frame_buffer::Incoming;
+use super::frame_buffer::FrameBuffer;
 use crate::net::stream::Stream;
 use crate::wire::message::RELEASE_FRAME;
 use std::io::{self, Read, Write};
@@ -23,34 +23,32 @@ const CHUNK: usize = 128;
 /// The most bytes read in one turn, whether or not they make a message: empty fragments may go on for ever.
 const READ_LIMIT: usize = 1024;
 
-/// A WebSocket that leaves it to its owner when control frames are written.
+/// A WebSocket whose owner decides when control frames are written.
 #[derive(Debug)]
-pub struct Socket {
+pub(super) struct Socket {
     stream: Stream,
     protocol: WebSocketContext,
-    incoming: Incoming,
-    /// Control frames that wait for the end of the current frame; once it closes, everything that is to be sent.
+    frames: FrameBuffer,
+    /// Control frames that wait for the end of the current frame; once the socket closes, all bytes that are still to be sent.
     control: Vec<u8>,
-    /// Whether reading failed, after which tungstenite must not read again.
+    /// True once reading has failed, after which tungstenite must not read again.
     failed: bool,
 }
 
-/// What a socket leaves to another process.
+/// The parts of a socket that another process needs to go on with it.
 #[derive(Debug)]
-pub struct Left {
-    /// The stream.
-    pub stream: Stream,
-    /// How far the protocol is.
-    pub protocol: Protocol,
-    /// What came and was not dealt with.
-    pub incoming: Incoming,
-    /// What is to be sent before anything else.
-    pub unsent: Vec<u8>,
+pub(super) struct Parts {
+    pub(super) stream: Stream,
+    pub(super) protocol: Protocol,
+    /// The viewer's bytes that were not dealt with.
+    pub(super) frames: FrameBuffer,
+    /// The bytes to be sent before anything else.
+    pub(super) unsent: Vec<u8>,
 }
 
-/// How far the protocol is.
+/// The state of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub(super) enum Protocol {
     /// Messages may be sent both ways.
     Open,
     /// A close frame was sent and not answered.
@@ -59,9 +57,9 @@ pub enum Protocol {
     Closed,
 }
 
-/// What reading came to.
+/// The result of a read.
 #[derive(Debug)]
-pub enum Received {
+pub(super) enum Received {
     /// A whole message.
     Message(Message),
     /// Bytes, of which there may be more.
@@ -70,21 +68,21 @@ pub enum Received {
     Nothing,
 }
 
-/// What tungstenite reads from and writes to.
+/// The stream that tungstenite reads from and writes to.
 struct Wire<'a> {
     stream: &'a mut Stream,
-    incoming: &'a mut Incoming,
+    frames: &'a mut FrameBuffer,
     control: &'a mut Vec<u8>,
-    /// How many bytes may still be read.
+    /// The number of bytes that may still be read.
     readable: usize,
-    /// How long `control` may get.
+    /// The bound on the length of `control`.
     limit: usize,
 }
 
 impl Read for Wire<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.incoming.settle();
-        if self.incoming.is_empty() {
+        self.frames.forget_given();
+        if self.frames.is_empty() {
             let mut chunk = [0; CHUNK];
             let length = CHUNK.min(self.readable);
             if length == 0 {
@@ -92,9 +90,9 @@ impl Read for Wire<'_> {
             }
             let count = self.stream.try_read(&mut chunk[..length])?;
             self.readable -= count;
-            self.incoming.push(&chunk[..count]);
+            self.frames.push(&chunk[..count]);
         }
-        Ok(self.incoming.give(buffer))
+        Ok(self.frames.give(buffer))
     }
 }
 
@@ -113,9 +111,8 @@ impl Write for Wire<'_> {
 }
 
 impl Socket {
-    /// A socket whose peer has sent `incoming` and is still to get `unsent`.
-    #[must_use]
-    pub fn new(stream: Stream, incoming: Incoming, unsent: Vec<u8>) -> Self {
+    /// Creates the socket of a viewer that has sent `frames` and is still to get `unsent`.
+    pub(super) fn new(stream: Stream, frames: FrameBuffer, unsent: Vec<u8>) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
@@ -125,61 +122,63 @@ impl Socket {
         let mut socket = Self {
             stream,
             protocol: WebSocketContext::new(Role::Server, Some(config)),
-            incoming: Incoming::default(),
+            frames: FrameBuffer::default(),
             control: unsent,
             failed: false,
         };
-        if incoming.is_in_message() {
-            // The protocol has to know that a message was begun, and nobody looks at what is in it.
-            let Self { stream, protocol, incoming, control, .. } = &mut socket;
-            incoming.push(b"\x02\x80\0\0\0\0");
-            let _ = protocol.read(&mut Wire { stream, incoming, control, readable: 0, limit: CONTROL_LIMIT });
+        if frames.is_in_message() {
+            // The protocol has to know that a message was begun; nobody looks at its text.
+            socket.frames.push(b"\x02\x80\0\0\0\0");
+            let (protocol, mut wire) = socket.split(0, CONTROL_LIMIT);
+            let _ = protocol.read(&mut wire);
         }
-        socket.incoming = incoming;
+        socket.frames = frames;
         socket
     }
 
-    /// The stream, for waiting and for writing frames.
-    pub fn stream(&mut self) -> &mut Stream {
-        &mut self.stream
-    }
-
-    /// One that another process was closing. `answer` is whether the viewer has still to answer its close frame.
-    #[must_use]
-    pub fn closing(stream: Stream, incoming: Incoming, unsent: Vec<u8>, answer: bool) -> Self {
-        let mut socket = Self::new(stream, incoming, unsent);
-        if answer {
-            let Self { stream, protocol, incoming, .. } = &mut socket;
-            let control = &mut Vec::new();
-            let _ = protocol.close(&mut Wire { stream, incoming, control, readable: 0, limit: usize::MAX }, None);
+    /// Creates a socket that another process was closing. `unanswered` is true if the viewer has not answered its close frame.
+    pub(super) fn closing(stream: Stream, frames: FrameBuffer, unsent: Vec<u8>, unanswered: bool) -> Self {
+        let mut socket = Self::new(stream, frames, unsent);
+        if unanswered {
+            // The close frame was sent, or is in `unsent`.
+            let unsent = std::mem::take(&mut socket.control);
+            let (protocol, mut wire) = socket.split(0, usize::MAX);
+            let _ = protocol.close(&mut wire, None);
+            socket.control = unsent;
         } else {
             socket.failed = true;
         }
         socket
     }
 
-    /// What another process needs to go on with it.
-    #[must_use]
-    pub fn leave(mut self) -> Left {
+    /// Returns the protocol and its stream, of which it may read `readable` bytes, and write until `limit` bytes are kept back.
+    fn split(&mut self, readable: usize, limit: usize) -> (&mut WebSocketContext, Wire<'_>) {
+        let Self { stream, protocol, frames, control, .. } = self;
+        (protocol, Wire { stream, frames, control, readable, limit })
+    }
+
+    /// Returns the stream, for waiting and for writing frames.
+    pub(super) fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    /// Takes the socket apart for another process.
+    pub(super) fn into_parts(mut self) -> Parts {
         let gone = self.flush().is_err() || self.failed || !self.protocol.can_read();
         let protocol = match self.protocol.can_write() {
             true if !gone => Protocol::Open,
             false if !gone => Protocol::Closing,
             _ => Protocol::Closed,
         };
-        Left { stream: self.stream, protocol, incoming: self.incoming, unsent: self.control }
+        Parts { stream: self.stream, protocol, frames: self.frames, unsent: self.control }
     }
 
-    /// Reads what the viewer sent, up to the end of a message.
-    ///
-    /// # Errors
-    /// Those of tungstenite: the viewer is gone, or it broke the protocol or a limit.
-    pub fn receive(&mut self) -> Result<Received, Error> {
-        let Self { stream, protocol, incoming, control, .. } = self;
-        let mut wire = Wire { stream, incoming, control, readable: READ_LIMIT, limit: CONTROL_LIMIT };
+    /// Reads what the viewer sent, up to the end of a message. Fails if the viewer is gone, or broke the protocol or a limit.
+    pub(super) fn receive(&mut self) -> Result<Received, Error> {
+        let (protocol, mut wire) = self.split(READ_LIMIT, CONTROL_LIMIT);
         let read = protocol.read(&mut wire);
         let readable = wire.readable;
-        self.incoming.settle();
+        self.frames.forget_given();
         match read {
             Ok(message) => Ok(Received::Message(message)),
             Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -192,17 +191,13 @@ impl Socket {
         }
     }
 
-    /// Whether control frames wait to be written.
-    #[must_use]
-    pub fn has_control(&self) -> bool {
+    /// Returns true if control frames wait to be written.
+    pub(super) fn has_control(&self) -> bool {
         !self.control.is_empty()
     }
 
     /// Writes control frames; true once none is left, here or on its way to the kernel. May be called only between two frames.
-    ///
-    /// # Errors
-    /// Those of the stream.
-    pub fn write_control(&mut self) -> io::Result<bool> {
+    pub(super) fn write_control(&mut self) -> io::Result<bool> {
         while !self.control.is_empty() {
             match self.stream.try_write(&self.control) {
                 Ok(count) => drop(self.control.drain(..count)),
@@ -215,20 +210,16 @@ impl Socket {
     }
 
     /// Queues a ping.
-    pub fn ping(&mut self) {
+    pub(super) fn ping(&mut self) {
         // A ping that finds the queue full is not missed: an unread one is in it already.
-        let Self { stream, protocol, incoming, control, .. } = self;
-        let mut wire = Wire { stream, incoming, control, readable: 0, limit: CONTROL_LIMIT };
+        let (protocol, mut wire) = self.split(0, CONTROL_LIMIT);
         let _ = protocol.write(&mut wire, Message::Ping(<_>::default()));
     }
 
-    /// The next message; answers to the viewer's pings go out meanwhile. May be called only between two frames.
-    ///
-    /// # Errors
-    /// As [`Socket::receive`].
-    pub async fn message(&mut self) -> Result<Message, Error> {
+    /// Waits for the next message; answers to the viewer's pings go out meanwhile. May be called only between two frames.
+    pub(super) async fn message(&mut self) -> Result<Message, Error> {
         loop {
-            // Who sends without end must neither hold up the others nor escape its deadline.
+            // A viewer that sends without end must neither hold up the others nor escape its deadline.
             yield_now().await;
             let received = self.receive();
             let written = self.write_control()?;
@@ -243,33 +234,26 @@ impl Socket {
         }
     }
 
-    /// Has `rest`, which ends the frame that was begun, sent before what was kept back. Nothing else may be written any more.
-    pub fn put_first(&mut self, rest: &[u8]) {
+    /// Puts `rest`, the end of a frame that was begun, before the control frames. Nothing else may be written any more.
+    pub(super) fn put_first(&mut self, rest: &[u8]) {
         self.control.splice(0..0, rest.iter().copied());
     }
 
-    /// Has FINISHED, if `finish` asks for it, and a close frame sent after what was kept back; [`Socket::close_out`] sends it all.
-    /// Nothing happens if the viewer has closed.
-    ///
-    /// # Errors
-    /// Those of tungstenite.
-    pub fn begin_close(&mut self, code: CloseCode, reason: &'static str, finish: bool) -> Result<(), Error> {
+    /// Queues FINISHED, if `finish` asks for it, and a close frame; [`Socket::close_out`] sends them. Does nothing if the viewer has
+    /// closed.
+    pub(super) fn begin_close(&mut self, code: CloseCode, reason: &'static str, finish: bool) -> Result<(), Error> {
         self.flush()?;
         if finish && self.protocol.can_write() {
             self.control.extend_from_slice(RELEASE_FRAME);
         }
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        let Self { stream, protocol, incoming, control, .. } = self;
-        let mut wire = Wire { stream, incoming, control, readable: 0, limit: usize::MAX };
+        let (protocol, mut wire) = self.split(0, usize::MAX);
         protocol.close(&mut wire, Some(frame))
     }
 
-    /// Sends what was kept back, and waits for the viewer to answer a close frame that it was sent, and to go.
-    ///
-    /// # Errors
-    /// The viewer is gone.
-    pub async fn close_out(&mut self) -> Result<(), Error> {
-        // What broke the protocol cannot be read on.
+    /// Sends the control frames, and waits until the viewer has answered its close frame and is gone.
+    pub(super) async fn close_out(&mut self) -> Result<(), Error> {
+        // After an error of the protocol nothing can be read.
         if !self.failed && self.protocol.can_read() {
             loop {
                 if let Err(e) = self.message().await {
@@ -284,10 +268,9 @@ impl Socket {
         Ok(self.finish().await?)
     }
 
-    /// Has the protocol's answers kept back with what is there already: what is in its buffer, then a pong that it had no room for.
+    /// Moves the protocol's answers to the control frames: those in its buffer, then a pong that it had no room for.
     fn flush(&mut self) -> Result<(), Error> {
-        let Self { stream, protocol, incoming, control, .. } = self;
-        let mut wire = Wire { stream, incoming, control, readable: 0, limit: usize::MAX };
+        let (protocol, mut wire) = self.split(0, usize::MAX);
         protocol.flush(&mut wire)?;
         protocol.flush(&mut wire)
     }

@@ -1,5 +1,6 @@
 //! A broker's message: decoded from its ZeroMQ frames, encoded as the WebSocket frame its viewers receive.
 
+use super::ws_frame::{MAX_UNMASKED_HEADER, put_text_header};
 use thiserror::Error;
 
 /// The longest channel id accepted from either side, in bytes.
@@ -8,11 +9,6 @@ pub const MAX_CHANNEL_ID: usize = 256;
 /// FINISHED as a ready frame: a channel gets it when its job failed or was aborted and nothing followed, a viewer when the
 /// monitor ends its subscription.
 pub const RELEASE_FRAME: &[u8] = b"\x81\x17{\"command\": \"FINISHED\"}";
-
-/// The space in front of a payload for the longest header of an unmasked frame (RFC 6455, section 5.2).
-const HEADER_SPACE: usize = 10;
-/// The first byte of the one frame of a text message.
-const FINAL_TEXT: u8 = 0x81;
 
 /// One progress message, borrowed from the bytes the broker sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +101,7 @@ impl<'a> Message<'a> {
     /// The text is what Python's `json.dumps(…, sort_keys=True)` writes, to the byte.
     pub fn encode<'b>(&self, buffer: &'b mut Vec<u8>) -> &'b [u8] {
         buffer.clear();
-        buffer.resize(HEADER_SPACE, 0);
+        buffer.resize(MAX_UNMASKED_HEADER, 0);
         buffer.extend_from_slice(b"{\"command\": ");
         push_json_string(buffer, self.command);
         for (key, value) in [(&b", \"task_id\": "[..], self.task), (b", \"task_state\": ", self.state)] {
@@ -115,25 +111,9 @@ impl<'a> Message<'a> {
             }
         }
         buffer.push(b'}');
-        let start = put_header(buffer);
+        let start = put_text_header(buffer);
         &buffer[start..]
     }
-}
-
-/// Writes a text frame's header just before the payload that begins at [`HEADER_SPACE`]; returns where the frame begins.
-fn put_header(buffer: &mut [u8]) -> usize {
-    let length = buffer.len() - HEADER_SPACE;
-    let extended = (length as u64).to_be_bytes();
-    let (code, extended) = match length {
-        0..=125 => (u8::try_from(length).unwrap_or(0), &extended[8..]),
-        126..=0xffff => (126, &extended[6..]),
-        _ => (127, &extended[..]),
-    };
-    let start = HEADER_SPACE - 2 - extended.len();
-    buffer[start] = FINAL_TEXT;
-    buffer[start + 1] = code;
-    buffer[start + 2..HEADER_SPACE].copy_from_slice(extended);
-    start
 }
 
 /// Appends `text` as a JSON string with every byte outside printable ASCII escaped.
@@ -174,55 +154,6 @@ fn push_escaped(out: &mut Vec<u8>, c: char) {
     out.extend_from_slice(&[b'\\', short]);
 }
 
-/// The length in bytes of the server frame that begins `bytes`, header included.
-///
-/// # Panics
-/// If `bytes` does not begin with a whole header as [`Message::encode`] writes it.
-#[must_use]
-pub fn frame_length(bytes: &[u8]) -> usize {
-    match bytes[1] {
-        126 => 4 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]])),
-        127 => {
-            let mut length = [0; size_of::<usize>()];
-            length.copy_from_slice(&bytes[HEADER_SPACE - size_of::<usize>()..HEADER_SPACE]);
-            HEADER_SPACE + usize::from_be_bytes(length)
-        }
-        short => 2 + usize::from(short),
-    }
-}
-
-/// The text of a server frame.
-///
-/// # Panics
-/// As [`frame_length`].
-#[must_use]
-pub fn frame_text(frame: &[u8]) -> &str {
-    let header = match frame[1] {
-        126 => 4,
-        127 => HEADER_SPACE,
-        _ => 2,
-    };
-    // It is ASCII, see `push_json_string`.
-    str::from_utf8(&frame[header..]).unwrap_or_default()
-}
-
-/// The length in bytes of the text frame that begins `bytes`, or `None` if it is no whole one as [`Message::encode`] writes it.
-#[must_use]
-pub fn checked_frame_length(bytes: &[u8]) -> Option<usize> {
-    let header = match *bytes {
-        [FINAL_TEXT, 126, ..] => 4,
-        [FINAL_TEXT, 127, ..] => HEADER_SPACE,
-        [FINAL_TEXT, 0..=125, ..] => 2,
-        _ => return None,
-    };
-    let length = match bytes.get(2..header)? {
-        [] => u64::from(bytes[1]),
-        extended => extended.iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
-    };
-    let whole = usize::try_from(length).ok()?.checked_add(header)?;
-    (whole <= bytes.len()).then_some(whole)
-}
-
 /// Checks a channel id that somebody typed.
 ///
 /// # Errors
@@ -238,6 +169,7 @@ pub fn check_channel(id: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ws_frame::{frame_length, frame_text};
 
     fn text(frames: &[&[u8]]) -> Result<String, Malformed> {
         let mut buffer = Vec::new();
@@ -288,28 +220,6 @@ mod tests {
                 assert_eq!(Some(message.channel), vector.channel.as_deref(), "{}", vector.note);
                 assert_eq!(message.kind() == Kind::Finished, vector.last, "{}", vector.note);
             }
-        }
-    }
-
-    #[test]
-    fn headers_at_the_edges_of_each_length_form() {
-        let overhead = r#"{"command": ""}"#.len();
-        for length in [125, 126, 127, 65_535, 65_536, 65_537] {
-            let command = "x".repeat(length - overhead);
-            let mut buffer = Vec::new();
-            let message = Message { channel: "c", command: &command, task: None, state: None };
-            let frame = message.encode(&mut buffer).to_vec();
-            let header = match length {
-                ..126 => 2,
-                126..65_536 => 4,
-                _ => 10,
-            };
-            assert_eq!(frame.len(), header + length);
-            assert_eq!(frame_length(&frame), frame.len());
-            assert_eq!(checked_frame_length(&frame), Some(frame.len()));
-            assert!((0..frame.len()).all(|cut| checked_frame_length(&frame[..cut]).is_none()));
-            assert_eq!(frame[0], 0x81);
-            assert_eq!(frame[header], b'{');
         }
     }
 

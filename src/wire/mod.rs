@@ -4,4 +4,5 @@ pub mod close;
 pub mod first_byte;
 pub mod header_list;
 pub mod message;
+pub mod ws_frame;
 pub mod zmtp;
