@@ -8,20 +8,17 @@ use crate::handover::fd_queue::FdQueue;
 use crate::handover::{Inherited, history_file};
 use crate::net::listen;
 use crate::net::listen::{Port, UnixFile};
-use crate::net::stream::{NOTSENT_LOWAT, Stream};
 use crate::net::tls::Certificate;
-use crate::peer::Peer;
 use crate::server::shutdown::{Running, STOP_LIMIT};
 use crate::server::{certificate, watchdog};
 use crate::systemd::fd_store::{InheritedFds, Listener};
 use crate::systemd::{notify, readiness};
-use crate::viewer;
+use crate::viewer::accept;
 use crate::{rlimit, status};
-use socket2::SockRef;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -254,32 +251,16 @@ fn serve<F: Future<Output = ()> + Send + 'static>(
 fn serve_viewers(tasks: &mut JoinSet<()>, viewers: ViewerListener, shared: &Arc<Shared>) -> Option<UnixFile> {
     match viewers {
         ViewerListener::Tcp(port) => {
-            serve(tasks, "viewers", port, shared, accept_viewers);
+            serve(tasks, "viewers", port, shared, accept::accept_tcp);
             None
         }
         ViewerListener::Unix(listener, file, previous) => {
             log::info!("listening for viewers on unix:{}", file.path.display());
             for listener in previous {
-                tasks.spawn(listen::drain_unix(listener, viewer_of_unix(shared)));
+                tasks.spawn(accept::accept_waiting(listener, Arc::clone(shared)));
             }
-            tasks.spawn(listen::accept_unix(listener, viewer_of_unix(shared)));
+            tasks.spawn(accept::accept_unix(listener, Arc::clone(shared)));
             Some(file)
         }
     }
-}
-
-async fn accept_viewers(listener: TcpListener, shared: Arc<Shared>) {
-    let serve = |stream: TcpStream, peer: SocketAddr| {
-        // Without it the kernel would buffer megabytes for a viewer that does not read.
-        if let Err(e) = SockRef::from(&stream).set_tcp_notsent_lowat(NOTSENT_LOWAT) {
-            log::debug!(RECODEX_PEER:% = peer; "viewer {peer}: its send buffer is not bounded: {e}");
-        }
-        viewer::admit(Stream::Tcp(stream), Peer::Socket(peer), &shared);
-    };
-    listen::accept(listener, serve).await;
-}
-
-fn viewer_of_unix(shared: &Arc<Shared>) -> impl FnMut(UnixStream) + use<> {
-    let shared = Arc::clone(shared);
-    move |stream| viewer::admit(Stream::Unix(stream), Peer::Unix, &shared)
 }

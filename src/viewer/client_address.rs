@@ -1,4 +1,4 @@
-//! Who a viewer is: the peer of its connection, or whom trusted proxies name.
+//! The address of a viewer: the peer of its connection, or the address that trusted proxies name.
 
 use super::forwarded;
 use crate::config::{Proxy, ProxyHeader};
@@ -6,19 +6,17 @@ use crate::peer::Peer;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
 
-/// The client that the trusted proxy `proxy` names, unless that is nobody or the proxy itself.
-#[must_use]
-pub fn named_by(proxy: Peer, named: Option<Peer>, trusted: &[Proxy]) -> Option<Peer> {
+/// Returns the client that the trusted proxy `proxy` names, unless it names nobody or itself.
+pub(super) fn named_by(proxy: Peer, named: Option<Peer>, trusted: &[Proxy]) -> Option<Peer> {
     named.filter(|client| !(Proxy::any(trusted, *client) && client.is_same_machine(proxy)))
 }
 
-/// The viewer for whom `peer` made the request with these headers.
+/// Returns the viewer for whom `peer` made the request with these headers.
 ///
-/// Of them only `header` is believed, and only if `peer` is one of `trusted`. Each proxy adds its client to the end, so the viewer
-/// is the last that is no trusted proxy. A proxy that names nobody, or itself, counts as the viewer: what stands before that is
-/// not looked at.
-#[must_use]
-pub fn viewer(peer: Peer, headers: &HeaderMap, header: ProxyHeader, trusted: &[Proxy]) -> Peer {
+/// Only `header` is believed, and only if `peer` is one of `trusted`. Each proxy adds its client to the end, so the viewer is the last
+/// address that is no trusted proxy. A proxy that names nobody, or itself, counts as the viewer: the addresses before it are not looked
+/// at.
+pub(super) fn viewer(peer: Peer, headers: &HeaderMap, header: ProxyHeader, trusted: &[Proxy]) -> Peer {
     let mut viewer = peer;
     if !Proxy::any(trusted, peer) {
         return viewer;
@@ -33,13 +31,12 @@ pub fn viewer(peer: Peer, headers: &HeaderMap, header: ProxyHeader, trusted: &[P
     viewer
 }
 
-/// Whether the last proxy names anybody at all. If it counts as the viewer all the same, that is itself.
-#[must_use]
-pub fn names_anybody(headers: &HeaderMap, header: ProxyHeader) -> bool {
+/// Returns true if the last proxy names an address. If the proxy counts as the viewer nevertheless, that address is its own.
+pub(super) fn names_anybody(headers: &HeaderMap, header: ProxyHeader) -> bool {
     named(headers, header).last().is_some_and(Option::is_some)
 }
 
-/// Whom the proxies name in this header, from the first to the last; `None` where it is nobody.
+/// Returns the address that each proxy names in this header, from the first to the last; `None` where it names nobody.
 fn named(headers: &HeaderMap, header: ProxyHeader) -> Vec<Option<Peer>> {
     let lines: Vec<&[u8]> = headers.get_all(header.name()).iter().map(HeaderValue::as_bytes).collect();
     match header {
@@ -52,7 +49,7 @@ fn named(headers: &HeaderMap, header: ProxyHeader) -> Vec<Option<Peer>> {
     }
 }
 
-/// An address with or without a port, and blanks around it; one of IPv6 may stand in brackets, but has no zone.
+/// Parses an address with or without a port, and blanks around it; an IPv6 address may stand in brackets, but has no zone.
 fn address(item: &[u8]) -> Option<Peer> {
     let text = str::from_utf8(item.trim_ascii()).ok().filter(|text| !text.contains('%'))?;
     if let Ok(at) = text.parse::<SocketAddr>() {
@@ -212,12 +209,12 @@ mod tests {
         assert_eq!(other(None), None);
     }
 
-    /// What separates two pairs, inside quotes or not.
+    /// Separators of two pairs, inside quotes or not.
     fn between() -> impl Strategy<Value = &'static str> {
         prop::sample::select(vec![",", ";", "\",", "\";"])
     }
 
-    /// Bytes that can stand in a header: any, or pairs that could be of use to a client.
+    /// Bytes that can stand in a header: any bytes, or pairs that could be of use to a client.
     fn text() -> impl Strategy<Value = Vec<u8>> {
         let pair = prop::sample::select(vec![
             "203.0.113.1",
@@ -248,7 +245,7 @@ mod tests {
             }
         }
 
-        /// One line, or the proxy's after the client's.
+        /// In one line, or the proxy's line after the client's.
         #[test]
         fn what_a_client_sent_before_the_proxys_word_never_counts(sent in text(), more in text(), joined in any::<bool>()) {
             for (header, word) in [
@@ -262,7 +259,7 @@ mod tests {
             }
         }
 
-        /// Wherever the host stands, and whether or not the client's own header comes first.
+        /// The host stands anywhere, and the client's own header comes first or is missing.
         #[test]
         fn a_host_that_a_client_chooses_never_names_the_viewer(
             start in "a?", between in between(), host in text(), sent in text(),

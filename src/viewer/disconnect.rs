@@ -1,4 +1,4 @@
-//! Why a viewer left or was not let in, and what is said and counted of it.
+//! The reasons why a viewer leaves or is refused, and the log lines and counters of each.
 
 use super::upgrade::{self, FOREIGN, NO_PROXY_HEADER, NO_TLS, Refused, TLS_REQUIRED, TOO_MANY};
 use crate::context::Shared;
@@ -14,23 +14,23 @@ use tokio_tungstenite::tungstenite::{self, error::CapacityError};
 
 static LOST: Throttle = Throttle::new(Duration::from_secs(10));
 static FULL: Throttle = Throttle::new(Duration::from_secs(60));
-static SHARE: Throttle = Throttle::new(Duration::from_secs(60));
+static ADDRESS: Throttle = Throttle::new(Duration::from_secs(60));
 static NO_PROXY: Throttle = Throttle::new(Duration::from_secs(60));
 static ZEROMQ: Throttle = Throttle::new(Duration::from_secs(60));
 static TLS: Throttle = Throttle::new(Duration::from_secs(60));
 static PLAIN: Throttle = Throttle::new(Duration::from_secs(60));
 static PROXY_HEADER: Throttle = Throttle::new(Duration::from_secs(60));
 
-/// Why a viewer left, or was left.
+/// The reason why a viewer's connection ended.
 #[derive(Debug, Error)]
-pub(super) enum Left {
+pub(super) enum Disconnect {
     /// The viewer broke a rule.
     #[error("closed with {code}: {reason}")]
     Closed { code: CloseCode, reason: &'static str },
     /// Nothing more comes from its channel.
     #[error("closed with {}: {}", .0.close().0, .0.close().1)]
     Ended(End),
-    /// It named no channel in time. That may be the network's fault, and the student's dialog waits.
+    /// The viewer named no channel in time. That may be the network's fault, and the student's dialog waits.
     #[error("closed with {}: no channel id within clients.subscribe_timeout", CloseCode::Policy)]
     Unnamed,
     #[error("it closed")]
@@ -49,9 +49,9 @@ pub(super) enum Left {
     ZeroMq,
     #[error("no header of the PROXY protocol: {0}")]
     Proxy(io::Error),
-    /// Not the end yet: its request is read in a turn of those over a limit.
+    /// Not the end yet: the request is read in a turn of those over a limit.
     #[error("clients.max_per_address is reached")]
-    Share,
+    OverAddressLimit,
     #[error("it was a health check")]
     HealthCheck,
     #[error("the monitor stops")]
@@ -62,19 +62,19 @@ pub(super) enum Left {
     Io(#[from] io::Error),
 }
 
-impl Left {
+impl Disconnect {
     pub(super) fn closed(code: CloseCode, reason: &'static str) -> Self {
         Self::Closed { code, reason }
     }
 }
 
-impl From<End> for Left {
+impl From<End> for Disconnect {
     fn from(end: End) -> Self {
         Self::Ended(end)
     }
 }
 
-impl From<tungstenite::Error> for Left {
+impl From<tungstenite::Error> for Disconnect {
     fn from(error: tungstenite::Error) -> Self {
         use tungstenite::Error as E;
         use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
@@ -89,8 +89,8 @@ impl From<tungstenite::Error> for Left {
     }
 }
 
-impl Left {
-    /// The code and the reason of the monitor's close frame, if there is to be one.
+impl Disconnect {
+    /// Returns the code and the reason of the monitor's close frame, if it sends one.
     pub(super) fn close(&self) -> Option<(CloseCode, &'static str)> {
         match self {
             Self::Closed { code, reason } => Some((*code, reason)),
@@ -102,9 +102,9 @@ impl Left {
         }
     }
 
-    /// True if the monitor ends the connection though the job has not finished and the viewer has broken no rule. FINISHED then
+    /// Returns true if the monitor ends the connection though the job has not finished and the viewer has broken no rule. FINISHED then
     /// goes before the close frame, if `clients.finish_on_close` is on and the viewer has not got the job's own.
-    pub(super) fn is_the_monitors(&self) -> bool {
+    pub(super) fn is_by_monitor(&self) -> bool {
         match self {
             Self::Ended(end) => *end != End::Finished,
             Self::Stalled | Self::Silent | Self::Unnamed => true,
@@ -112,12 +112,23 @@ impl Left {
         }
     }
 
-    /// True if the viewer will hardly answer a close frame.
+    /// Returns true if the viewer will hardly answer a close frame.
     pub(super) fn is_lost(&self) -> bool {
         matches!(self, Self::Stalled | Self::Silent)
     }
 
-    /// Counts it, and says what concerns an administrator.
+    /// Logs the end of a viewer's connection.
+    pub(super) fn log(&self, peer: Peer) {
+        match self {
+            Self::Closed { .. } | Self::Ended(_) | Self::Unnamed => {
+                let code = self.close().map_or(0, |(code, _)| code.into());
+                log::debug!(RECODEX_PEER:% = peer, RECODEX_CLOSE_CODE = code; "viewer {peer} left: {self}");
+            }
+            _ => log::debug!(RECODEX_PEER:% = peer; "viewer {peer} left: {self}"),
+        }
+    }
+
+    /// Counts the disconnect, and logs what concerns an administrator.
     pub(super) fn count(&self, shared: &Shared, peer: Peer) {
         let lost = match self {
             Self::Stalled => Some(Loss::Stalled),
@@ -139,11 +150,11 @@ impl Left {
             refused(shared, peer, refusal);
         }
         if let Some((throttle, what)) = self.other_protocol() {
-            say(throttle, peer, what);
+            warn(throttle, peer, what);
         }
     }
 
-    /// What is said of one that speaks another protocol than its port, and how often.
+    /// Returns the warning about a client that speaks another protocol than its port, and its throttle.
     fn other_protocol(&self) -> Option<(&'static Throttle, &'static str)> {
         match self {
             Self::ZeroMq => Some((
@@ -168,7 +179,7 @@ impl Left {
         }
     }
 
-    /// What it is counted as, if it was refused.
+    /// Returns the kind as which a refusal is counted.
     fn refusal(&self) -> Option<ViewerRefusal> {
         match self {
             Self::Handshake => Some(ViewerRefusal::Timeout),
@@ -187,23 +198,23 @@ impl Left {
     }
 }
 
-/// Takes note that a connection does not become a viewer's.
+/// Counts a connection that does not become a viewer's, and logs a warning.
 pub(super) fn refused(shared: &Shared, peer: Peer, why: ViewerRefusal) {
     shared.metrics.viewers_refused.add(why);
     let (throttle, what) = match why {
         ViewerRefusal::Full => (&FULL, "clients.max is reached"),
-        ViewerRefusal::Address => (&SHARE, "its address has clients.max_per_address viewers"),
+        ViewerRefusal::Address => (&ADDRESS, "its address has clients.max_per_address viewers"),
         ViewerRefusal::Proxy => (
             &NO_PROXY,
             "websocket_proxy_protocol is on, and it sent no PROXY header or trusted_proxies does not name it",
         ),
-        // Said where it is known which, or anybody's noise.
+        // Logged elsewhere with what was wrong, or any stranger could fill the log.
         ViewerRefusal::Origin | ViewerRefusal::Request | ViewerRefusal::Timeout | ViewerRefusal::Tls => return,
     };
-    say(throttle, peer, what);
+    warn(throttle, peer, what);
 }
 
-fn say(throttle: &Throttle, peer: Peer, what: &str) {
+fn warn(throttle: &Throttle, peer: Peer, what: &str) {
     if let Some(more) = throttle.pass() {
         log::warn!(RECODEX_PEER:% = peer; "refused viewer {peer}: {what}{more}");
     }

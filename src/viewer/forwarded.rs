@@ -1,19 +1,19 @@
-//! The `Forwarded` header (RFC 7239): bytes in, the address that each of its elements names out.
+//! The parser of the `Forwarded` header (RFC 7239): returns the address that each of its elements names.
 //!
-//! Stricter than the RFC where a client can choose the text. nginx and others put `$host` between quotes as it is, with the quotes
-//! that are in it, so a client can end the string and go on with parameters and elements of its own. Therefore a value may only be
-//! what its parameter needs, no parameter is taken that the RFC does not define, and a header with `host` has one element.
+//! It is stricter than the RFC where a client can choose the text. nginx and others put `$host` between quotes as it is, with the
+//! quotes that are in it, so a client can end the string and go on with parameters and elements of its own. Therefore each parameter
+//! takes only the values that it needs, parameters that the RFC does not define are refused, and a header with `host` has one element.
 
 use crate::peer::Peer;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-/// The address that each element names in `for`, from the first element to the last; `None` where it names nobody: no `for`,
+/// Returns the address that each element names in `for`, from the first element to the last; `None` where it names nobody: no `for`,
 /// `unknown`, or an identifier that hides the address.
 ///
-/// Returns `None` if anything in the value is against the grammar. Several lines of the header are one value, joined by commas.
-#[must_use]
-pub fn parse(value: &[u8]) -> Option<Vec<Option<Peer>>> {
+/// Returns `None` for the whole value if a part of it is against the grammar. Several lines of the header are one value, joined by
+/// commas.
+pub(super) fn parse(value: &[u8]) -> Option<Vec<Option<Peer>>> {
     let mut rest = value;
     let mut named = Vec::new();
     let mut has_host = false;
@@ -31,14 +31,14 @@ pub fn parse(value: &[u8]) -> Option<Vec<Option<Peer>>> {
     (!has_host || named.len() == 1).then_some(named)
 }
 
-/// What is of use in an element.
+/// The facts of an element that are used.
 #[derive(Default)]
 struct Element {
     named: Option<Peer>,
     has_host: bool,
 }
 
-/// Takes an element: pairs `name=value` between semicolons, each name at most once; there may be nothing in it.
+/// Takes an element: pairs `name=value` between semicolons, each name at most once. It may be empty.
 fn element(rest: &mut &[u8]) -> Option<Element> {
     let mut element = Element::default();
     let mut seen: Vec<&[u8]> = Vec::new();
@@ -90,7 +90,7 @@ fn value<'a>(rest: &mut &'a [u8]) -> Option<Cow<'a, [u8]>> {
     }
 }
 
-/// Takes the characters of a token (RFC 9110, section 5.6.2), of which there may be none.
+/// Takes a token (RFC 9110, section 5.6.2), which may be empty.
 fn token<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     let length = rest.iter().take_while(|byte| is_token(byte)).count();
@@ -111,7 +111,7 @@ fn skip_blanks(rest: &mut &[u8]) {
     }
 }
 
-/// Whom a parameter names: a node (RFC 7239, section 6).
+/// A node, which a parameter names (RFC 7239, section 6).
 enum Node {
     Address(IpAddr, Option<u16>),
     /// `unknown`, or an identifier that hides the address.
@@ -128,7 +128,7 @@ impl Node {
     }
 }
 
-/// A node, such as `192.0.2.43`, `[2001:db8::1]`, `unknown` or `_hidden`, each with or without `:80` or `:_hidden`.
+/// Parses a node, such as `192.0.2.43`, `[2001:db8::1]`, `unknown` or `_hidden`, each with or without `:80` or `:_hidden`.
 fn node(text: &str) -> Option<Node> {
     // A colon is part of an address in brackets only.
     let end = text.find(']').map_or(0, |at| at + 1);
@@ -150,24 +150,25 @@ fn node(text: &str) -> Option<Node> {
     Some(Node::Address(ip, port))
 }
 
-/// A port: one to five digits.
+/// Parses a port of one to five digits.
 fn number(text: &str) -> Option<u16> {
     let is_number = (1..=5).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit());
     if is_number { text.parse().ok() } else { None }
 }
 
-/// Whether it is an identifier that a proxy has made up to hide an address or a port (RFC 7239, section 6.3).
+/// Returns true for an identifier that a proxy has made up to hide an address or a port (RFC 7239, section 6.3).
 fn is_hidden(text: &str) -> bool {
     let made_up = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     text.strip_prefix('_').is_some_and(|rest| !rest.is_empty() && rest.bytes().all(made_up))
 }
 
-/// Whether it can be a host's name or address, and its port. The RFC also allows `,`, `;` and `=` in a name, which no host has.
+/// Returns true if the text can be a host's name or address, and its port. The RFC also allows `,`, `;` and `=` in a name, which no
+/// host has.
 fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
 }
 
-/// Whether it is the name of a protocol (RFC 3986, section 3.1).
+/// Returns true for the name of a protocol (RFC 3986, section 3.1).
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
@@ -177,7 +178,7 @@ fn is_scheme(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// What each element names, in words; `?` is nobody.
+    /// Returns the address of each element, with blanks between them; `?` is nobody.
     fn read(value: &str) -> Option<String> {
         let words = |peer: Option<Peer>| peer.map_or("?".into(), |peer| peer.to_string());
         parse(value.as_bytes()).map(|named| named.into_iter().map(words).collect::<Vec<_>>().join(" "))
@@ -206,7 +207,7 @@ mod tests {
             ("host=\"[::1]:80\";for=192.0.2.43", "192.0.2.43"),
             ("proto=https", "?"),
             ("by=\"[2001:db8::1]:80\"", "?"),
-            // What is empty names nobody, rather than being passed over: it may be all that a proxy said.
+            // An empty element names nobody and is not passed over: it may be all that a proxy said.
             ("", "?"),
             (" ", "?"),
             ("for=192.0.2.43,", "192.0.2.43 ?"),
@@ -229,7 +230,7 @@ mod tests {
             "for=192.0.2.43;for=192.0.2.43",
             "for=192.0.2.43;proto=http;Proto=http",
             "for=192.0.2.43;by=_a;by=_b",
-            // Brackets and colons are of no token.
+            // Brackets and colons are no part of a token.
             "for=192.0.2.43:80",
             "for=[2001:db8::1]",
             "for=2001:db8::1",
@@ -265,7 +266,7 @@ mod tests {
             "for=192.0.2.43\u{a0}",
             "\u{a0}for=192.0.2.43",
             "192.0.2.43",
-            // What comes first counts as well.
+            // The first element counts as well.
             "for=junk, for=192.0.2.43",
             "\", for=192.0.2.43",
         ] {
@@ -277,12 +278,12 @@ mod tests {
     #[test]
     fn where_a_client_can_choose_the_text_less_is_read_than_the_rfc_allows() {
         for value in [
-            // RFC 7239 has these.
+            // RFC 7239 allows these.
             "for=192.0.2.43;secret=x",
             "for=192.0.2.43;host=\"a,for=203.0.113.1;x=\"",
             "for=192.0.2.43;host=a, for=198.51.100.17",
             "for=192.0.2.43, for=198.51.100.17;host=a",
-            // What a client can make of for=192.0.2.43;host="$host".
+            // A client can make these of for=192.0.2.43;host="$host".
             "for=192.0.2.43;host=\"a\",for=203.0.113.1;host=\"b\"",
             "for=192.0.2.43;host=\"a\";for=\"203.0.113.1\"",
             "for=192.0.2.43;host=\"a\\\"",

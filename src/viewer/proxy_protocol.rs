@@ -10,28 +10,26 @@ use std::net::SocketAddr;
 const SHORTEST: usize = 15;
 /// The longest header of version 1, in bytes (PROXY protocol, section 2.1).
 const LONGEST_TEXT: usize = 107;
-/// What of a header of version 2 says how long it is, in bytes.
+/// The length of the first part of a header of version 2, which says how long the rest is, in bytes.
 const BINARY_HEAD: usize = 16;
-/// The longest header that is taken, in bytes: of version 2, with addresses and what may come with them, such as a name and a
-/// certificate's.
+/// The longest header that is taken, in bytes: of version 2, with addresses and extensions, such as a host name and that of a
+/// certificate.
 pub const MAX_HEADER: usize = 2048;
 
-/// What has come of a PROXY header.
+/// The state of a PROXY header of which some bytes have come.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Header {
+enum Header {
     /// At least so many bytes are missing.
     Missing(usize),
-    /// All of it: the client, unless the proxy speaks for itself.
+    /// The header is whole: the client, unless the proxy speaks for itself.
     Whole(Option<SocketAddr>),
-    /// None.
+    /// The bytes are no header.
     Wrong,
 }
 
-/// Reads the rest of a header into `bytes`; returns the client's address, unless the proxy speaks for itself.
-///
-/// # Errors
-/// [`io::ErrorKind::InvalidData`] if it is none.
-pub async fn read(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<Option<SocketAddr>> {
+/// Reads the rest of a header into `bytes`; returns the client's address, unless the proxy speaks for itself. Fails with
+/// [`io::ErrorKind::InvalidData`] if the bytes are no header.
+pub(super) async fn read(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<Option<SocketAddr>> {
     loop {
         match header(bytes) {
             Header::Missing(count) => {
@@ -45,9 +43,8 @@ pub async fn read(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result<Option
     }
 }
 
-/// Looks at the bytes of a PROXY header so far. Who reads what is missing, and no more, never reads past its end.
-#[must_use]
-pub fn header(bytes: &[u8]) -> Header {
+/// Parses the bytes of a PROXY header so far. A reader that reads the missing bytes, and no more, never reads past its end.
+fn header(bytes: &[u8]) -> Header {
     let begins = |start: &[u8]| bytes.starts_with(&start[..start.len().min(bytes.len())]);
     let (binary, text) = (begins(PROXY_BINARY), begins(PROXY_TEXT));
     if !binary && !text {

@@ -15,14 +15,14 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, create_response
 use tokio_tungstenite::tungstenite::http::header::{CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
 
-/// How long somebody who is refused may take to read that and go.
+/// The time in which a client that is refused may read the answer and go.
 const LINGER: Duration = Duration::from_secs(1);
-/// How many bytes of it are read at once.
+/// The number of bytes of a request that are read at once.
 const CHUNK: usize = 1024;
 
-/// Why a connection did not become a viewer's.
+/// The reason why a connection did not become a viewer's.
 #[derive(Debug, Error)]
-pub enum Refused {
+pub(super) enum Refused {
     /// The client went, or could not be written to.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -33,7 +33,7 @@ pub enum Refused {
 
 /// An HTTP answer that ends a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(super) struct Answer {
     status: u16,
     phrase: &'static str,
     headers: &'static str,
@@ -53,21 +53,21 @@ const BAD_REQUEST: Answer = Answer {
     text: "This is not a well-formed WebSocket upgrade request.\n",
 };
 /// A client speaks TLS where there is none.
-pub const NO_TLS: Answer = Answer {
+pub(super) const NO_TLS: Answer = Answer {
     status: 400,
     phrase: "Bad Request",
     headers: "Connection: close\r\n",
     text: "This port does not speak TLS. Use ws:// instead of wss://.\n",
 };
 /// A client does not speak TLS where it must.
-pub const TLS_REQUIRED: Answer = Answer {
+pub(super) const TLS_REQUIRED: Answer = Answer {
     status: 400,
     phrase: "Bad Request",
     headers: "Connection: close\r\n",
     text: "This port speaks TLS. Use wss:// instead of ws://.\n",
 };
 /// A proxy sends a PROXY header that nobody expects.
-pub const NO_PROXY_HEADER: Answer = Answer {
+pub(super) const NO_PROXY_HEADER: Answer = Answer {
     status: 400,
     phrase: "Bad Request",
     headers: "Connection: close\r\n",
@@ -79,22 +79,22 @@ const HEAD_TOO_LARGE: Answer = Answer {
     headers: "Connection: close\r\n",
     text: "The request head is longer than 16 KiB.\n",
 };
-/// A page of another site.
-pub const FOREIGN: Answer = Answer {
+/// The request comes from a page of another site.
+pub(super) const FOREIGN: Answer = Answer {
     status: 403,
     phrase: "Forbidden",
     headers: "Connection: close\r\n",
     text: "Pages of this origin may not connect to the monitor (allowed_origins).\n",
 };
 /// The address of the viewer has all its permits.
-pub const TOO_MANY: Answer = Answer {
+pub(super) const TOO_MANY: Answer = Answer {
     status: 429,
     phrase: "Too Many Requests",
     headers: "Connection: close\r\nRetry-After: 10\r\n",
     text: "The monitor has as many viewers from this address as it may have (clients.max_per_address).\n",
 };
-/// There is no place for anybody.
-pub const FULL: Answer = Answer {
+/// No permit is free for any viewer.
+pub(super) const FULL: Answer = Answer {
     status: 503,
     phrase: "Service Unavailable",
     headers: "Connection: close\r\nRetry-After: 10\r\n",
@@ -102,22 +102,22 @@ pub const FULL: Answer = Answer {
 };
 
 /// An answer to a health check.
-pub const HEALTHY: Answer =
+pub(super) const HEALTHY: Answer =
     Answer { status: 200, phrase: "OK", headers: "Connection: close\r\nCache-Control: no-store\r\n", text: "ok\n" };
 /// The monitor stops.
-pub const STOPPING: Answer = Answer {
+pub(super) const STOPPING: Answer = Answer {
     status: 503,
     phrase: "Service Unavailable",
     headers: "Connection: close\r\nCache-Control: no-store\r\n",
     text: "The monitor stops.\n",
 };
 
-/// What a plain HTTP request asks for whose answer says only that the monitor serves viewers.
+/// The path of a health check, which finds out that the monitor serves viewers.
 const HEALTH: &[u8] = b"/healthz";
 
-/// The method of a plain request for `/healthz`: GET or HEAD, of HTTP/1.0 or HTTP/1.1. A request for a WebSocket is none, whatever its path.
-#[must_use]
-pub fn health_check(head: &[u8]) -> Option<&[u8]> {
+/// Returns the method of a health check: a plain request for `/healthz` with GET or HEAD, of HTTP/1.0 or HTTP/1.1. A request for a
+/// WebSocket is no health check, even at that path.
+pub(super) fn health_check(head: &[u8]) -> Option<&[u8]> {
     let (line, headers) = head.split_at(head.iter().position(|byte| *byte == b'\n')? + 1);
     let mut words = line.trim_ascii_end().split(|byte| *byte == b' ');
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
@@ -132,22 +132,9 @@ pub fn health_check(head: &[u8]) -> Option<&[u8]> {
     (words.next().is_none() && !upgrades).then_some(method)
 }
 
-/// The answer to a client that begins with these bytes where TLS is to begin; none if it may be TLS, or cannot be told in HTTP.
-#[must_use]
-pub fn answer_without_tls(bytes: &[u8]) -> Option<&'static Answer> {
-    match ClientProtocol::of(bytes)? {
-        ClientProtocol::Http => Some(&TLS_REQUIRED),
-        ClientProtocol::Proxy => Some(&NO_PROXY_HEADER),
-        ClientProtocol::Tls | ClientProtocol::ZeroMq => None,
-    }
-}
-
-/// Reads the request into `head`; returns where its head ends. It may be one of another protocol, whose client waits for an answer and
-/// will send no more.
-///
-/// # Errors
-/// See [`Refused`].
-pub async fn read(stream: &mut Stream, head: &mut Vec<u8>) -> Result<usize, Refused> {
+/// Reads the request into `head`; returns the length of the request's head in bytes. Reading ends early if the client speaks another
+/// protocol: it waits for an answer and will send no more.
+pub(super) async fn read(stream: &mut Stream, head: &mut Vec<u8>) -> Result<usize, Refused> {
     head.reserve(CHUNK);
     let mut long = None;
     while !matches!(ClientProtocol::of(head), Some(ClientProtocol::Tls | ClientProtocol::ZeroMq)) {
@@ -168,27 +155,25 @@ pub async fn read(stream: &mut Stream, head: &mut Vec<u8>) -> Result<usize, Refu
     Ok(head.len())
 }
 
-/// Answers the request whose head ends at `end`, if `admit` has nothing against it; returns what the client sent after it.
-///
-/// # Errors
-/// See [`Refused`].
-pub async fn answer(
+/// Answers the request whose head ends at `end`: with 101 if `admit` agrees, else with an error. Returns the bytes that the client sent
+/// after the head.
+pub(super) async fn answer(
     stream: &mut Stream,
     mut head: Vec<u8>,
     end: usize,
     admit: impl FnOnce(&HeaderMap) -> Result<(), &'static Answer>,
 ) -> Result<Vec<u8>, Refused> {
     if ClientProtocol::of(&head) == Some(ClientProtocol::Proxy) {
-        return refuse(stream, &NO_PROXY_HEADER).await;
+        return Err(refuse(stream, &NO_PROXY_HEADER).await);
     }
     match reply(&head[..end], admit) {
         Ok(reply) => stream.write_all(&reply).await?,
-        Err(answer) => return refuse(stream, answer).await,
+        Err(answer) => return Err(refuse(stream, answer).await),
     }
     Ok(head.split_off(end))
 }
 
-/// What is sent to whoever is admitted.
+/// Returns the answer with which the WebSocket begins, or that of a refusal.
 fn reply(
     head: &[u8],
     admit: impl FnOnce(&HeaderMap) -> Result<(), &'static Answer>,
@@ -208,7 +193,7 @@ fn reply(
     Ok(reply)
 }
 
-/// Puts in place of each list in which an upgrade is asked for the one word that the handshake library looks for, if the list has it.
+/// Replaces each list that asks for an upgrade by the one word that the handshake library looks for, if the list has it.
 fn read_lists(headers: &mut HeaderMap) -> Result<(), &'static Answer> {
     for (name, word) in [(CONNECTION, "upgrade"), (UPGRADE, "websocket"), (SEC_WEBSOCKET_VERSION, "13")] {
         if !has_token(headers, &name, word) {
@@ -216,20 +201,20 @@ fn read_lists(headers: &mut HeaderMap) -> Result<(), &'static Answer> {
         }
         headers.insert(name, HeaderValue::from_static(word));
     }
-    // It is no list, and there is one (RFC 6455, section 11.3.1).
+    // The key is no list, and may occur once (RFC 6455, section 11.3.1).
     if headers.get_all(SEC_WEBSOCKET_KEY).iter().count() > 1 { Err(&BAD_REQUEST) } else { Ok(()) }
 }
 
 /// Answers without waiting and ends the connection. `method` is that of the request: HEAD gets no body.
-pub fn end_with(mut stream: Stream, answer: &Answer, method: &[u8]) {
-    // One try each: a peer that cannot be told at once is just closed. What it has sent is read, or the close would be a reset.
+pub(super) fn end_with(mut stream: Stream, answer: &Answer, method: &[u8]) {
+    // One try each: a peer that does not take the answer at once is just closed. Its bytes are read, or the close would be a reset.
     let _ = stream.try_read(&mut [0; 4096]);
     let text = answer.to_string();
     let head = if method == b"HEAD" { text.strip_suffix(answer.text) } else { None };
     let _ = stream.end_with(head.unwrap_or(&text).as_bytes());
 }
 
-/// Where the head ends: after the first empty line. `seen` bytes need not be looked at again.
+/// Returns the length of the head, which ends with the first empty line. `seen` bytes need not be looked at again.
 fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
     let tail = &bytes[seen..];
     let ends = |i: usize| tail[i] == b'\n' && (tail[i + 1..].starts_with(b"\n") || tail[i + 1..].starts_with(b"\r\n"));
@@ -237,7 +222,7 @@ fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
     Some(seen + at + if tail[at + 1] == b'\n' { 2 } else { 3 })
 }
 
-/// Which answer an error of the handshake library deserves.
+/// Returns the answer to a request that the handshake library refuses.
 fn judge(error: &WebSocketError) -> &'static Answer {
     match error {
         // Well-formed HTTP, but no WebSocket client of today.
@@ -253,18 +238,15 @@ fn judge(error: &WebSocketError) -> &'static Answer {
 }
 
 /// Answers and ends the connection.
-///
-/// # Errors
-/// [`Refused::Answered`], always.
-pub async fn refuse<T>(stream: &mut Stream, answer: &'static Answer) -> Result<T, Refused> {
-    let told = pin!(async {
+pub(super) async fn refuse(stream: &mut Stream, answer: &'static Answer) -> Refused {
+    let answered = pin!(async {
         stream.write_all(answer.to_string().as_bytes()).await?;
         stream.shutdown().await?;
         // Closing with unread bytes would send a reset, and the client might never see the answer.
         stream.drain().await
     });
-    let _ = timeout(LINGER, told).await;
-    Err(Refused::Answered(answer))
+    let _ = timeout(LINGER, answered).await;
+    Refused::Answered(answer)
 }
 
 impl std::fmt::Display for Answer {

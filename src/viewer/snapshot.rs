@@ -1,0 +1,111 @@
+//! A viewer across a restart: its state for the next process, and a viewer made of such a state.
+
+use super::delivery::Delivery;
+use super::frame_buffer::FrameBuffer;
+use super::socket::{Parts, Protocol, Socket};
+use super::{Stage, Viewer};
+use crate::config::Proxy;
+use crate::context::Shared;
+use crate::context::permits::Permit;
+use crate::hub::cursor::Cursor;
+use crate::net::stream::Stream;
+use crate::snapshot::state;
+use crate::wire::close::End;
+use socket2::SockRef;
+use std::sync::Arc;
+
+impl Viewer {
+    /// Goes on with a viewer of the process before; `cursor` is its position in its channel, if it had one.
+    pub(crate) fn resume(
+        stream: Stream,
+        left: state::Viewer<'_>,
+        cursor: Option<Cursor>,
+        shared: Arc<Shared>,
+        permit: Permit,
+    ) -> Self {
+        let (received, unsent) = (left.received.into_owned(), left.unsent.into_owned());
+        let stage = match (left.stage, cursor) {
+            (state::Stage::Connected { proxied }, _) => Stage::Connected(stream, proxied.then_some(received)),
+            (state::Stage::Request { unproxied }, _) => Stage::Request { stream, head: received, unproxied },
+            (state::Stage::Relaying { in_message, .. }, Some(cursor)) => {
+                let socket = Socket::new(stream, FrameBuffer::new(received, in_message), unsent);
+                Stage::Subscribed(Delivery::new(socket, cursor, &shared.settings().clients))
+            }
+            (state::Stage::Naming, _) => Stage::Naming(Socket::new(stream, FrameBuffer::new(received, false), unsent)),
+            (state::Stage::Closing { answer, in_message }, _) => {
+                Stage::Closing(Socket::closing(stream, FrameBuffer::new(received, in_message), unsent, answer))
+            }
+            (state::Stage::Relaying { .. }, None) => Stage::Gone,
+        };
+        let settings = shared.settings();
+        // Its address may still be to come.
+        let is_unknown = match &stage {
+            Stage::Connected(_, Some(_)) => true,
+            Stage::Connected(_, None) | Stage::Request { unproxied: false, .. } => {
+                Proxy::any(&settings.trusted_proxies, left.peer)
+            }
+            _ => false,
+        };
+        let mut viewer =
+            Self { stage, peer: left.peer, shared, permit: Some(permit), refusal: None, address_permit: None };
+        if settings.clients.max_per_address > 0 && !is_unknown {
+            viewer.take_address_permit_below(left.peer, usize::MAX);
+        }
+        viewer
+    }
+
+    /// Takes the connection and the state with which the next process can go on. As its run the state names the slot in the hub.
+    pub(super) fn take_state(&mut self) -> Option<(Stream, state::Viewer<'static>)> {
+        let (socket, cursor) = match std::mem::take(&mut self.stage) {
+            Stage::Gone => return None,
+            Stage::Connected(stream, header) => {
+                let proxied = header.is_some();
+                return self.state(stream, state::Stage::Connected { proxied }, header.unwrap_or_default(), Vec::new());
+            }
+            Stage::Request { stream, head, unproxied } => {
+                return self.state(stream, state::Stage::Request { unproxied }, head, Vec::new());
+            }
+            Stage::Naming(socket) | Stage::Closing(socket) => (socket, None),
+            Stage::Subscribed(Delivery { socket, cursor, .. }) => (socket, Some(cursor)),
+        };
+        let Parts { stream, protocol, frames, mut unsent } = socket.into_parts();
+        let in_message = frames.is_in_message();
+        let finish = self.shared.settings().clients.finish_on_close;
+        let stage = match (protocol, cursor) {
+            (Protocol::Open, Some(cursor)) => {
+                let (slot, offset, rest) = cursor.position();
+                if let Some(end) = cursor.end() {
+                    // It needs its channel no more, and only this process knows how it ends.
+                    unsent = [rest, &unsent, &end.closing_bytes(finish)].concat();
+                    state::Stage::Closing { answer: true, in_message }
+                } else {
+                    let (run, rest) = (u32::try_from(slot).ok()?, rest.to_vec().into());
+                    state::Stage::Relaying { run, offset, rest, in_message }
+                }
+            }
+            (Protocol::Open, None) if !in_message => state::Stage::Naming,
+            // The first part of its channel id is in the protocol, and cannot be handed over.
+            (Protocol::Open, None) => {
+                unsent.extend(End::Stopping.closing_bytes(finish));
+                state::Stage::Closing { answer: true, in_message }
+            }
+            (_, cursor) => {
+                unsent.splice(0..0, cursor.iter().flat_map(Cursor::rest).copied());
+                state::Stage::Closing { answer: protocol == Protocol::Closing, in_message }
+            }
+        };
+        self.state(stream, stage, frames.bytes().to_vec(), unsent)
+    }
+
+    fn state(
+        &self,
+        stream: Stream,
+        stage: state::Stage<'static>,
+        received: Vec<u8>,
+        unsent: Vec<u8>,
+    ) -> Option<(Stream, state::Viewer<'static>)> {
+        let cookie = SockRef::from(&stream).cookie().ok()?;
+        let (received, unsent) = (received.into(), unsent.into());
+        Some((stream, state::Viewer { cookie, peer: self.peer, stage, received, unsent }))
+    }
+}
