@@ -4,7 +4,7 @@ use crate::broker::link;
 use crate::context::Shared;
 use crate::logging::Throttle;
 use crate::metrics::counters::LinkRefusal;
-use crate::net::listen;
+use crate::net::accept::accept_tcp;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ pub(crate) async fn accept_brokers(listener: TcpListener, shared: Arc<Shared>) {
         }
         link::shake_hands(peer, link::serve(stream, peer, Arc::clone(&shared)), &shared);
     };
-    listen::accept(listener, serve).await;
+    accept_tcp(listener, serve).await;
 }
 
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {

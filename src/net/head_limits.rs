@@ -1,4 +1,4 @@
-//! Bounds of the first bytes that a stranger sends: the head of an HTTP request, and the first message of TLS.
+//! Bounds of the first bytes of a client: the head of an HTTP request, and the first message of TLS.
 
 use tokio::sync::Semaphore;
 

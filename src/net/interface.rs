@@ -4,10 +4,8 @@ use nix::ifaddrs::getifaddrs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// The IPv4 addresses of the interface of this name, the one that libzmq binds first; `None` if there is no such interface.
-///
-/// # Errors
-/// If they cannot be looked up: that needs a netlink socket.
+/// Returns the IPv4 addresses of the interface of this name, that which libzmq binds first; `None` if there is no such interface.
+/// Fails if they cannot be looked up, for which a netlink socket is needed.
 pub(super) fn addresses(name: &str) -> io::Result<Option<Vec<Ipv4Addr>>> {
     let mut found = None;
     for interface in getifaddrs()?.filter(|interface| interface.interface_name == name) {
@@ -17,14 +15,13 @@ pub(super) fn addresses(name: &str) -> io::Result<Option<Vec<Ipv4Addr>>> {
     Ok(found)
 }
 
-/// The address that libzmq, and so `zeromq_uri`, takes for a host that is the name of an interface.
-#[must_use]
-pub fn interface_address(host: &str) -> Option<IpAddr> {
+/// Returns the address that libzmq, and so `zeromq_uri`, takes for a host that is the name of an interface.
+pub(crate) fn first_address(host: &str) -> Option<IpAddr> {
     let first = addresses(host).ok()??.first().copied()?;
     Some(first.into())
 }
 
-/// What to write if `host` does not resolve because it is, or may be, the name of an interface; else nothing.
+/// Returns the advice for a `host` that does not resolve because it is, or may be, the name of an interface.
 pub(super) fn hint(key: &str, host: &str) -> Option<String> {
     match addresses(host) {
         Ok(Some(addresses)) if addresses.is_empty() => {
@@ -48,8 +45,8 @@ mod tests {
 
     #[test]
     fn the_loopback_interface_has_its_address() {
-        assert_eq!(interface_address("lo"), Some(Ipv4Addr::LOCALHOST.into()));
-        assert_eq!(interface_address("no-such-interface"), None);
+        assert_eq!(first_address("lo"), Some(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(first_address("no-such-interface"), None);
         assert_eq!(addresses("no-such-interface").unwrap(), None);
     }
 }

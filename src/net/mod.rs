@@ -1,10 +1,11 @@
-//! Sockets: listeners, streams over TCP, TLS and Unix sockets, certificates.
+//! Sockets: listening, accepting, streams over TCP, TLS and Unix sockets, certificates.
 
+pub(crate) mod accept;
 pub(crate) mod first_byte;
 pub mod head_limits;
-pub mod interface;
-pub mod listen;
-pub mod pem;
+pub(crate) mod interface;
+pub(crate) mod listen;
+pub(crate) mod pem;
 pub mod stream;
 pub mod tls;
-pub mod unix;
+pub(crate) mod unix;

@@ -1,4 +1,4 @@
-//! PEM files of certificates and private keys: plain words for what cannot be used.
+//! PEM files of certificates and private keys: errors in plain words for files that cannot be used.
 
 use crate::fs::is_utf_16;
 use rustls::pki_types::{PrivateKeyDer, pem};
@@ -7,12 +7,12 @@ use x509_cert::der::asn1::{AnyRef, ContextSpecific, ObjectIdentifier, OctetStrin
 use x509_cert::der::{self, Decode, Reader, SliceReader};
 use x509_cert::spki::AlgorithmIdentifierRef;
 
-/// Which keys the monitor takes: those of `ring`, which signs for it.
+/// The keys that the monitor takes: those of `ring`, which signs for it.
 const TAKEN: &str =
     "expected an RSA key of 2048 to 8192 bits, an EC key on the curve P-256 or P-384, or an Ed25519 key";
-/// What the label of a key with a password has in it, and the header of an old one.
+/// A word in the label of a key with a password, and in the header of an old one.
 const ENCRYPTED: &str = "ENCRYPTED";
-/// The longest label of a section that is repeated in an error, in bytes; RFC 7468 has none over 23.
+/// The longest label of a section that is repeated in an error, in bytes; those of RFC 7468 have up to 23.
 const LABEL: usize = 40;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
@@ -33,7 +33,6 @@ const NAMES: [(ObjectIdentifier, &str); 11] = [
 ];
 
 /// Says why a file that should have `expected` in PEM cannot be read, and what to do.
-#[must_use]
 pub(crate) fn explain(error: &pem::Error, file: &[u8], expected: &str) -> String {
     match error {
         pem::Error::NoItemsFound => format!("expected {expected} in PEM, found {}", found(file)),
@@ -43,13 +42,12 @@ pub(crate) fn explain(error: &pem::Error, file: &[u8], expected: &str) -> String
     }
 }
 
-/// Says what stands in a file instead of what was expected.
-#[must_use]
+/// Names the content of a file that is not what was expected.
 fn found(file: &[u8]) -> String {
     if is_utf_16(file) {
         return "UTF-16; save it as UTF-8".into();
     }
-    // A DER file is one sequence, which in a short key begins with a version; no text begins so.
+    // A DER file is one sequence, which begins with a version in a short key; no text begins like this.
     if let [0x30, 0x80..=0x84, ..] | [0x30, _, 0x02, 0x01, ..] = file {
         return "DER, which is binary; convert it: `openssl x509` or `openssl pkey` with -inform DER -in FILE -out FILE.pem".into();
     }
@@ -62,7 +60,7 @@ fn found(file: &[u8]) -> String {
     }
 }
 
-/// The first section's label. An old key with a password says so in its first header.
+/// Returns the label of the first section. An old key with a password says so in its first header.
 fn label(file: &[u8]) -> Option<&str> {
     let mut lines = file.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let label = lines.find_map(|line| line.strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----"))?;
@@ -73,8 +71,7 @@ fn label(file: &[u8]) -> Option<&str> {
     (label.len() <= LABEL && label.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')).then_some(label)
 }
 
-/// Says why a private key is not taken: what it is, and what would be taken.
-#[must_use]
+/// Says why a private key is not taken: its kind, and the kinds that are taken.
 pub(crate) fn refused_key(key: &PrivateKeyDer<'_>) -> String {
     match kind(key) {
         Ok(kind) => format!("it is {kind}; {TAKEN}"),
@@ -82,7 +79,7 @@ pub(crate) fn refused_key(key: &PrivateKeyDer<'_>) -> String {
     }
 }
 
-/// The kind of a private key in words.
+/// Returns the kind of a private key in words.
 fn kind(key: &PrivateKeyDer<'_>) -> der::Result<String> {
     let ec = |curve: Option<ObjectIdentifier>| {
         curve.map_or("an EC key".into(), |it| format!("an EC key on the curve {}", name(it)))

@@ -15,10 +15,10 @@ use tokio_rustls::rustls::ServerConnection;
 /// more than fits on the way to most viewers. Without it the kernel would buffer megabytes for a peer that does not read.
 pub const NOTSENT_LOWAT: u32 = 64 * 1024;
 
-/// The most bytes that one write to a TLS session takes: those of one record (RFC 8446, section 5.1). What it makes of them waits in
-/// the process until the kernel takes it, so that this bounds it, too.
+/// The most bytes that one write to a TLS session takes: those of one record (RFC 8446, section 5.1). This also bounds the encrypted
+/// bytes that wait in the process until the kernel takes them.
 const RECORD: usize = 16 * 1024;
-/// How often a TLS session may take bytes that hold nothing for its user, before others have their turn.
+/// The number of times that a TLS session may read records without data before other tasks have their turn.
 const EMPTY_READS: usize = 4;
 
 /// A viewer's connection.
@@ -39,7 +39,7 @@ pub struct Session {
     tls: ServerConnection,
 }
 
-/// What rustls reads from and writes to.
+/// The socket that rustls reads from and writes to.
 pub(crate) struct Raw<'a>(pub(crate) &'a TcpStream);
 
 impl Read for Raw<'_> {
@@ -59,9 +59,8 @@ impl Write for Raw<'_> {
 }
 
 impl Session {
-    /// A session whose handshake is over.
-    #[must_use]
-    pub fn new(tcp: TcpStream, mut tls: ServerConnection) -> Box<Self> {
+    /// Creates a session whose handshake is over.
+    pub(super) fn new(tcp: TcpStream, mut tls: ServerConnection) -> Box<Self> {
         tls.set_buffer_limit(Some(RECORD));
         Box::new(Self { tcp, tls })
     }
@@ -70,7 +69,7 @@ impl Session {
         for _ in 0..EMPTY_READS {
             match self.tls.reader().read(buffer) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                // It went without saying so, as many do.
+                // The client went without a close of TLS, as many do.
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 read => return read,
             }
@@ -93,7 +92,7 @@ impl Session {
         Ok(count)
     }
 
-    /// Whether all that waited was taken by the kernel.
+    /// Returns true if the kernel has taken all bytes that waited.
     fn flush(&mut self) -> io::Result<bool> {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut Raw(&self.tcp)) {
@@ -107,11 +106,8 @@ impl Session {
 }
 
 impl Stream {
-    /// Takes up a socket of another process.
-    ///
-    /// # Errors
-    /// Those of the system. Must be called in a tokio runtime.
-    pub fn adopt(socket: OwnedFd) -> io::Result<Self> {
+    /// Adopts a socket of another process. Must be called in a tokio runtime.
+    pub(crate) fn adopt(socket: OwnedFd) -> io::Result<Self> {
         SockRef::from(&socket).set_nonblocking(true)?;
         if SockRef::from(&socket).domain()? == Domain::UNIX {
             return UnixStream::from_std(unix::UnixStream::from(socket)).map(Self::Unix);
@@ -119,9 +115,8 @@ impl Stream {
         TcpStream::from_std(net::TcpStream::from(socket)).map(Self::Tcp)
     }
 
-    /// The socket, for another process; a TLS session has none, since its keys stay here.
-    #[must_use]
-    pub fn into_socket(self) -> Option<OwnedFd> {
+    /// Returns the socket, for another process; a TLS session has none, since its keys stay here.
+    pub(crate) fn into_socket(self) -> Option<OwnedFd> {
         match self {
             Self::Tcp(tcp) => tcp.into_std().ok().map(Into::into),
             Self::Unix(unix) => unix.into_std().ok().map(Into::into),
@@ -129,25 +124,18 @@ impl Stream {
         }
     }
 
-    /// Has every write sent at once, however little it is.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub fn send_at_once(&self) -> io::Result<()> {
+    /// Makes the system send every write at once, even a short one.
+    pub(crate) fn send_at_once(&self) -> io::Result<()> {
         if let Self::Tcp(tcp) = self { tcp.set_nodelay(true) } else { Ok(()) }
     }
 
-    /// Whether it is TLS, whose state cannot be told to another process.
-    #[must_use]
-    pub fn is_tls(&self) -> bool {
+    /// Returns true for TLS, whose state cannot be handed to another process.
+    pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
-    /// Reads what is there.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if nothing is.
-    pub fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Reads the bytes that are there. Fails with [`io::ErrorKind::WouldBlock`] if there are none.
+    pub(crate) fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => tcp.try_read(buffer),
             Self::Tls(session) => session.try_read(buffer),
@@ -155,11 +143,8 @@ impl Stream {
         }
     }
 
-    /// Writes what there is room for.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if there is none.
-    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes as many bytes as there is room for. Fails with [`io::ErrorKind::WouldBlock`] if there is none.
+    pub(crate) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => tcp.try_write(bytes),
             Self::Tls(session) => session.try_write(bytes),
@@ -167,19 +152,16 @@ impl Stream {
         }
     }
 
-    /// Whether the kernel has taken everything that was written.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub fn flush(&mut self) -> io::Result<bool> {
+    /// Returns true if the kernel has taken all bytes that were written.
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
         match self {
             Self::Tls(session) => session.flush(),
             Self::Tcp(_) | Self::Unix(_) => Ok(true),
         }
     }
 
-    /// Whether there is something to read. Everything that was there must have been read before.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Completes when there are bytes to read. All bytes that were there must have been read before.
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(tcp) => tcp.poll_read_ready(cx),
             Self::Tls(session) => session.tcp.poll_read_ready(cx),
@@ -187,8 +169,8 @@ impl Stream {
         }
     }
 
-    /// Whether there is room to write.
-    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Completes when there is room to write.
+    pub(crate) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(tcp) => tcp.poll_write_ready(cx),
             Self::Tls(session) => session.tcp.poll_write_ready(cx),
@@ -196,11 +178,8 @@ impl Stream {
         }
     }
 
-    /// Waits until there is something to read, or room to write, whichever is asked for.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub async fn ready(&self, interest: Interest) -> io::Result<()> {
+    /// Waits until there are bytes to read, or room to write, as `interest` asks for.
+    pub(crate) async fn ready(&self, interest: Interest) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => tcp.ready(interest).await,
             Self::Tls(session) => session.tcp.ready(interest).await,
@@ -209,16 +188,13 @@ impl Stream {
         .map(drop)
     }
 
-    /// Reads to the end, for nothing. What was written goes out meanwhile.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub async fn drain(&mut self) -> io::Result<()> {
+    /// Reads to the end and drops the bytes. Bytes that were written go out meanwhile.
+    pub(crate) async fn drain(&mut self) -> io::Result<()> {
         loop {
             let flushed = self.flush()?;
             match self.try_read(&mut [0; 1024]) {
                 Ok(0) => return Ok(()),
-                // Who sends without end must not hold up the others.
+                // A client that sends without end must not hold up the others.
                 Ok(_) => yield_now().await,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready(Self::interest(flushed)).await?,
                 Err(e) => return Err(e),
@@ -226,11 +202,8 @@ impl Stream {
         }
     }
 
-    /// Reads at most `limit` bytes onto the end of `bytes`, and nothing if the future is dropped; 0 at the end.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub async fn read_onto(&mut self, bytes: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
+    /// Reads at most `limit` bytes onto the end of `bytes`, and nothing if the future is dropped. Returns their number: 0 at the end.
+    pub(crate) async fn read_onto(&mut self, bytes: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
         loop {
             let (start, flushed) = (bytes.len(), self.flush()?);
             bytes.resize(start + limit, 0);
@@ -248,10 +221,7 @@ impl Stream {
     }
 
     /// Writes all of `bytes`.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.try_write(bytes) {
                 Ok(count) => bytes = &bytes[count..],
@@ -269,12 +239,9 @@ impl Stream {
         Ok(())
     }
 
-    /// Writes `bytes`, which are the last, without waiting: what the kernel does not take is lost. For a connection that is dropped
-    /// next.
-    ///
-    /// # Errors
-    /// Those of the socket; [`io::ErrorKind::WouldBlock`] if the kernel did not take everything.
-    pub fn end_with(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes the last bytes of a connection that is dropped next, without waiting: bytes that the kernel does not take are lost. Fails
+    /// with [`io::ErrorKind::WouldBlock`] then.
+    pub(crate) fn end_with(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Self::Tls(session) = self else { return end_socket(&SockRef::from(&*self), bytes) };
         let Session { tcp, tls } = &mut **session;
         tls.set_buffer_limit(None);
@@ -287,11 +254,8 @@ impl Stream {
         end_socket(&SockRef::from(&*tcp), &records)
     }
 
-    /// Says that nothing more will be written.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub async fn shutdown(&mut self) -> io::Result<()> {
+    /// Tells the peer that nothing more will be written.
+    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
         if let Self::Tls(session) = self {
             session.tls.send_close_notify();
             self.flushed().await?;
@@ -299,11 +263,8 @@ impl Stream {
         self.shut()
     }
 
-    /// Says so without waiting for what was written.
-    ///
-    /// # Errors
-    /// Those of the socket.
-    pub fn shut(&mut self) -> io::Result<()> {
+    /// Does the same without waiting for the bytes that were written.
+    pub(crate) fn shut(&mut self) -> io::Result<()> {
         if let Self::Tls(session) = self {
             session.tls.send_close_notify();
             session.flush()?;
@@ -312,15 +273,12 @@ impl Stream {
     }
 }
 
-/// Writes the last bytes to a socket that does not block, and says that nothing more will come.
+/// Writes the last bytes to a socket that does not block, and tells the peer that nothing more will come. Fails as [`Stream::end_with`].
 ///
-/// The kernel takes more of them than of others: the bound on what waits for a viewer is lifted, so that one that does not read
-/// can have its end as soon as it does.
-///
-/// # Errors
-/// As [`Stream::end_with`].
-pub fn end_socket(socket: &SockRef<'_>, mut bytes: &[u8]) -> io::Result<()> {
-    // Only TCP has it.
+/// The kernel takes more bytes than before: the bound on bytes that wait for a viewer is lifted, so that a viewer that does not read now
+/// gets its close frame as soon as it does.
+pub(crate) fn end_socket(socket: &SockRef<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    // Only TCP has this bound.
     let _ = socket.set_tcp_notsent_lowat(u32::MAX);
     let sent = loop {
         if bytes.is_empty() {

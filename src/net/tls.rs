@@ -1,4 +1,4 @@
-//! TLS for viewers: the certificate and its key, the handshake, and the day on which the certificate ends.
+//! TLS for viewers: the certificate and its key, the handshake, and the dates of the certificate.
 
 use crate::error::{Exit, Failure};
 use crate::net::head_limits::{LONG, MAX_HEAD, SHORT_HEAD};
@@ -24,16 +24,16 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// How long before its end a certificate is warned of.
+/// The time before the end of a certificate in which there are warnings.
 pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most bytes of a certificate or key file that are read.
 pub(crate) const MAX_FILE: u64 = 1024 * 1024;
-/// How long both files must stay as they are at a reload before they are taken for written.
+/// The time in which both files must not change at a reload before they count as written.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// One signature at a time, and everybody else's turn between two: with an RSA key one takes a millisecond, and a rush of
-/// viewers must not hold up those who are served.
+/// One signature at a time, and a turn of all other tasks between two: with an RSA key one takes a millisecond, and a rush of viewers
+/// must not hold up the others.
 static SIGNING: Semaphore = Semaphore::const_new(1);
 
 /// A certificate with its key.
@@ -42,11 +42,11 @@ pub struct Certificate {
     config: Arc<ServerConfig>,
     /// The file it comes from.
     pub path: PathBuf,
-    /// When it begins.
+    /// The time at which it begins.
     pub begins: SystemTime,
-    /// When it ends.
+    /// The time at which it ends.
     pub expires: SystemTime,
-    /// The host names it is for.
+    /// Its host names.
     pub names: Vec<String>,
 }
 
@@ -59,11 +59,9 @@ impl Certificate {
         Self::of(settings, read(settings))
     }
 
-    /// Reads them anew for a monitor that runs. Waits, for seconds at most, until neither is being written any more.
-    ///
-    /// # Errors
-    /// As [`Certificate::load`]; and if they keep changing.
-    pub fn load_again(settings: &config::Tls) -> Result<Self, Failure> {
+    /// Reads them again for a monitor that runs. Waits, for seconds at most, until neither file is being written any more. Fails as
+    /// [`Certificate::load`] does, and if the files keep changing.
+    pub(crate) fn load_again(settings: &config::Tls) -> Result<Self, Failure> {
         let stamped = |path: PathBuf| fs::read_stamped(&path, MAX_FILE);
         let files = fs::settled(|_| QUIET, || (stamped(settings.certificate()), stamped(settings.key())));
         let failed = |what| Failure::new(Exit::Config, format!("tls: {}: {what}", settings.certificate().display()));
@@ -103,18 +101,15 @@ impl Certificate {
                 let what = format!("it is not the key of the first certificate in {}", certificate.display());
                 failed("key", &key, &what)
             }
-            // The library says no more of a key that it does not take.
+            // The library does not say why it refuses a key.
             Error::General(_) => failed("key", &key, &refused),
             e => failed("key", &key, &format!("it cannot be used with {}: {e}", certificate.display())),
         })?;
         Ok(Self { config: Arc::new(config), path: certificate, begins, expires, names })
     }
 
-    /// Shakes hands with a viewer.
-    ///
-    /// # Errors
-    /// If it went, or does not speak TLS 1.2 or 1.3 as it is spoken here.
-    pub async fn accept(&self, tcp: TcpStream) -> io::Result<Box<Session>> {
+    /// Shakes hands with a viewer. Fails if it has gone, or speaks no TLS 1.2 or 1.3 with a cipher suite of the monitor.
+    pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<Box<Session>> {
         let accepted = hello(&tcp).await?;
         let handshake = {
             let _turn = SIGNING.acquire().await;
@@ -126,7 +121,7 @@ impl Certificate {
         Ok(Session::new(tcp, session))
     }
 
-    /// Says what is wrong with its dates at this time, if anything.
+    /// Returns a warning if it is not valid at this time, or will soon end.
     #[must_use]
     pub fn warning(&self, now: SystemTime) -> Option<String> {
         let path = self.path.display();
@@ -149,7 +144,7 @@ impl Certificate {
     }
 }
 
-/// Reads a viewer's first message; a long one is read in its turn, or they could fill the memory.
+/// Reads a viewer's first message. A long one waits for a permit, or many could fill the memory.
 async fn hello(tcp: &TcpStream) -> io::Result<Accepted> {
     let (mut acceptor, mut total, mut long) = (Acceptor::default(), 0, None);
     loop {
@@ -178,7 +173,7 @@ async fn hello(tcp: &TcpStream) -> io::Result<Accepted> {
     }
 }
 
-/// What is in the files of the certificate and its key.
+/// The bytes of the certificate's file and of its key's.
 type Files = (Result<Vec<u8>, String>, Result<Vec<u8>, String>);
 
 fn read(settings: &config::Tls) -> Files {
@@ -186,7 +181,7 @@ fn read(settings: &config::Tls) -> Files {
     (read(settings.certificate()), read(settings.key()))
 }
 
-/// When a certificate begins and ends, and for which names it is.
+/// Returns the times at which a certificate begins and ends, and its host names.
 fn look_at(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime, Vec<String>), x509_cert::der::Error> {
     let certificate = x509_cert::Certificate::from_der(certificate)?;
     let certificate = certificate.tbs_certificate();

@@ -1,4 +1,4 @@
-//! The Unix socket for viewers: bound so that there is always one at its path, and nothing else that is there is lost.
+//! The Unix socket for viewers. There is always one at its path, and no other file is replaced.
 
 use super::listen::cannot_bind;
 use crate::advice;
@@ -17,21 +17,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 
-/// How long it may take to find out that nobody waits at a Unix socket.
-const WAITED: Duration = Duration::from_secs(1);
+/// The time after which nobody waits at a Unix socket any more.
+const WAIT_TIME: Duration = Duration::from_secs(1);
 
 /// The file of a Unix socket that this process bound.
 #[derive(Debug)]
-pub struct UnixFile {
-    /// Where it is.
-    pub path: PathBuf,
-    /// The numbers of the device and of the file on it.
+pub(crate) struct UnixFile {
+    pub(crate) path: PathBuf,
+    /// The number of the device, and that of the file on it.
     id: (u64, u64),
 }
 
 impl UnixFile {
-    /// Removes the file; something else that is at its path by now stays.
-    pub fn remove(self) {
+    /// Removes the file. Another file that has come to its path stays.
+    pub(crate) fn remove(self) {
         let shown = self.path.display();
         match symlink_metadata(&self.path) {
             Ok(found) if (found.dev(), found.ino()) == self.id => {
@@ -43,15 +42,15 @@ impl UnixFile {
     }
 }
 
-/// Binds a Unix socket at `path`, for whom `mode` lets; `key` is its configuration key, for errors.
+/// Binds a Unix socket at `path`, with the permissions `mode`; `key` is its configuration key, for errors.
 ///
-/// A socket of `kept`, or one that nobody listens at, is replaced in one step, so that there is always one. Returns what waited
-/// at the kept one, too. The mask of the process is another for a moment, so that there must be no threads.
+/// A socket of `kept`, or one at which nobody listens, is replaced in one step, so that there is always one. Returns the kept sockets
+/// too, at which viewers may wait. The file mode mask of the process is another for a moment, so there must be no other threads.
 ///
 /// # Errors
 /// [`Exit::Unavailable`] if something else is there or at the [`temporary_path`], or another program listens;
 /// [`Exit::NoPermission`] if the system says so.
-pub fn bind_unix(
+pub(crate) fn bind_unix(
     key: &str,
     path: &Path,
     mode: Mode,
@@ -65,9 +64,9 @@ pub fn bind_unix(
         }
         _ => cannot_bind(key, &format!("unix:{}", path.display()), e),
     };
-    let before: Vec<_> = kept.extract_if(.., |kept| kept.is_at(path)).collect();
+    let previous: Vec<_> = kept.extract_if(.., |kept| kept.is_at(path)).collect();
     let new = temporary_path(path);
-    may_replace(key, path, before.is_empty())?;
+    may_replace(key, path, previous.is_empty())?;
     may_replace(key, &new, true)?;
     let bound = || {
         match remove_file(&new) {
@@ -89,11 +88,11 @@ pub fn bind_unix(
         Ok((listener, renamed?))
     };
     let (listener, file) = bound().map_err(|e| failed(&e))?;
-    let before = before.into_iter().filter_map(|kept| kept.into_listener().ok()).collect();
-    Ok((listener, file, before))
+    let previous = previous.into_iter().filter_map(|kept| kept.into_listener().ok()).collect();
+    Ok((listener, file, previous))
 }
 
-/// Finds out whether a Unix socket may replace what is at `path`: nothing, or a socket. If `asks`, nobody may listen at it.
+/// Checks that a Unix socket may replace the file at `path`: there is none, or a socket. If `asks` is set, nobody may listen there.
 fn may_replace(key: &str, path: &Path, asks: bool) -> Result<(), Failure> {
     let Ok(found) = symlink_metadata(path) else { return Ok(()) };
     let shown = path.display();
@@ -116,13 +115,12 @@ fn may_replace(key: &str, path: &Path, asks: bool) -> Result<(), Failure> {
     Err(Failure::new(Exit::Unavailable, what))
 }
 
-/// Whether a connect to a Unix socket is taken, or would be once there is room. One of which that cannot be told counts as taken.
-#[must_use]
-pub fn is_listened_at(path: &Path) -> bool {
+/// Returns true if a process listens at a Unix socket, or if that cannot be told.
+pub(crate) fn is_listened_at(path: &Path) -> bool {
     !matches!(listening(path), Listening::Nobody)
 }
 
-/// Whether a process listens at a Unix socket.
+/// The number of processes that listen at a Unix socket, as far as it can be told.
 #[derive(Debug, PartialEq, Eq)]
 enum Listening {
     Nobody,
@@ -138,19 +136,19 @@ fn listening(path: &Path) -> Listening {
         socket.connect(&SockAddr::unix(path)?)
     };
     match connect().map_err(|e| e.raw_os_error()) {
-        // There is no room in the queue; or it is a socket of another type.
+        // Its queue is full; or it is a socket of another type.
         Ok(()) | Err(Some(EAGAIN | EPROTOTYPE)) => Listening::Somebody,
-        // This user may not connect, whether or not somebody listens.
+        // This user may not connect, even if somebody listens.
         Err(Some(EACCES)) if path.as_os_str().as_bytes().contains(&b'\n') => Listening::Unknown,
         Err(Some(EACCES)) => listed(path).unwrap_or(Listening::Unknown),
         Err(_) => Listening::Nobody,
     }
 }
 
-/// Looks for a Unix socket in the system's table, which has the path that each was bound at: that of the socket, or the
-/// temporary one of a monitor. It is unknown whether it is this socket if the directory in that path is not there (any more).
+/// Looks for a Unix socket in the system's table, which has the path at which each was bound: that of the socket, or the temporary
+/// one of a monitor. The answer is unknown if the directory in that path is not there (any more).
 ///
-/// A path may have line ends and look like another line of the table. So somebody can pretend to listen, but cannot hide it.
+/// A path may have line ends and look like another line of the table. So a process can pretend to listen, but cannot hide it.
 fn listed(path: &Path) -> io::Result<Listening> {
     /// `SO_ACCEPTCON` among the flags.
     const LISTENS: u32 = 0x10000;
@@ -186,9 +184,9 @@ fn listed(path: &Path) -> io::Result<Listening> {
     Ok(found)
 }
 
-/// Takes who waits at a socket that nobody can reach any more.
-pub async fn drain_unix(listener: UnixListener, mut serve: impl FnMut(UnixStream)) {
-    while let Ok(Ok((stream, _))) = timeout(WAITED, listener.accept()).await {
+/// Accepts the connections that wait at a socket which nobody can reach any more.
+pub(crate) async fn drain_unix(listener: UnixListener, mut serve: impl FnMut(UnixStream)) {
+    while let Ok(Ok((stream, _))) = timeout(WAIT_TIME, listener.accept()).await {
         serve(stream);
     }
 }
@@ -214,7 +212,7 @@ mod tests {
         is(Listening::Somebody);
         drop(bound);
         is(Listening::Nobody);
-        // Its directory is there no more, or is another one from here.
+        // Its directory has gone, or is another one from here.
         std::fs::remove_dir_all(&other).unwrap();
         is(Listening::Unknown);
         drop(elsewhere);

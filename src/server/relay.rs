@@ -7,8 +7,9 @@ use crate::error::{Exit, Failure};
 use crate::handover::fd_queue::FdQueue;
 use crate::handover::{Inherited, history_file};
 use crate::net::listen;
-use crate::net::listen::{Port, UnixFile};
+use crate::net::listen::Port;
 use crate::net::tls::Certificate;
+use crate::net::unix::{UnixFile, bind_unix};
 use crate::server::shutdown::{Running, STOP_LIMIT};
 use crate::server::{certificate, watchdog};
 use crate::systemd::fd_store::{InheritedFds, Listener};
@@ -114,7 +115,7 @@ impl Relay {
             Endpoint::Tcp(_) => ViewerListener::Tcp(websocket),
             Endpoint::Unix(path) => {
                 let mode = settings.websocket_mode;
-                let (listener, file, previous) = listen::bind_unix("websocket_uri", path, mode, &mut fds.unix)?;
+                let (listener, file, previous) = bind_unix("websocket_uri", path, mode, &mut fds.unix)?;
                 ViewerListener::Unix(listener, file, previous)
             }
         };
@@ -241,7 +242,7 @@ fn serve<F: Future<Output = ()> + Send + 'static>(
     for listener in port.listeners {
         tasks.spawn(accept(listener, Arc::clone(shared)));
     }
-    for previous in port.before {
+    for previous in port.previous {
         let shared = Arc::clone(shared);
         tasks.spawn(previous.drain(move |listener| accept(listener, shared)));
     }

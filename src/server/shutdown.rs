@@ -4,7 +4,7 @@ use crate::context::Shared;
 use crate::context::permits::ConnectionLimit;
 use crate::deadline::timeout_at;
 use crate::handover::{history_file, history_to_save};
-use crate::net::listen::UnixFile;
+use crate::net::unix::UnixFile;
 use crate::systemd::readiness;
 use std::sync::Arc;
 use std::time::Duration;

@@ -14,8 +14,8 @@ pub(crate) use sampling::sample;
 use crate::context::Shared;
 use crate::deadline::HttpTimer;
 use crate::logging::Throttle;
+use crate::net::accept::accept_tcp;
 use crate::net::first_byte::{FirstByte, Watched};
-use crate::net::listen;
 use crate::net::stream::NOTSENT_LOWAT;
 use crate::rlimit;
 use crate::wire::first_byte::ClientProtocol;
@@ -62,7 +62,7 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             drop(permit);
         });
     };
-    listen::accept(listener, serve).await;
+    accept_tcp(listener, serve).await;
 }
 
 /// Serves one connection, which ends after its first answer.

@@ -6,7 +6,7 @@ use super::upgrade::{FULL, TOO_MANY};
 use crate::config::Proxy;
 use crate::context::Shared;
 use crate::metrics::counters::ViewerRefusal;
-use crate::net::listen;
+use crate::net::accept;
 use crate::net::stream::{NOTSENT_LOWAT, Stream};
 use crate::net::unix::drain_unix;
 use crate::peer::Peer;
@@ -24,12 +24,12 @@ pub(crate) async fn accept_tcp(listener: TcpListener, shared: Arc<Shared>) {
         }
         admit(Stream::Tcp(stream), Peer::Socket(peer), &shared);
     };
-    listen::accept(listener, serve).await;
+    accept::accept_tcp(listener, serve).await;
 }
 
 /// Accepts viewers at a Unix socket for ever.
 pub(crate) async fn accept_unix(listener: UnixListener, shared: Arc<Shared>) {
-    listen::accept_unix(listener, |stream| admit_unix(stream, &shared)).await;
+    accept::accept_unix(listener, |stream| admit_unix(stream, &shared)).await;
 }
 
 /// Accepts the viewers that wait at a Unix socket of the process before, to which nobody can connect any more.

@@ -12,7 +12,7 @@ use crate::error::Exit;
 use crate::fs::directory_of;
 use crate::handover::history_file;
 use crate::logging::{self, Target};
-use crate::net::listen;
+use crate::net::unix::is_listened_at;
 use nix::unistd::{AccessFlags, access, geteuid};
 use std::collections::BTreeSet;
 use std::fs::{metadata, symlink_metadata};
@@ -47,7 +47,7 @@ pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&San
         let what = format!("{} is there already, and no socket; remove it, or name another path", other.display());
         return Finding::Failed(Exit::Unavailable, what);
     }
-    let holder = (found.is_some() && listen::is_listened_at(path)).then(|| holder::of_socket(path, monitors));
+    let holder = (found.is_some() && is_listened_at(path)).then(|| holder::of_socket(path, monitors));
     let is_mine = found.is_some_and(|found| found.uid() == geteuid().as_raw());
     let may_be_the_monitors = is_mine && !monitors.is_empty() && access(path, AccessFlags::W_OK).is_err();
     let held = holder.map(|holder| match holder {
@@ -68,7 +68,7 @@ pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&San
     if let Some(failed @ Finding::Failed(..)) = held {
         return failed;
     }
-    if new.exists() && listen::is_listened_at(&new) {
+    if new.exists() && is_listened_at(&new) {
         let what = format!("somebody listens at {}; end that process, or name another path", new.display());
         return Finding::Failed(Exit::Unavailable, what);
     }

@@ -7,8 +7,8 @@ use super::report::Finding;
 use super::service::{UNIT, Unit};
 use crate::config::Address;
 use crate::error::Exit;
-use crate::net::listen;
-use crate::net::listen::Port;
+use crate::net::interface;
+use crate::net::listen::{self, Port};
 use crate::systemd::fd_store::InheritedFds;
 use nix::unistd::geteuid;
 use std::fs::read_to_string;
@@ -35,7 +35,7 @@ pub(super) fn port(
     }
     if let Some(unit) = unit
         && !unit.allows_family("AF_NETLINK")
-        && let Some(ip) = listen::interface_address(&address.host)
+        && let Some(ip) = interface::first_address(&address.host)
     {
         let what = format!(
             "{address}: the service may not look up the address of a network interface; write that address, {ip}, or `systemctl edit \
@@ -96,7 +96,7 @@ fn first_free_port() -> u16 {
 
 fn addresses(address: &Address) -> Vec<SocketAddr> {
     let host = if matches!(address.host.as_str(), "" | "*") { "0.0.0.0" } else { &address.host };
-    if let Some(ip) = listen::interface_address(host) {
+    if let Some(ip) = interface::first_address(host) {
         return vec![(ip, address.port).into()];
     }
     (host.trim_matches(['[', ']']), address.port).to_socket_addrs().map_or_else(|_| Vec::new(), Iterator::collect)
