@@ -2,8 +2,8 @@
 //!
 //! After a pause of the process (SIGSTOP, a virtual machine's snapshot, a loaded machine) its timers and its sockets are due together.
 //! Tokio then fires the timers first: a signal interrupts its `epoll_wait`, which it takes for no events; and one call returns 1,024
-//! events at most. What a peer sent in time would come too late. So every deadline gives the I/O driver some turns after its time is
-//! over, and counts only if what came out of the sockets did not end the wait.
+//! events at most. Bytes that a peer sent in time would come too late. So every deadline gives the I/O driver some turns after its time
+//! is over, and counts only if the bytes in the sockets did not end the wait.
 
 use hyper::rt::{Sleep, Timer};
 use std::pin::{Pin, pin};
@@ -13,47 +13,48 @@ use tokio::runtime::Handle;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
-/// How many turns follow a deadline at least: a future that takes several steps, such as reading a message in parts, ends in them.
+/// The fewest turns that follow a deadline: a future that takes several steps, such as reading a message in parts, ends in them.
 const TURNS: usize = 16;
 /// The most events that one turn of the I/O driver brings; Tokio's default.
 const EVENTS: usize = 1024;
 
-/// A deadline that is seen later than this shows that the process was paused.
+/// The delay after which a deadline that is seen so late shows that the process was paused.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A deadline came before the future was complete.
+/// The error of a deadline that came before the future was complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed;
 
-/// How many turns follow a deadline, so that every socket that is ready has woken its task, and that task has run, more than once.
+/// Returns the number of turns that follow a deadline: enough that every socket that is ready has woken its task, and that task has
+/// run, more than once.
 ///
 /// In a runtime of one thread, one call of [`yield_now`] completes after the I/O driver was asked and the tasks that it woke have
-/// run. There are hardly more sockets than tasks. It holds in a task only: the future of `block_on` goes before all tasks.
+/// run. There are hardly more sockets than tasks. This holds in a task only: the future of `block_on` goes before all tasks.
 #[must_use]
 pub fn turns() -> usize {
     TURNS + Handle::current().metrics().num_alive_tasks() / EVENTS
 }
 
-/// Lets the sockets have their [`turns`].
+/// Waits for [`turns`], so that the bytes in the sockets are read.
 pub async fn look_again() {
     for _ in 0..turns() {
         yield_now().await;
     }
 }
 
-/// Whether a deadline is seen so late that this process must have been paused.
+/// Returns true if a deadline is seen so late that this process must have been paused.
 #[must_use]
 pub fn was_paused(at: Instant) -> bool {
     at.elapsed() > PAUSE
 }
 
-/// Completes after `at`, when the sockets were looked at once more.
+/// Waits until `at`, and then for the bytes in the sockets.
 pub async fn passed(at: Instant) {
     sleep_until(at).await;
     look_again().await;
 }
 
-/// Waits for `future` until `at`, and for what is in the sockets then.
+/// Waits for `future` until `at`, and then for the bytes in the sockets.
 ///
 /// # Errors
 /// [`Elapsed`] if the future is not complete.
@@ -65,8 +66,8 @@ pub async fn timeout_at<F: Future>(at: Instant, future: F) -> Result<F::Output, 
     }
 }
 
-/// Waits for `future` for this time, and for what is in the sockets then. If this process was paused meanwhile, the peer could not be
-/// heard, or not be answered: it has the whole time again.
+/// Waits for `future` for this time, and then for the bytes in the sockets. If this process was paused meanwhile, the peer could not be
+/// heard, or not be answered: the whole time begins again.
 ///
 /// A future that is large and waits in many tasks should be pinned before: this one has room for it twice.
 ///
@@ -91,7 +92,7 @@ pub async fn timeout<F: Future>(time: Duration, future: F) -> Result<F::Output, 
     }
 }
 
-/// The deadlines of hyper.
+/// The timer for hyper, with these deadlines.
 #[derive(Debug)]
 pub struct HttpTimer;
 

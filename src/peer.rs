@@ -1,4 +1,4 @@
-//! Who is at the other end of a viewer's connection, as far as it is known.
+//! The address at the other end of a viewer's connection, as far as it is known.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -7,16 +7,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// A viewer's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Peer {
-    /// Of a TCP connection, or what a proxy said of one.
+    /// The address of a TCP connection, or of one that a proxy named.
     Socket(SocketAddr),
-    /// What a proxy said without a port.
+    /// An address that a proxy named without a port.
     Address(IpAddr),
-    /// Of the Unix socket.
+    /// The Unix socket.
     Unix,
 }
 
 impl Peer {
-    /// The IP address, if there is one.
+    /// Returns the IP address, if there is one.
     #[must_use]
     pub fn ip(self) -> Option<IpAddr> {
         match self {
@@ -26,8 +26,8 @@ impl Peer {
         }
     }
 
-    /// What counts as one address: of IPv6 the network of 64 bits, all of which one machine usually has (RFC 4291, section 2.5.4).
-    /// `::1` and the Unix socket count as 127.0.0.1.
+    /// Returns the address by which connections are counted: of IPv6 the network of 64 bits, all of which one machine usually has (RFC
+    /// 4291, section 2.5.4). `::1` and the Unix socket count as 127.0.0.1.
     #[must_use]
     pub fn network(self) -> IpAddr {
         match self.ip().filter(|_| !self.is_local()) {
@@ -37,13 +37,13 @@ impl Peer {
         }
     }
 
-    /// Whether both are surely the same machine: one address, or both this machine.
+    /// Returns true if both are the same machine for certain: one address, or both this machine.
     #[must_use]
     pub fn is_same_machine(self, other: Self) -> bool {
         self.ip() == other.ip() || self.is_local() && other.is_local()
     }
 
-    /// Whether it is this machine: 127.0.0.1, `::1` or the Unix socket.
+    /// Returns true for this machine: 127.0.0.1, `::1` or the Unix socket.
     fn is_local(self) -> bool {
         const LOCAL: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         self.ip().is_none_or(|ip| LOCAL.contains(&ip))

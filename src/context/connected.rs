@@ -1,4 +1,4 @@
-//! The brokers that are connected, for the status report.
+//! The list of connected brokers, for the status report.
 
 use slab::Slab;
 use std::net::SocketAddr;
@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The brokers that are connected.
 #[derive(Debug, Default)]
-pub struct Connected(Mutex<Slab<(u64, SocketAddr)>>);
+pub(crate) struct Connected(Mutex<Slab<(u64, SocketAddr)>>);
 
-/// One broker's entry; dropping it takes the broker off the list.
+/// A broker's entry; dropping it takes the broker off the list.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     connected: Arc<Connected>,
     at: usize,
 }
@@ -21,15 +21,13 @@ impl Connected {
     }
 
     /// Adds a broker. `since` is when it connected, in seconds since the Unix epoch.
-    #[must_use]
-    pub fn enter(self: &Arc<Self>, peer: SocketAddr, since: u64) -> Entry {
+    pub(crate) fn enter(self: &Arc<Self>, peer: SocketAddr, since: u64) -> Entry {
         let at = self.entries().insert((since, peer));
         Entry { connected: Arc::clone(self), at }
     }
 
     /// Returns when each broker connected and its address, the longest connected first.
-    #[must_use]
-    pub fn list(&self) -> Vec<(u64, SocketAddr)> {
+    pub(crate) fn list(&self) -> Vec<(u64, SocketAddr)> {
         let mut entries: Vec<_> = self.entries().iter().map(|(_, entry)| *entry).collect();
         entries.sort_unstable();
         entries

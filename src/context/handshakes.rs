@@ -1,4 +1,4 @@
-//! ZeroMQ links that are shaking hands, of all listeners together: so many, and the oldest is dropped for one more.
+//! ZeroMQ links that are shaking hands, of all listeners together. Their number is bounded: the oldest is dropped for one more.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -7,26 +7,29 @@ use tokio::task::AbortHandle;
 
 /// The links that are shaking hands, the oldest first.
 #[derive(Debug)]
-pub struct Handshakes {
+pub(crate) struct Handshakes {
     limit: usize,
     links: Mutex<VecDeque<(SocketAddr, AbortHandle)>>,
 }
 
 impl Handshakes {
-    /// Room for `limit` of them.
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
+    /// Creates room for `limit` links.
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, links: Mutex::default() }
     }
 
-    /// The most at once.
-    pub fn limit(&self) -> usize {
+    /// Returns the most links at once.
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Begins one as a task; returns the peer of the oldest if that had to be dropped for it. Its descriptor is closed the next
-    /// time that the runtime has its turn.
-    pub fn begin(&self, peer: SocketAddr, handshake: impl Future<Output = ()> + Send + 'static) -> Option<SocketAddr> {
+    /// Spawns a handshake; returns the peer of the oldest one if that was dropped for it. Its descriptor is closed at the next turn of
+    /// the runtime.
+    pub(crate) fn begin(
+        &self,
+        peer: SocketAddr,
+        handshake: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<SocketAddr> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.retain(|(_, handshake)| !handshake.is_finished());
         let dropped = if links.len() < self.limit { None } else { links.pop_front() };

@@ -1,8 +1,8 @@
-//! What every connection of a monitor shares.
+//! The context that all connections of a monitor share: settings, permits, counters, the hub.
 
-pub mod connected;
-pub mod handshakes;
-pub mod outbox;
+pub(crate) mod connected;
+pub(crate) mod handshakes;
+pub(crate) mod outbox;
 pub mod over_limit;
 pub mod permits;
 
@@ -25,50 +25,50 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// What every connection of a monitor shares.
+/// The context that all connections of a monitor share.
 #[derive(Debug)]
 pub struct Shared {
-    /// Its lock is held to copy or to exchange what is in it, and never while another lock is taken.
+    /// Its lock is held to copy or to exchange the settings, and never while another lock is taken.
     settings: watch::Sender<Arc<Settings>>,
-    /// With what viewers are served over TLS.
+    /// The certificate, if viewers are served over TLS.
     certificate: RwLock<Option<Arc<Certificate>>>,
     /// The channels.
     pub hub: Arc<Hub>,
-    /// What happened so far.
+    /// The counters.
     pub metrics: Arc<Metrics>,
     /// The viewers' permits.
     pub viewers: Arc<ConnectionLimit>,
     /// Connections over a limit of viewers.
-    pub over_limit: OverLimit,
-    /// How many viewers each address has, where that is bounded.
-    pub addresses: Arc<PerAddressLimit>,
+    pub(crate) over_limit: OverLimit,
+    /// The viewers' permits of each address.
+    pub(crate) addresses: Arc<PerAddressLimit>,
     /// The brokers' permits: for ZeroMQ links that have shaken hands.
-    pub brokers: Arc<ConnectionLimit>,
-    /// Who they are.
-    pub connected: Arc<Connected>,
+    pub(crate) brokers: Arc<ConnectionLimit>,
+    /// The connected brokers.
+    pub(crate) connected: Arc<Connected>,
     /// ZeroMQ links that are shaking hands.
-    pub handshakes: Handshakes,
-    /// How many sockets listen.
+    pub(crate) handshakes: Handshakes,
+    /// The number of listening sockets.
     pub(crate) listeners: usize,
-    /// What happened lately.
-    pub samples: Samples,
-    /// Whether the last reload succeeded.
-    pub reloaded: AtomicBool,
+    /// The counters of the last minutes.
+    pub(crate) samples: Samples,
+    /// False after a reload that failed.
+    pub(crate) reloaded: AtomicBool,
     /// The permits of connections to the status listener.
-    pub status_connections: Arc<ConnectionLimit>,
-    /// Notified when there is something new to tell about viewers, brokers or messages.
-    pub changed: Arc<Notify>,
+    pub(crate) status_connections: Arc<ConnectionLimit>,
+    /// Notified when the number of viewers, brokers or messages changes.
+    pub(crate) changed: Arc<Notify>,
     /// True once the monitor stops.
-    pub stop: watch::Sender<bool>,
-    /// What the connections leave to the process after a restart.
-    pub outbox: Outbox,
-    /// When the monitor started, as the machine's clock had it.
-    pub born: SystemTime,
+    pub(crate) stop: watch::Sender<bool>,
+    /// The connections for the next process.
+    pub(crate) outbox: Outbox,
+    /// The time of the start, by the machine's clock.
+    pub(crate) born: SystemTime,
     started: Instant,
 }
 
 impl Shared {
-    /// `settings` are within `shares`.
+    /// Creates the context of a monitor whose `settings` are within `shares`.
     pub(crate) fn new(
         settings: Settings,
         certificate: Option<Certificate>,
@@ -101,33 +101,32 @@ impl Shared {
         })
     }
 
-    /// The settings in force.
+    /// Returns the settings in force.
     pub fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.borrow())
     }
 
-    /// The settings in force, and those of each reload from now on.
-    pub fn settings_from_now_on(&self) -> watch::Receiver<Arc<Settings>> {
+    /// Returns a receiver of the settings in force, and of those of each reload from now on.
+    pub(crate) fn settings_from_now_on(&self) -> watch::Receiver<Arc<Settings>> {
         self.settings.subscribe()
     }
 
-    /// For how long the monitor has been up.
-    #[must_use]
-    pub fn uptime(&self) -> Duration {
+    /// Returns the time since the start.
+    pub(crate) fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// The certificate in force, if viewers are served over TLS.
-    pub fn certificate(&self) -> Option<Arc<Certificate>> {
+    /// Returns the certificate in force, if viewers are served over TLS.
+    pub(crate) fn certificate(&self) -> Option<Arc<Certificate>> {
         self.certificate.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether `zeromq.allow` names this peer.
-    pub fn allows_broker(&self, peer: SocketAddr) -> bool {
+    /// Returns true if `zeromq.allow` names this peer.
+    pub(crate) fn allows_broker(&self, peer: SocketAddr) -> bool {
         self.settings().zeromq.allows(peer.ip())
     }
 
-    /// Takes up changed settings and a new certificate, if there is one, whole. Never waits for anything outside.
+    /// Puts new settings in force, and a new certificate if there is one. Never waits for files or peers.
     ///
     /// Deadlines that run already keep their time.
     pub fn take_up(&self, new: Settings, certificate: Option<Certificate>) {
@@ -144,8 +143,8 @@ impl Shared {
         self.settings.send_replace(Arc::new(new));
     }
 
-    /// One page about what the monitor does, a line each.
-    pub fn summary(&self) -> Vec<String> {
+    /// Returns the lines of a summary for the log.
+    pub(crate) fn summary(&self) -> Vec<String> {
         let (usage, settings) = (self.hub.usage(), self.settings());
         vec![
             format!("recodex-monitor {}, up for {} s", env!("CARGO_PKG_VERSION"), self.uptime().as_secs()),

@@ -1,5 +1,5 @@
-//! Connections over `clients.max` or `clients.max_per_address`, whose requests are read all the same: one may be a health check, and
-//! the others are told why they are refused. There are few of them; the oldest is refused for one more.
+//! Connections over `clients.max` or `clients.max_per_address`. Their requests are read nevertheless: one may be a health check, and the
+//! others are told why they are refused. Their number is bounded: the oldest is refused for one more.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use tokio::sync::oneshot::{Receiver, Sender, channel};
 /// The connections over a limit, the oldest first.
 #[derive(Debug)]
 pub struct OverLimit {
-    most: usize,
+    limit: usize,
     turns: Mutex<VecDeque<Sender<()>>>,
 }
 
@@ -17,18 +17,18 @@ pub struct OverLimit {
 pub struct Turn(Receiver<()>);
 
 impl OverLimit {
-    /// Room for `most` connections.
+    /// Creates room for `limit` connections.
     #[must_use]
-    pub fn new(most: usize) -> Self {
-        Self { most, turns: Mutex::default() }
+    pub fn new(limit: usize) -> Self {
+        Self { limit, turns: Mutex::default() }
     }
 
-    /// Takes a turn. The turn of the oldest connection is over if there is no room.
+    /// Begins a turn. If there is no room, the turn of the oldest connection is over.
     #[must_use]
     pub fn enter(&self) -> Turn {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|turn| !turn.is_closed());
-        if turns.len() >= self.most {
+        if turns.len() >= self.limit {
             turns.pop_front();
         }
         let (turn, receiver) = channel();

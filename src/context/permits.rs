@@ -15,7 +15,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// Room for so many connections.
+    /// Creates room for `size` connections.
     #[must_use]
     pub fn new(size: usize) -> Arc<Self> {
         Arc::new(Self { size, taken: 0.into() })
@@ -60,7 +60,7 @@ impl ConnectionLimit {
         Permit(Arc::clone(self))
     }
 
-    /// How many limit there are.
+    /// Returns the number of permits.
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
@@ -70,7 +70,7 @@ impl ConnectionLimit {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// How many limit are taken.
+    /// Returns the number of permits that are taken.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
@@ -97,11 +97,11 @@ impl Drop for Permit {
     }
 }
 
-/// How many connections each address has.
+/// The number of connections of each address, where it is bounded.
 #[derive(Debug, Default)]
 pub struct PerAddressLimit(Mutex<HashMap<IpAddr, usize>>);
 
-/// One connection of an address; dropping it makes room for another.
+/// The permit of one connection of an address; dropping it frees the permit.
 #[derive(Debug)]
 pub struct AddressPermit {
     addresses: Arc<PerAddressLimit>,

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 pub(crate) fn hand_over(queue: FdQueue, shared: &Shared) {
     let settings = shared.settings();
     let finish = settings.clients.finish_on_close;
-    let outbox::Left { links, viewers } = put_sockets(&queue, shared.outbox.take(), finish);
+    let outbox::Connections { links, viewers } = put_sockets(&queue, shared.outbox.take(), finish);
     // The sockets stay open until the state is in the queue, too.
     let (links, link_states): (Vec<_>, Vec<_>) = links.into_iter().unzip();
     let (viewers, mut viewer_states): (Vec<_>, Vec<_>) = viewers.into_iter().unzip();
@@ -50,8 +50,8 @@ pub(crate) fn hand_over(queue: FdQueue, shared: &Shared) {
 
 /// Puts sockets into the queue: brokers first, then viewers, and last the links that shake hands. Where there is no room for all, the
 /// last ones are left out. Returns the connections in the queue; the other viewers are told that the monitor stops.
-fn put_sockets(queue: &FdQueue, connections: outbox::Left, finish: bool) -> outbox::Left {
-    let outbox::Left { links, mut viewers } = connections;
+fn put_sockets(queue: &FdQueue, connections: outbox::Connections, finish: bool) -> outbox::Connections {
+    let outbox::Connections { links, mut viewers } = connections;
     let (mut links, mut handshakes): (Vec<_>, Vec<_>) =
         links.into_iter().partition(|(_, link)| link.stage == zmtp::Stage::Traffic);
     let put = queue.put(&[numbers(&links), numbers(&viewers), numbers(&handshakes)].concat());
@@ -59,7 +59,7 @@ fn put_sockets(queue: &FdQueue, connections: outbox::Left, finish: bool) -> outb
     refuse(viewers.drain(put.saturating_sub(links.len()).min(viewers.len())..), finish);
     links.truncate(put);
     links.append(&mut handshakes);
-    outbox::Left { links, viewers }
+    outbox::Connections { links, viewers }
 }
 
 fn numbers<T>(connections: &[(OwnedFd, T)]) -> Vec<RawFd> {

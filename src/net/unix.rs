@@ -120,7 +120,7 @@ pub(crate) fn is_listened_at(path: &Path) -> bool {
     !matches!(listening(path), Listening::Nobody)
 }
 
-/// The number of processes that listen at a Unix socket, as far as it can be told.
+/// The process that listens at a Unix socket: none, one, or unknown.
 #[derive(Debug, PartialEq, Eq)]
 enum Listening {
     Nobody,
