@@ -23,42 +23,37 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The error of a deadline that came before the future was complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Elapsed;
+pub(crate) struct Elapsed;
 
 /// Returns the number of turns that follow a deadline: enough that every socket that is ready has woken its task, and that task has
 /// run, more than once.
 ///
 /// In a runtime of one thread, one call of [`yield_now`] completes after the I/O driver was asked and the tasks that it woke have
 /// run. There are hardly more sockets than tasks. This holds in a task only: the future of `block_on` goes before all tasks.
-#[must_use]
-pub fn turns() -> usize {
+pub(crate) fn turns() -> usize {
     TURNS + Handle::current().metrics().num_alive_tasks() / EVENTS
 }
 
 /// Waits for [`turns`], so that the bytes in the sockets are read.
-pub async fn look_again() {
+pub(crate) async fn look_again() {
     for _ in 0..turns() {
         yield_now().await;
     }
 }
 
 /// Returns true if a deadline is seen so late that this process must have been paused.
-#[must_use]
-pub fn was_paused(at: Instant) -> bool {
+pub(crate) fn was_paused(at: Instant) -> bool {
     at.elapsed() > PAUSE
 }
 
 /// Waits until `at`, and then for the bytes in the sockets.
-pub async fn passed(at: Instant) {
+pub(crate) async fn passed(at: Instant) {
     sleep_until(at).await;
     look_again().await;
 }
 
 /// Waits for `future` until `at`, and then for the bytes in the sockets.
-///
-/// # Errors
-/// [`Elapsed`] if the future is not complete.
-pub async fn timeout_at<F: Future>(at: Instant, future: F) -> Result<F::Output, Elapsed> {
+pub(crate) async fn timeout_at<F: Future>(at: Instant, future: F) -> Result<F::Output, Elapsed> {
     tokio::select! {
         biased;
         output = future => Ok(output),
@@ -70,10 +65,7 @@ pub async fn timeout_at<F: Future>(at: Instant, future: F) -> Result<F::Output, 
 /// heard, or not be answered: the whole time begins again.
 ///
 /// A future that is large and waits in many tasks should be pinned before: this one has room for it twice.
-///
-/// # Errors
-/// [`Elapsed`] if the future is not complete.
-pub async fn timeout<F: Future>(time: Duration, future: F) -> Result<F::Output, Elapsed> {
+pub(crate) async fn timeout<F: Future>(time: Duration, future: F) -> Result<F::Output, Elapsed> {
     let over = pin!(async {
         loop {
             let at = Instant::now() + time;
@@ -94,7 +86,7 @@ pub async fn timeout<F: Future>(time: Duration, future: F) -> Result<F::Output, 
 
 /// The timer for hyper, with these deadlines.
 #[derive(Debug)]
-pub struct HttpTimer;
+pub(crate) struct HttpTimer;
 
 /// A wait of [`HttpTimer`].
 struct Wait(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);

@@ -17,8 +17,7 @@ pub enum Peer {
 
 impl Peer {
     /// Returns the IP address, if there is one.
-    #[must_use]
-    pub fn ip(self) -> Option<IpAddr> {
+    pub(crate) fn ip(self) -> Option<IpAddr> {
         match self {
             Self::Socket(at) => Some(at.ip()),
             Self::Address(ip) => Some(ip),
@@ -28,8 +27,7 @@ impl Peer {
 
     /// Returns the address by which connections are counted: of IPv6 the network of 64 bits, all of which one machine usually has (RFC
     /// 4291, section 2.5.4). `::1` and the Unix socket count as 127.0.0.1.
-    #[must_use]
-    pub fn network(self) -> IpAddr {
+    pub(crate) fn network(self) -> IpAddr {
         match self.ip().filter(|_| !self.is_local()) {
             Some(ip @ IpAddr::V4(_)) => ip,
             Some(IpAddr::V6(ip)) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
@@ -38,8 +36,7 @@ impl Peer {
     }
 
     /// Returns true if both are the same machine for certain: one address, or both this machine.
-    #[must_use]
-    pub fn is_same_machine(self, other: Self) -> bool {
+    pub(crate) fn is_same_machine(self, other: Self) -> bool {
         self.ip() == other.ip() || self.is_local() && other.is_local()
     }
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot::{Receiver, Sender, channel};
 
 /// The connections over a limit, the oldest first.
 #[derive(Debug)]
-pub struct OverLimit {
+pub(crate) struct OverLimit {
     limit: usize,
     turns: Mutex<VecDeque<Sender<()>>>,
 }
@@ -18,14 +18,12 @@ pub struct Turn(Receiver<()>);
 
 impl OverLimit {
     /// Creates room for `limit` connections.
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { limit, turns: Mutex::default() }
     }
 
     /// Begins a turn. If there is no room, the turn of the oldest connection is over.
-    #[must_use]
-    pub fn enter(&self) -> Turn {
+    pub(crate) fn enter(&self) -> Turn {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|turn| !turn.is_closed());
         if turns.len() >= self.limit {
@@ -39,7 +37,7 @@ impl OverLimit {
 
 impl Turn {
     /// Completes when the turn is over.
-    pub async fn over(&mut self) {
+    pub(crate) async fn over(&mut self) {
         let _ = (&mut self.0).await;
     }
 }

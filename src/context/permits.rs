@@ -9,15 +9,14 @@ use tokio::sync::Notify;
 
 /// The room that several kinds of connections share, whatever the limit of each.
 #[derive(Debug)]
-pub struct Room {
+pub(crate) struct Room {
     size: usize,
     taken: AtomicUsize,
 }
 
 impl Room {
     /// Creates room for `size` connections.
-    #[must_use]
-    pub fn new(size: usize) -> Arc<Self> {
+    pub(crate) fn new(size: usize) -> Arc<Self> {
         Arc::new(Self { size, taken: 0.into() })
     }
 }
@@ -35,25 +34,22 @@ pub struct ConnectionLimit {
 
 /// One connection's permit; dropping it frees the permit.
 #[derive(Debug)]
-pub struct Permit(Arc<ConnectionLimit>);
+pub(crate) struct Permit(Arc<ConnectionLimit>);
 
 impl ConnectionLimit {
     /// Creates a limit of `limit` permits in `room`, all free; `changed` is notified whenever one is taken or freed.
-    #[must_use]
-    pub fn new(limit: usize, room: Arc<Room>, changed: Arc<Notify>) -> Arc<Self> {
+    pub(crate) fn new(limit: usize, room: Arc<Room>, changed: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self { limit: limit.into(), taken: 0.into(), room, freed: Notify::new(), changed })
     }
 
     /// Takes a permit, if one is free.
-    #[must_use]
-    pub fn take(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Permit> {
         let free = self.taken() < self.limit() && self.room.taken.load(Ordering::Relaxed) < self.room.size;
         free.then(|| self.take_over())
     }
 
     /// Takes a permit, even if none is free: for a connection that is there already.
-    #[must_use]
-    pub fn take_over(self: &Arc<Self>) -> Permit {
+    pub(crate) fn take_over(self: &Arc<Self>) -> Permit {
         self.taken.fetch_add(1, Ordering::Relaxed);
         self.room.taken.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_one();
@@ -61,12 +57,12 @@ impl ConnectionLimit {
     }
 
     /// Returns the number of permits.
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
     /// Changes the limit. Connections over a lower one stay.
-    pub fn set_limit(&self, limit: usize) {
+    pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
@@ -76,7 +72,7 @@ impl ConnectionLimit {
     }
 
     /// Completes when no permit is taken.
-    pub async fn all_free(&self) {
+    pub(crate) async fn all_free(&self) {
         loop {
             let freed = self.freed.notified();
             if self.taken() == 0 {
@@ -99,19 +95,18 @@ impl Drop for Permit {
 
 /// The number of connections of each address, where it is bounded.
 #[derive(Debug, Default)]
-pub struct PerAddressLimit(Mutex<HashMap<IpAddr, usize>>);
+pub(crate) struct PerAddressLimit(Mutex<HashMap<IpAddr, usize>>);
 
 /// The permit of one connection of an address; dropping it frees the permit.
 #[derive(Debug)]
-pub struct AddressPermit {
+pub(crate) struct AddressPermit {
     addresses: Arc<PerAddressLimit>,
     address: IpAddr,
 }
 
 impl PerAddressLimit {
     /// Takes a permit for `address`, if it has fewer than `limit`.
-    #[must_use]
-    pub fn take(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<Box<AddressPermit>> {
+    pub(crate) fn take(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<Box<AddressPermit>> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
         if *count >= limit {

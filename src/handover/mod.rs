@@ -1,7 +1,7 @@
 //! The handover of every connection and all history to the next process, at a restart.
 //!
 //! All tasks of the old process end where they wait, and each connection that is dropped records its state in the
-//! [outbox](crate::context::outbox). From there it goes, with the history, into a queue that the service manager keeps. The next
+//! outbox. From there it goes, with the history, into a queue that the service manager keeps. The next
 //! process goes on at the same byte.
 
 pub mod fd_queue;

@@ -25,7 +25,7 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
 /// The time before the end of a certificate in which there are warnings.
-pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most bytes of a certificate or key file that are read.
 pub(crate) const MAX_FILE: u64 = 1024 * 1024;
@@ -47,7 +47,7 @@ pub struct Certificate {
     /// The time at which it ends.
     pub expires: SystemTime,
     /// Its host names.
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
 }
 
 impl Certificate {
@@ -69,34 +69,18 @@ impl Certificate {
         Self::of(settings, (certificate.map(|read| read.bytes), key.map(|read| read.bytes)))
     }
 
+    /// Makes a certificate of the files' bytes.
     fn of(settings: &config::Tls, (chain, private): Files) -> Result<Self, Failure> {
         let (certificate, key) = (settings.certificate(), settings.key());
         let failed = |key: &str, path: &Path, what: &str| {
             Failure::new(Exit::Config, format!("tls.{key}: {}: {what}", path.display()))
         };
-        let chain = chain.map_err(|what| advice::to_read(&certificate, what)).and_then(|file| {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(fs::without_mark(&file)).collect();
-            let chain = chain.map_err(|e| pem::explain(&e, &file, "a certificate"))?;
-            let first = chain.first().ok_or_else(|| pem::explain(&NoItemsFound, &file, "a certificate"))?;
-            let facts = look_at(first).map_err(|e| format!("the first certificate cannot be read: {e}"))?;
-            Ok((chain, facts))
-        });
+        let chain = chain.map_err(|what| advice::to_read(&certificate, what)).and_then(|file| parse_chain(&file));
         let (chain, (begins, expires, names)) = chain.map_err(|what| failed("certificate", &certificate, &what))?;
-        let private = private
-            .map_err(|what| advice::to_read(&key, what))
-            .and_then(|file| {
-                let private = PrivateKeyDer::from_pem_slice(fs::without_mark(&file));
-                private.map_err(|e| pem::explain(&e, &file, "a private key without a password"))
-            })
-            .map_err(|what| failed("key", &key, &what))?;
+        let private = private.map_err(|what| advice::to_read(&key, what)).and_then(|file| parse_key(&file));
+        let private = private.map_err(|what| failed("key", &key, &what))?;
         let refused = pem::refused_key(&private);
-        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = builder.with_safe_default_protocol_versions().and_then(|builder| {
-            let mut config = builder.with_no_client_auth().with_single_cert(chain, private)?;
-            config.alpn_protocols = vec![b"http/1.1".to_vec()];
-            Ok(config)
-        });
-        let config = config.map_err(|e| match e {
+        let config = server_config(chain, private).map_err(|e| match e {
             Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
                 let what = format!("it is not the key of the first certificate in {}", certificate.display());
                 failed("key", &key, &what)
@@ -181,8 +165,32 @@ fn read(settings: &config::Tls) -> Files {
     (read(settings.certificate()), read(settings.key()))
 }
 
-/// Returns the times at which a certificate begins and ends, and its host names.
-fn look_at(certificate: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime, Vec<String>), x509_cert::der::Error> {
+/// The times at which a certificate begins and ends, and its host names.
+type Facts = (SystemTime, SystemTime, Vec<String>);
+
+/// Parses a file of certificates; returns them, and the facts of the first.
+fn parse_chain(file: &[u8]) -> Result<(Vec<CertificateDer<'static>>, Facts), String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(fs::without_mark(file)).collect();
+    let chain = chain.map_err(|e| pem::explain(&e, file, "a certificate"))?;
+    let first = chain.first().ok_or_else(|| pem::explain(&NoItemsFound, file, "a certificate"))?;
+    let facts = facts(first).map_err(|e| format!("the first certificate cannot be read: {e}"))?;
+    Ok((chain, facts))
+}
+
+fn parse_key(file: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(fs::without_mark(file))
+        .map_err(|e| pem::explain(&e, file, "a private key without a password"))
+}
+
+fn server_config(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, Error> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
+    let mut config = builder.with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, x509_cert::der::Error> {
     let certificate = x509_cert::Certificate::from_der(certificate)?;
     let certificate = certificate.tbs_certificate();
     let begins = SystemTime::UNIX_EPOCH + certificate.validity().not_before.to_unix_duration();

@@ -62,8 +62,8 @@ impl Deadlines {
         self.answer_by = None;
     }
 
-    /// Does what is due now; returns true if a ping is. `paused` is true if this process was paused meanwhile. Fails if the viewer is
-    /// to be given up.
+    /// Returns true if a ping is due now; sets the deadlines that follow. `paused` is true if this process was paused meanwhile. Fails
+    /// if the viewer is to be given up.
     pub(super) fn check(&mut self, clients: &Clients, paused: bool) -> Result<bool, Disconnect> {
         let now = Instant::now();
         let over = |by: Option<Instant>| by.is_some_and(|by| by <= now);

@@ -76,7 +76,7 @@ impl Delivery {
         }
     }
 
-    /// Does what is due at a deadline: sends a ping, or gives the viewer up.
+    /// Sends the ping that is due at a deadline, or gives the viewer up.
     async fn keep_deadlines(&mut self, shared: &Shared) -> Result<(), Disconnect> {
         let paused = self.deadlines.was_paused();
         if self.deadlines.is_over() {

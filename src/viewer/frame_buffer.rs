@@ -2,10 +2,10 @@
 
 use crate::wire::ws_frame::{CONTROL, FINAL, announced_length};
 
-/// Bytes from the viewer, given to the protocol one frame at a time.
+/// Bytes of the viewer, given to the protocol one frame at a time.
 #[derive(Debug, Default)]
 pub(super) struct FrameBuffer {
-    /// Begins with a frame.
+    /// They begin with a frame.
     bytes: Vec<u8>,
     /// The number of bytes that were given; never past the end of the first frame.
     given: u16,
@@ -33,7 +33,7 @@ impl FrameBuffer {
         self.bytes.len() == usize::from(self.given)
     }
 
-    /// Adds what the viewer sent.
+    /// Adds bytes of the viewer.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes come and are asked for, what is kept begins with the frame that the protocol is in.
+        /// The buffer begins with the frame that the protocol is in, however the bytes come and are asked for.
         #[test]
         fn what_is_kept_begins_with_the_frame_that_was_not_dealt_with(
             frames in frames(), pieces in prop::collection::vec((1_usize..200, 1_usize..70), 1..20),

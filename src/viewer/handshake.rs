@@ -127,7 +127,7 @@ impl Viewer {
         }
     }
 
-    /// Shakes hands over TLS, if viewers are served over it; `protocol` is what the client was seen to speak instead.
+    /// Shakes hands over TLS, if viewers are served over it. `protocol` is the protocol of the first bytes where TLS is to begin.
     async fn begin_request(&mut self, client: Client, protocol: Option<ClientProtocol>) -> Result<(), Disconnect> {
         // Not before: a process that takes it over until here reads the PROXY header again.
         self.peer = client.peer;
@@ -171,7 +171,7 @@ impl Viewer {
         Ok(())
     }
 
-    /// Decides on a request by its headers. Fails with the answer to a viewer that is refused.
+    /// Decides on a request by its headers. Fails with the answer of a refusal.
     fn admit(&mut self, headers: &HeaderMap, unproxied: bool) -> Result<(), &'static Answer> {
         let settings = self.shared.settings();
         if !unproxied {

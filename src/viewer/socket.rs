@@ -173,7 +173,7 @@ impl Socket {
         Parts { stream: self.stream, protocol, frames: self.frames, unsent: self.control }
     }
 
-    /// Reads what the viewer sent, up to the end of a message. Fails if the viewer is gone, or broke the protocol or a limit.
+    /// Reads the viewer's bytes, up to the end of a message. Fails if the viewer is gone, or broke the protocol or a limit.
     pub(super) fn receive(&mut self) -> Result<Received, Error> {
         let (protocol, mut wire) = self.split(READ_LIMIT, CONTROL_LIMIT);
         let read = protocol.read(&mut wire);
