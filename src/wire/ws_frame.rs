@@ -13,8 +13,7 @@ const MASKED: u8 = 0x80;
 
 /// Returns the lengths in bytes of the header that begins `bytes` and of the payload after it, or `None` if the header is not whole.
 ///
-/// Every frame of every delivery passes here, so it is a few instructions. The library's parser also refuses opcodes, which is left
-/// to the one who reads the frame.
+/// tungstenite's parser does more than that: it fails at opcodes that only the protocol is to refuse.
 fn lengths(bytes: &[u8]) -> Option<(usize, u64)> {
     let (head, rest) = bytes.split_at_checked(2)?;
     let (extended, payload) = match head[1] & !MASKED {
@@ -37,7 +36,11 @@ pub(crate) fn announced_length(bytes: &[u8]) -> Option<usize> {
 /// Returns the length in bytes of the frame that begins `bytes`, which hold whole frames only.
 #[must_use]
 pub fn frame_length(bytes: &[u8]) -> usize {
-    announced_length(bytes).unwrap_or(bytes.len())
+    match *bytes {
+        // Every delivery asks, and nearly every frame is a short one without a mask.
+        [_, short @ ..126, ..] => 2 + usize::from(short),
+        _ => announced_length(bytes).unwrap_or(bytes.len()),
+    }
 }
 
 /// Returns the length in bytes of the text frame that begins `bytes`, or `None` if it is no whole one of a server.
