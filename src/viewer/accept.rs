@@ -1,8 +1,8 @@
 //! Accepting viewers over TCP and over the Unix socket.
 
 use super::Viewer;
+use super::answer::{FULL, TOO_MANY};
 use super::disconnect::refused;
-use super::upgrade::{FULL, TOO_MANY};
 use crate::config::Proxy;
 use crate::context::Shared;
 use crate::metrics::counters::ViewerRefusal;

@@ -1,9 +1,10 @@
 //! The end of a viewer: its answer or close frame, and the bytes that it gets when it is dropped.
 
+use super::answer::{Answer, FULL, STOPPING};
 use super::delivery::Delivery;
 use super::disconnect::Disconnect;
 use super::socket::Socket;
-use super::upgrade::{self, Answer, FULL, Refused};
+use super::upgrade::{self, Refused};
 use super::{CLOSE_TIMEOUT, Stage, Viewer};
 use crate::deadline::timeout;
 use crate::wire::close::End;
@@ -14,7 +15,7 @@ impl Viewer {
         reason.count(&self.shared, self.peer);
         match reason {
             Disconnect::Refused(Refused::Answered(answer)) => self.end_request(answer, true),
-            Disconnect::Stopping => self.end_request(&upgrade::STOPPING, false),
+            Disconnect::Stopping => self.end_request(&STOPPING, false),
             _ => {}
         }
         let mut finish = reason.is_by_monitor() && self.shared.settings().clients.finish_on_close;

@@ -1,6 +1,7 @@
 //! The reasons why a viewer leaves or is refused, and the log lines and counters of each.
 
-use super::upgrade::{self, FOREIGN, NO_PROXY_HEADER, NO_TLS, Refused, TLS_REQUIRED, TOO_MANY};
+use super::answer::{self, FOREIGN, NO_PROXY_HEADER, NO_TLS, TLS_REQUIRED, TOO_MANY};
+use super::upgrade::Refused;
 use crate::context::Shared;
 use crate::logging::Throttle;
 use crate::metrics::counters::{Close, Loss, ViewerRefusal};
@@ -189,7 +190,7 @@ impl Disconnect {
             Self::Refused(Refused::Answered(answer)) => Some(match *answer {
                 answer if *answer == FOREIGN => ViewerRefusal::Origin,
                 answer if *answer == TOO_MANY => ViewerRefusal::Address,
-                answer if *answer == upgrade::FULL => ViewerRefusal::Full,
+                answer if *answer == answer::FULL => ViewerRefusal::Full,
                 answer if *answer == TLS_REQUIRED => ViewerRefusal::Tls,
                 _ => ViewerRefusal::Request,
             }),

@@ -2,11 +2,12 @@
 //!
 //! After each wait the settings in force count, since a reload may have come meanwhile.
 
+use super::answer::{Answer, FOREIGN, FULL, HEALTHY, NO_PROXY_HEADER, TLS_REQUIRED, TOO_MANY};
 use super::delivery::Delivery;
 use super::disconnect::Disconnect;
 use super::frame_buffer::FrameBuffer;
 use super::socket::Socket;
-use super::upgrade::{self, Answer, FOREIGN, FULL, NO_PROXY_HEADER, Refused, TLS_REQUIRED, TOO_MANY};
+use super::upgrade::{self, Refused};
 use super::{Stage, Viewer, client_address, proxy_protocol};
 use crate::config::{Origin, Proxy, Settings};
 use crate::context::over_limit::Turn;
@@ -163,7 +164,7 @@ impl Viewer {
         }
         let Some((mut stream, head)) = self.take_stream() else { return Ok(()) };
         if let Some(method) = upgrade::health_check(&head[..end]).filter(|_| end <= MAX_HEAD) {
-            upgrade::end_with(stream, &upgrade::HEALTHY, method);
+            upgrade::end_with(stream, &HEALTHY, method);
             return Err(Disconnect::HealthCheck);
         }
         let rest = upgrade::answer(&mut stream, head, end, |headers| self.admit(headers, unproxied)).await?;

@@ -1,6 +1,7 @@
 //! One viewer: from the accepted connection to its close. Every wait has a deadline.
 
 pub(crate) mod accept;
+mod answer;
 mod client_address;
 mod closing;
 mod deadlines;
@@ -20,10 +21,10 @@ use crate::context::over_limit::Turn;
 use crate::context::permits::{AddressPermit, Permit};
 use crate::net::stream::Stream;
 use crate::peer::Peer;
+use crate::viewer::answer::Answer;
 use crate::viewer::delivery::Delivery;
 use crate::viewer::disconnect::Disconnect;
 use crate::viewer::socket::Socket;
-use crate::viewer::upgrade::Answer;
 use std::sync::Arc;
 use std::time::Duration;
 
