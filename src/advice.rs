@@ -1,5 +1,5 @@
-//! Hints for an administrator whose monitor cannot write or read a file. A ready command is given only for the directories that the
-//! packages make. On the way to any other path, somebody may put a link that leads the command elsewhere.
+//! Hints for files that the monitor cannot write or read. They contain a ready command only for the directories that the packages
+//! make: for any other path a link could lead the command elsewhere.
 
 use crate::fs::directory_of;
 use nix::errno::Errno;
@@ -8,27 +8,27 @@ use std::fs::symlink_metadata;
 use std::io::{Error, ErrorKind};
 use std::path::Path;
 
-/// A directory that the packages make for the monitor's user, in one that only root can write to.
+/// A directory that the packages make for the monitor's user. Only root can write to its parent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Directory {
     path: &'static str,
     mode: &'static str,
 }
 
-/// That of the log, which other ReCodEx services share. The log files have modes of their own.
+/// The directory of the log, which other ReCodEx services share. The log files have modes of their own.
 pub(crate) const LOG: Directory = Directory { path: "/var/log/recodex", mode: "0755" };
-/// That of Unix sockets, each of which has a mode of its own.
+/// The directory of Unix sockets, each of which has a mode of its own.
 pub(crate) const SOCKET: Directory = Directory { path: "/run/recodex", mode: "0755" };
 
 impl Directory {
-    /// The command that gives this user the directory, if `directory` is this one.
+    /// Returns the command that gives this process's user the directory, if `directory` is this one.
     pub(crate) fn command(&self, directory: &Path) -> Option<String> {
         let command = || format!("install -d -o {} -g {} -m {} {}", user(), group(), self.mode, self.path);
         (directory == Path::new(self.path)).then(command)
     }
 }
 
-/// A hint for a file `path` that could not be opened for writing because of `error`. `usual` is the directory where such files are.
+/// Returns a hint for the file `path`, which could not be opened for writing because of `error`. `usual` is the directory of such files.
 pub(crate) fn to_write(path: &Path, error: &Error, usual: Directory) -> String {
     match symlink_metadata(path) {
         Ok(found) if found.is_symlink() && is_about_the_way(error) => {
@@ -41,7 +41,7 @@ pub(crate) fn to_write(path: &Path, error: &Error, usual: Directory) -> String {
     }
 }
 
-/// A hint for something new that could not be made at `path` because of `error`. `usual` is the directory where such files are.
+/// Returns a hint for the file or socket that could not be made at `path` because of `error`. `usual` is the directory of such files.
 pub(crate) fn to_make(path: &Path, error: &Error, usual: Directory) -> String {
     let directory = directory_of(path);
     if !is_about_the_way(error) {
@@ -55,12 +55,12 @@ pub(crate) fn to_make(path: &Path, error: &Error, usual: Directory) -> String {
     format!("the directory {shown} must exist, and user {user} must be able to write to it")
 }
 
-/// True for an error that owners, modes or a missing directory cause.
+/// Returns true for an error that owners, modes or a missing directory cause.
 fn is_about_the_way(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
 }
 
-/// Adds to `what`, the reason why the file `path` was not read, what to do if this user may not read it.
+/// Adds advice to `what`, the reason why the file `path` was not read, if this process's user may not read it.
 pub(crate) fn to_read(path: &Path, what: String) -> String {
     if access(path, AccessFlags::R_OK) != Err(Errno::EACCES) {
         return what;
@@ -72,13 +72,13 @@ pub(crate) fn to_read(path: &Path, what: String) -> String {
     )
 }
 
-/// The user that this process acts as.
+/// Returns the user of this process.
 fn user() -> String {
     let uid = geteuid();
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
-/// The group that this process acts as.
+/// Returns the group of this process.
 fn group() -> String {
     let gid = getegid();
     Group::from_gid(gid).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name)

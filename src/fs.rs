@@ -1,13 +1,15 @@
-//! Files that are read whole: never more than a bound, and nothing but files, so that a FIFO or a device in the place of one holds up
-//! nobody.
+//! Bounded reads of whole files, and names of files beside others. A FIFO or a device in the place of a file never blocks the reader.
 
+use nix::errno::Errno;
 use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK, makedev};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -20,85 +22,94 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Returns a file's content without a byte order mark.
-#[must_use]
-pub fn without_mark(file: &[u8]) -> &[u8] {
+pub(crate) fn without_mark(file: &[u8]) -> &[u8] {
     file.strip_prefix(BYTE_ORDER_MARK).unwrap_or(file)
 }
 
 /// Returns true for a file in UTF-16: it begins with the mark of that encoding, or with an ASCII character beside a zero byte.
-#[must_use]
-pub fn is_utf_16(file: &[u8]) -> bool {
+pub(crate) fn is_utf_16(file: &[u8]) -> bool {
     matches!(file, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=u8::MAX, ..] | [1..=0x7f, 0, ..])
 }
 
-/// Reads a regular file of at most `max` bytes.
-///
-/// # Errors
-/// A text for people, without the path: if it cannot be opened or read, is no regular file, or is larger.
-pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, String> {
-    read_stamped(path, max).map(|read| read.bytes)
+/// The most bytes in the path of a Unix socket (`unix(7)`).
+pub(crate) const MAX_UNIX_PATH: usize = 107;
+
+/// Returns a path with `.suffix` at its end.
+pub(crate) fn with_suffix(path: &Path, suffix: impl AsRef<OsStr>) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
 }
 
-/// The directory that a path is in; `.` for a bare name.
+/// Returns the path at which a Unix socket or a file is made before it takes the place of the one at `path`.
+///
+/// It is `path` with `.new` at its end. If that is too long for a Unix socket, `.new` takes the place of the last four bytes. The
+/// result can still be too long if the name has fewer than four.
+pub(crate) fn temporary_path(path: &Path) -> PathBuf {
+    let long = with_suffix(path, "new");
+    if long.as_os_str().len() <= MAX_UNIX_PATH {
+        return long;
+    }
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let short = [&name[..name.len().saturating_sub(4)], b".new"].concat();
+    path.with_file_name(OsStr::from_bytes(&short))
+}
+
+/// Returns the directory that a path is in; `.` for a bare name.
 pub(crate) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What was read of a file, and from which of its states.
+/// The kinds of files that [`read_bounded`] reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accept {
+    /// Regular files.
+    File,
+    /// Also a pipe, which has 5 s to deliver everything, and `/dev/null`, which is empty.
+    FileOrPipe,
+}
+
+/// The content of a file, and the state of the file that it was read from.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Stamped {
-    /// The content.
-    pub bytes: Vec<u8>,
+pub(crate) struct Content {
+    pub(crate) bytes: Vec<u8>,
     /// Device, inode, and the time of the last change in seconds and nanoseconds.
     stamp: (u64, u64, i64, i64),
 }
 
-impl Stamped {
-    /// The numbers of the device and of the file on it.
-    #[must_use]
-    pub fn id(&self) -> (u64, u64) {
+impl Content {
+    /// Returns the number of the device, and of the file on it.
+    pub(crate) fn id(&self) -> (u64, u64) {
         (self.stamp.0, self.stamp.1)
     }
 }
 
-/// Reads as [`read_bounded`] does, for [`settled`]: two readings are equal only if the file was not changed between them.
+/// Reads a file of at most `max` bytes. Two results are equal only if the file was not changed between them, see [`settled`].
 ///
 /// # Errors
-/// As [`read_bounded`].
-pub fn read_stamped(path: &Path, max: u64) -> Result<Stamped, String> {
-    let (file, found) = open(path)?;
-    if !found.is_file() {
-        return Err("expected a file".into());
-    }
-    // Taken before it is read, so that a change while it is read shows in the next reading.
-    let stamp = (found.dev(), found.ino(), found.ctime(), found.ctime_nsec());
-    Ok(Stamped { bytes: read_all(file, max)?, stamp })
-}
-
-/// Reads as [`read_bounded`] does, but also a pipe, which has 5 s to deliver everything, and `/dev/null`, which is empty.
-///
-/// # Errors
-/// As [`read_bounded`]; and if a pipe delivers nothing, or not all of it in time.
-pub fn read_bounded_or_pipe(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+/// A text for people, without the path: if the file cannot be opened or read, is of another kind, or is larger; and if a pipe
+/// delivers nothing, or not all of it in time.
+pub(crate) fn read_bounded(path: &Path, max: u64, accept: Accept) -> Result<Content, String> {
     let (file, found) = open(path)?;
     let kind = found.file_type();
-    if kind.is_fifo() {
-        return read_pipe(file, max);
-    }
+    // Taken before the file is read, so that a change meanwhile shows in the next reading.
+    let stamp = (found.dev(), found.ino(), found.ctime(), found.ctime_nsec());
     let is_null = kind.is_char_device() && found.rdev() == makedev(1, 3);
-    if !found.is_file() && !is_null {
-        return Err("expected a file or a pipe".into());
-    }
-    read_all(file, max)
+    let bytes = match accept {
+        _ if kind.is_file() => read_all(file, max)?,
+        Accept::FileOrPipe if kind.is_fifo() => read_pipe(file, max)?,
+        Accept::FileOrPipe if is_null => Vec::new(),
+        Accept::FileOrPipe => return Err("expected a file or a pipe".into()),
+        Accept::File => return Err("expected a file".into()),
+    };
+    Ok(Content { bytes, stamp })
 }
 
-/// Reads until two readings, `quiet` apart, give the same: a file that is being written is not taken in part.
+/// Reads until two readings, `quiet` apart, are equal, so that a file that is being written is not taken in part.
 ///
-/// `quiet` may depend on what was read. Blocks the thread, for at most 5 s and a reading.
-///
-/// # Errors
-/// A text for people, if the content still changes after 5 s.
-pub fn settled<T: PartialEq>(quiet: impl Fn(&T) -> Duration, mut read: impl FnMut() -> T) -> Result<T, String> {
+/// `quiet` may depend on the last reading. Blocks the thread for at most 5 s and one reading.
+pub(crate) fn settled<T: PartialEq>(quiet: impl Fn(&T) -> Duration, mut read: impl FnMut() -> T) -> Result<T, String> {
     let start = Instant::now();
     let mut before = read();
     loop {
@@ -115,7 +126,7 @@ pub fn settled<T: PartialEq>(quiet: impl Fn(&T) -> Duration, mut read: impl FnMu
 }
 
 fn open(path: &Path) -> Result<(File, Metadata), String> {
-    // Without O_NONBLOCK a FIFO would hold up whoever opens it.
+    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
     let open = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY | O_CLOEXEC).open(path);
     let file = open.map_err(|e| format!("cannot open it: {e}"))?;
     let found = file.metadata().map_err(|e| cannot_read(&e))?;
@@ -128,31 +139,41 @@ fn read_all(file: File, max: u64) -> Result<Vec<u8>, String> {
     bounded(bytes, max)
 }
 
-fn read_pipe(mut pipe: File, max: u64) -> Result<Vec<u8>, String> {
-    let (end, mut bytes) = (Instant::now() + PIPE_LIMIT, Vec::new());
-    while bytes.len() as u64 <= max {
-        // Polled first: a FIFO that nobody has opened for writing yet would read as empty.
-        let left = end.saturating_duration_since(Instant::now());
-        let ready = poll(
-            &mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)],
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO),
-        );
-        match ready {
-            Ok(0) => return Err(format!("this pipe did not end within {} s", PIPE_LIMIT.as_secs())),
-            Err(nix::errno::Errno::EINTR) => continue,
-            Err(e) => return Err(cannot_read(&e.into())),
-            Ok(_) => {}
+fn read_pipe(pipe: File, max: u64) -> Result<Vec<u8>, String> {
+    match read_to_end(pipe, max, PIPE_LIMIT) {
+        Ok(bytes) if bytes.is_empty() => Err("this pipe is empty".into()),
+        Ok(bytes) => bounded(bytes, max),
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+            Err(format!("this pipe did not end within {} s", PIPE_LIMIT.as_secs()))
         }
+        Err(e) => Err(cannot_read(&e)),
+    }
+}
+
+/// Reads a pipe until its end, or until it has delivered more than `max` bytes.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] if that takes longer than `limit`.
+pub(crate) fn read_to_end(mut pipe: impl Read + AsFd, max: u64, limit: Duration) -> io::Result<Vec<u8>> {
+    let (end, mut bytes) = (Instant::now() + limit, Vec::new());
+    while bytes.len() as u64 <= max {
+        // Polled first: a FIFO without a writer yet would read as empty.
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(Errno::EINTR) => continue,
+            ready => ready?,
+        };
         let mut piece = [0; 4096];
         match pipe.read(&mut piece) {
-            Ok(0) if bytes.is_empty() => return Err("this pipe is empty".into()),
             Ok(0) => break,
             Ok(count) => bytes.extend_from_slice(&piece[..count]),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(e) => return Err(cannot_read(&e)),
+            Err(e) => return Err(e),
         }
     }
-    bounded(bytes, max)
+    Ok(bytes)
 }
 
 fn bounded(bytes: Vec<u8>, max: u64) -> Result<Vec<u8>, String> {
@@ -176,32 +197,32 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         write(&path, "12345").unwrap();
-        assert_eq!(read_bounded(&path, 5), Ok(b"12345".to_vec()));
-        assert_eq!(read_bounded(&path, 4), Err("expected at most 4 bytes".into()));
+        let read = |path: &Path, max| read_bounded(path, max, Accept::File).map(|content| content.bytes);
+        assert_eq!(read(&path, 5), Ok(b"12345".to_vec()));
+        assert_eq!(read(&path, 4), Err("expected at most 4 bytes".into()));
         let fifo = directory.path().join("fifo");
         mkfifo(&fifo, Mode::S_IRWXU).unwrap();
         for other in [directory.path(), &fifo, Path::new("/dev/zero"), Path::new("/dev/null")] {
-            assert_eq!(read_bounded(other, 5), Err("expected a file".into()), "{}", other.display());
+            assert_eq!(read(other, 5), Err("expected a file".into()), "{}", other.display());
         }
-        assert!(
-            read_bounded(&directory.path().join("none"), 5).unwrap_err().starts_with("cannot open it: No such file")
-        );
+        assert!(read(&directory.path().join("none"), 5).unwrap_err().starts_with("cannot open it: No such file"));
     }
 
     #[test]
     fn a_pipe_is_read_to_its_end_where_it_may_be_one() {
+        let at = |path: &str, max| read_bounded(Path::new(path), max, Accept::FileOrPipe).map(|content| content.bytes);
         let read = |text: &[u8], max| {
             use io::Write;
             let (reader, mut writer) = io::pipe().unwrap();
             writer.write_all(text).unwrap();
             drop(writer);
-            read_bounded_or_pipe(Path::new(&format!("/dev/fd/{}", reader.as_raw_fd())), max)
+            at(&format!("/dev/fd/{}", reader.as_raw_fd()), max)
         };
         assert_eq!(read(b"a: 1\n", 5), Ok(b"a: 1\n".to_vec()));
         assert_eq!(read(b"a: 1\n", 4), Err("expected at most 4 bytes".into()));
         assert_eq!(read(b"", 4), Err("this pipe is empty".into()));
-        assert_eq!(read_bounded_or_pipe(Path::new("/dev/null"), 4), Ok(Vec::new()));
-        assert_eq!(read_bounded_or_pipe(Path::new("/dev/zero"), 4), Err("expected a file or a pipe".into()));
+        assert_eq!(at("/dev/null", 4), Ok(Vec::new()));
+        assert_eq!(at("/dev/zero", 4), Err("expected a file or a pipe".into()));
     }
 
     #[test]
@@ -209,5 +230,19 @@ mod tests {
         let mut readings = ["", "cut", "whole", "whole", "other"].into_iter();
         let quiet = |text: &&str| Duration::from_millis(if text.is_empty() { 2 } else { 1 });
         assert_eq!(settled(quiet, || readings.next().unwrap()), Ok("whole"));
+    }
+
+    #[test]
+    fn a_sockets_temporary_path_is_as_short_as_it_must_be() {
+        let directory = format!("/{}/", "d".repeat(90));
+        for (name, temporary) in [
+            ("socket", "socket.new"),
+            ("socket-of11", "socket-of11.new"),
+            ("socket-of-12", "socket-o.new"),
+            ("socket-of-15-by", "socket-of-1.new"),
+        ] {
+            let temporary = format!("{directory}{temporary}");
+            assert_eq!(temporary_path(Path::new(&format!("{directory}{name}"))), Path::new(&temporary));
+        }
     }
 }

@@ -1,13 +1,12 @@
-//! The known word that is nearest to an unknown one.
+//! Finds the known word that is nearest to an unknown word.
 
 use strsim::damerau_levenshtein;
 
-/// The longest word, in bytes, for which one is looked for: the time and memory that it takes grow with the word.
+/// The longest unknown word, in bytes: time and memory grow with its length.
 const MAX_WORD: usize = 64;
 
-/// Returns the word of `known` that `found` was probably meant to be, if one is near. Case does not matter.
-#[must_use]
-pub fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
+/// Returns the word of `known` that was probably meant by `found`, if one is near. Case does not matter.
+pub(crate) fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
     if found.len() > MAX_WORD {
         return None;
     }

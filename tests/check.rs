@@ -282,10 +282,10 @@ fn a_log_that_the_monitors_user_cannot_write_fails() {
     set_permissions(&log, Permissions::from_mode(0o666)).expect("it is ours");
     Machine::new().passes(&config, "ok", &["logger: ", "can be written"]);
     set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("it is ours");
-    warns(&config, &["logger: ", "can be written, but not rotated", "nothing can be made in it"]);
+    warns(&config, &["logger: ", "can be written, but not rotated", "no file can be created in it"]);
     warns(
         &format!("{PORTS}history: {{state: {}.state}}\n", log.display()),
-        &["history.state: ", "nothing can be made in it", "give it to the monitor's user", "will be lost at a stop"],
+        &["history.state: ", "no file can be created in it", "give it to the monitor's user", "will be lost at a stop"],
     );
 }
 
@@ -315,12 +315,12 @@ fn what_is_in_the_way_of_a_unix_socket_fails_and_is_left_alone() {
 fn what_is_worth_a_second_look_is_a_warning() {
     warns(
         &PORTS.replace("zeromq_uri: [\"127.0.0.1\"", "zeromq_uri: [\"*\""),
-        &["zeromq.allow: ", "whoever reaches the port"],
+        &["zeromq.allow: ", "every machine that reaches the port"],
     );
     warns(&format!("{PORTS}clients: {{max: 9000000}}\n"), &["clients: ", "max is 9000000", "LimitNOFILE="]);
     warns(&format!("{PORTS}status_uri: [\"*\", 0]\n"), &["status_uri: ", "from other machines"]);
     warns(&format!("{PORTS}trusted_proxies: [\"0.0.0.0/0\"]\n"), &["trusted_proxies names everybody"]);
-    warns(&format!("{PORTS}clients: {{max_per_address: 5}}\n"), &["max_per_address bounds the web server"]);
+    warns(&format!("{PORTS}clients: {{max_per_address: 5}}\n"), &["max_per_address limits the web server"]);
 }
 
 #[test]
@@ -373,14 +373,17 @@ fn check_the_default(config: Option<&str>) -> Option<(i32, String, String)> {
 fn without_a_configuration_the_packages_one_is_checked_where_it_is() {
     let Some((status, out, err)) = check_the_default(Some(PORTS)) else { return };
     assert_eq!(status, 0, "{out}{err}");
-    assert!(has_line(&out, "ok", &["configuration: /etc/recodex/monitor/config.yml", "none is named"]), "{out}");
+    assert!(has_line(&out, "ok", &["configuration: /etc/recodex/monitor/config.yml", "no file is named"]), "{out}");
     assert!(!out.contains("4567"), "{out}");
 }
 
 #[test]
 fn without_any_configuration_the_defaults_are_checked() {
     let Some((_, out, err)) = check_the_default(None) else { return };
-    assert!(has_line(&out, "ok", &["configuration: none is named", "/etc/recodex/monitor/config.yml"]), "{out}{err}");
+    assert!(
+        has_line(&out, "ok", &["configuration: no file is named", "/etc/recodex/monitor/config.yml"]),
+        "{out}{err}"
+    );
     assert!(out.contains("websocket_uri: 127.0.0.1:4567"), "{out}{err}");
 }
 
@@ -388,23 +391,25 @@ fn without_any_configuration_the_defaults_are_checked() {
 fn the_first_line_says_as_whom_and_why() {
     if !is_root() {
         let (_, out, _) = check(PORTS);
-        assert!(first_line(&out).contains("only root can judge as nobody"), "{out}");
+        assert!(first_line(&out).contains("only root can check as nobody"), "{out}");
         return;
     }
     let line = |machine: &Machine| first_line(&machine.check(PORTS).1).to_owned();
-    assert_eq!(line(&Machine::with_unit(&[])), "judged as user nobody, as recodex-monitor.service runs");
-    let configured = "judged as user nobody, the user of the configuration, as ";
+    assert_eq!(line(&Machine::with_unit(&[])), "checked as user nobody, the user of recodex-monitor.service");
+    let configured = "checked as user nobody, the user in the configuration: ";
     let machine = Machine::new();
     assert_eq!(line(&machine), format!("{configured}there is no recodex-monitor.service here"));
     machine.answers("systemctl", "LoadState=masked\n");
     assert_eq!(line(&machine), format!("{configured}recodex-monitor.service is masked"));
     machine.does("systemctl", "echo 'System has not been booted with systemd' >&2; exit 1");
-    assert!(line(&machine).starts_with(&format!("{configured}systemctl tells nothing of units")));
+    assert!(line(&machine).starts_with(&format!("{configured}systemctl knows no units")));
     machine.does("systemctl", "/bin/cat /dev/zero");
     assert!(line(&machine).contains("the answer of systemctl cannot be read"));
     let as_root = line(&Machine::with_unit(&[("User=nobody", "User=")]));
     assert!(
-        as_root.starts_with("judged as user nobody, recodex-monitor.service starts the monitor as root"),
+        as_root.starts_with(
+            "checked as user nobody, the user in the configuration: recodex-monitor.service starts the monitor as root"
+        ),
         "{as_root}"
     );
 }
@@ -532,7 +537,7 @@ fn what_is_to_be_written_outside_of_the_units_paths_is_told_with_the_drop_in_tha
     let packaged = format!("{PORTS}logger: {{file: /var/log/recodex/monitor.log}}\n");
     if !Path::new("/var/log/recodex").exists() {
         // An administrator's unit may still have LogsDirectory=, with which the service manager makes it.
-        Machine::with_unit(&[]).passes(&packaged, "ok", &["logger: ", "can be made"]);
+        Machine::with_unit(&[]).passes(&packaged, "ok", &["logger: ", "can be created"]);
         let ours = [("LogsDirectory=recodex\n", ""), ("ReadWritePaths=", "ReadWritePaths=-/var/log/recodex")];
         let command = ["`install -d -o nobody -g ", " -m 0755 /var/log/recodex`"];
         Machine::with_unit(&ours).fails(&packaged, 78, &["logger: ", "no such directory", command[0], command[1]]);
@@ -561,7 +566,7 @@ fn no_directory_is_promised_that_not_even_the_service_manager_can_make() {
         machine.check_with(&[&unshare[..], &program].concat())
     };
     let (status, out, err) = check("true");
-    assert!(status == 0 && has_line(&out, "ok", &["logger: ", "can be made"]), "{out}{err}");
+    assert!(status == 0 && has_line(&out, "ok", &["logger: ", "can be created"]), "{out}{err}");
     let read_only = "mount -o remount,ro /var/log";
     for (prepare, why) in [
         (read_only, "mounted read-only"),

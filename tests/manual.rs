@@ -29,7 +29,7 @@ const DAEMON: &str = "man/recodex-monitor.8";
 const CONFIG: &str = "man/recodex-monitor.yml.5";
 const REFERENCE: &str = "docs/configuration.md";
 /// The types of the configuration.
-const SETTINGS: &str = "src/config/mod.rs";
+const SETTINGS: &str = "src/config/settings.rs";
 /// The command that writes what is generated.
 const WRITE: &str = "UPDATE=1 cargo test --test manual";
 

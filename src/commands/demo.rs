@@ -1,12 +1,13 @@
-//! `demo`: the whole way in one process, over real sockets. A monitor, a broker that runs a few jobs, and viewers that come
-//! before, during and after each of them.
+//! `demo`: a monitor, a broker that runs a few jobs, and viewers that come before, during and after each job. All run in one process
+//! and use real sockets.
 
 mod job;
 mod monitor;
 
-use crate::commands::client::{Client, Received, Tally};
-use crate::commands::played_broker::Broker;
-use crate::commands::terminal::Screen;
+use crate::commands::client::broker::Broker;
+use crate::commands::client::tally::Tally;
+use crate::commands::client::viewer::{Client, Received};
+use crate::commands::terminal::{Screen, has_reader};
 use crate::commands::watch::bar;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
@@ -20,29 +21,29 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-/// How many viewers each job has.
+/// The number of viewers of each job.
 const VIEWERS: u64 = 3;
 /// The time between two messages of one of the first jobs.
 const PACE: Duration = Duration::from_millis(60);
-/// The same for those that follow if the demo stays.
+/// The same for the jobs that follow with `--stay`.
 const CALM_PACE: Duration = Duration::from_millis(300);
-/// The longest pause between two jobs if the demo stays, in seconds; the shortest is one.
+/// The longest pause between two jobs with `--stay`, in seconds; the shortest is 1 s.
 const MAX_PAUSE: u64 = 5;
-/// How long a viewer may wait for a message before the demo counts it as missed.
+/// The time after which a viewer counts a message as missed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often the bars are drawn.
+/// The time between two drawings of the bars.
 const TICK: Duration = Duration::from_millis(100);
-/// The width of a bar; with it, a job's line has at most 40 columns, so that a narrow terminal need not cut it.
+/// The width of a bar, in characters. A job's line then has at most 40 columns and fits a narrow terminal.
 const BAR: usize = 10;
-/// The most viewers that missed something of which the demo says what.
+/// The most viewers whose missed messages are printed.
 const MAX_REPORTED: u64 = 20;
 
-/// Runs `jobs` jobs and prints a summary of each. If it is to `stay`, further ones follow until Ctrl-C.
-/// It ends early, without an error, once nobody reads the output any more.
+/// Runs `jobs` jobs and prints a summary of each. With `stay`, more jobs follow until Ctrl-C. Ends early, without an error, once nobody
+/// reads the output any more.
 ///
 /// # Errors
-/// If no port is free, a viewer missed a message, or Ctrl-C comes before the end of those that end by themselves.
-pub async fn run(screen: &Screen, jobs: u64, stay: bool) -> Result<(), Failure> {
+/// If no port is free, a viewer missed a message, or Ctrl-C comes before the end of a demo without `stay`.
+pub(crate) async fn run(screen: &Screen, jobs: u64, stay: bool) -> Result<(), Failure> {
     let relay = monitor::bind(screen)?;
     let [viewers, brokers, status] = monitor::addresses(&relay)?;
     for line in [
@@ -99,10 +100,10 @@ struct Demo {
     board: Mutex<Board>,
 }
 
-/// The jobs that run, and counts of those that ended.
+/// The running jobs, and counts of the ended ones.
 #[derive(Default)]
 struct Board {
-    /// By number: tasks that ended, all tasks, the last command.
+    /// By number: ended tasks, all tasks, the last command.
     running: BTreeMap<u64, (u64, u64, String)>,
     /// The number of the next job.
     next: u64,
@@ -111,11 +112,11 @@ struct Board {
     missed: u64,
 }
 
-/// Why no more jobs run.
+/// The reason why no more jobs run.
 enum Ended {
     Done,
     Interrupted,
-    /// Nobody reads what the demo prints any more.
+    /// Nobody reads the output any more.
     Unread,
 }
 
@@ -124,7 +125,7 @@ impl Demo {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs jobs, as many at once as were asked for, to the end, to Ctrl-C, or until nobody reads the output.
+    /// Runs all jobs until they end, until Ctrl-C, or until nobody reads the output.
     async fn run_all(self: &Arc<Self>) -> Result<Ended, Failure> {
         let mut running = JoinSet::new();
         for n in 1..=self.jobs {
@@ -141,7 +142,7 @@ impl Demo {
                 },
                 _ = &mut interrupted => return Ok(Ended::Interrupted),
                 _ = ticks.tick() => {
-                    if !self.screen.has_reader() {
+                    if !has_reader() {
                         return Ok(Ended::Unread);
                     }
                     if self.screen.is_live() {
@@ -152,7 +153,7 @@ impl Demo {
         }
     }
 
-    /// Runs job number `n` and, if the demo stays, further ones after it.
+    /// Runs job number `n` and, with `stay`, more jobs after it.
     async fn run_one_after_another(self: Arc<Self>, mut n: u64) -> Result<(), Failure> {
         self.run_job(Job::plain(n), PACE).await?;
         if !self.stay {
@@ -181,21 +182,9 @@ impl Demo {
             self.broker.lock().await.send(&frames).await?;
             sleep(pace).await;
         }
-        let mut missed = 0;
-        let mut check = |ended: Result<Result<(), String>, JoinError>| {
-            if let Err(what) = ended.map_err(|e| crashed(&e))? {
-                missed += 1;
-                self.report(&format!("{}: {what}", job.channel))?;
-            }
-            Ok::<_, Failure>(())
-        };
-        while let Some(ended) = viewers.join_next().await {
-            check(ended)?;
-        }
+        let mut missed = self.wait_for(&job, &mut viewers).await?;
         self.add_viewer(&job, "last", &mut viewers).await?;
-        while let Some(ended) = viewers.join_next().await {
-            check(ended)?;
-        }
+        missed += self.wait_for(&job, &mut viewers).await?;
         let messages = job.messages.len();
         {
             let mut board = self.board();
@@ -214,7 +203,19 @@ impl Demo {
         Ok(())
     }
 
-    /// Counts a viewer that missed something, and says what.
+    /// Waits until all `viewers` of a job have ended, and returns the number of those that missed a message.
+    async fn wait_for(&self, job: &Job, viewers: &mut JoinSet<Result<(), String>>) -> Result<u64, Failure> {
+        let mut missed = 0;
+        while let Some(ended) = viewers.join_next().await {
+            if let Err(what) = ended.map_err(|e| crashed(&e))? {
+                missed += 1;
+                self.report(&format!("{}: {what}", job.channel))?;
+            }
+        }
+        Ok(missed)
+    }
+
+    /// Counts a viewer that missed a message, and prints the details.
     fn report(&self, what: &str) -> Result<(), Failure> {
         let missed = {
             let mut board = self.board();
@@ -227,7 +228,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Adds a viewer that checks what it gets; it returns what was wrong.
+    /// Adds a viewer that checks its messages and returns the first mistake.
     async fn add_viewer(
         self: &Arc<Self>,
         job: &Job,
@@ -264,7 +265,7 @@ impl Demo {
         Ok(())
     }
 
-    /// The lines that change: one for each job that runs and, if the demo stays, one with the counts.
+    /// Returns the changing lines: one for each running job and, with `stay`, one with the counts.
     fn lines(&self) -> Vec<String> {
         let board = self.board();
         let width = board.running.keys().map(|n| n.to_string().len()).max().unwrap_or_default();

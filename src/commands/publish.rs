@@ -1,6 +1,6 @@
 //! `publish`: one message to a running monitor, as the broker sends it.
 
-use crate::commands::played_broker::Broker;
+use crate::commands::client::broker::Broker;
 use crate::error::{Exit, Failure};
 use crate::suggest::nearest;
 use crate::wire::message::{Message, check_channel};
@@ -13,12 +13,12 @@ const TASK: &str = "TASK";
 /// The states of a task.
 const STATES: [&str; 3] = ["COMPLETED", "FAILED", "SKIPPED"];
 
-/// Sends `message` to the monitor at `address`. With `any`, words that no broker sends are sent, too.
+/// Sends `message` to the monitor at `address`. With `any`, also sends words that no broker sends.
 ///
 /// # Errors
 /// [`Exit::Usage`] if the monitor would drop the message or, without `any`, no broker would send it;
 /// [`Exit::Unavailable`] if there is no monitor.
-pub async fn run(address: &str, message: &Message<'_>, any: bool) -> Result<(), Failure> {
+pub(crate) async fn run(address: &str, message: &Message<'_>, any: bool) -> Result<(), Failure> {
     check(message, any).map_err(|what| Failure::new(Exit::Usage, what))?;
     let frames = [Some(message.channel), Some(message.command), message.task, message.state];
     let frames: Vec<&str> = frames.into_iter().flatten().collect();
@@ -27,7 +27,7 @@ pub async fn run(address: &str, message: &Message<'_>, any: bool) -> Result<(), 
     broker.close().await
 }
 
-/// Says what is wrong with a message, what was expected, and what to do.
+/// Checks a message. The error names the mistake, the expected form, and the correction.
 fn check(message: &Message<'_>, any: bool) -> Result<(), String> {
     let Message { channel, command, task, state } = *message;
     check_channel(channel)?;

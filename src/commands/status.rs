@@ -1,7 +1,7 @@
-//! `status`: asks a running monitor through its status listener, and prints one screen.
+//! `status`: prints the status of a running monitor, from its status listener.
 
-use crate::commands::connect::unknown_host;
-use crate::commands::host_port::check_host_and_port;
+use crate::commands::client::connect::unknown_host;
+use crate::commands::client::host_port::check_host_and_port;
 use crate::commands::terminal::print;
 use crate::config::Settings;
 use crate::deadline::timeout;
@@ -23,43 +23,45 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// How long a monitor may take to answer.
+/// The time limit for a monitor to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest answer that is read, in bytes: a report with fifty long warnings, and then some.
+/// The longest answer that is read, in bytes. A report with fifty long warnings is shorter.
 const LONGEST: usize = 1024 * 1024;
 
-/// Where to ask if nothing says so.
-pub const DEFAULT: &str = "127.0.0.1:4568";
+/// The default address of the status listener.
+pub(crate) const DEFAULT: &str = "127.0.0.1:4568";
 
-/// Asks the monitor at `address`, or at the `status_uri` of the configuration `config`, and prints what it says.
+/// Asks the monitor at `address`, or at the `status_uri` of the configuration `config`, and prints its status.
 ///
 /// # Errors
-/// [`Exit::Usage`] if `address` is none, [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if it says that it is not
-/// ready, whether or not somebody reads the output to its end.
-pub async fn run(config: Option<&Path>, address: Option<&str>) -> Result<(), Failure> {
-    let configured = config.map(Settings::load).transpose()?.map(|settings| {
-        let missing = "the configuration has no status_uri, so that the monitor cannot be asked; set it, such as to [\"127.0.0.1\", 4568]";
-        settings.status_uri.ok_or_else(|| Failure::new(Exit::Config, missing))
-    });
-    let configured = configured.transpose()?.map(|mut address| {
-        if matches!(address.host.as_str(), "" | "*") {
-            address.host = "localhost".into();
-        }
-        address.to_string()
-    });
+/// [`Exit::Usage`] if `address` is wrong, [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if the monitor is not ready,
+/// even if nobody reads the output to its end.
+pub(crate) async fn run(config: Option<&Path>, address: Option<&str>) -> Result<(), Failure> {
+    let configured = config.map(configured).transpose()?;
     let typed = address.map(listener).transpose().map_err(|what| Failure::new(Exit::Usage, what))?;
     let address = typed.or(configured.as_deref()).unwrap_or(DEFAULT);
     let answer = timeout(PATIENCE, ask(address)).await.unwrap_or_else(|_| Err("no answer within 5 s".into()));
     let report = answer
         .map_err(|what| Failure::new(Exit::Unavailable, format!("no status of a monitor at {address}: {what}")))?;
-    print(&screen(address, &report))?;
+    print(&text(address, &report))?;
     match report.reason {
         Some(reason) if !report.ready => Err(Failure::new(Exit::Failed, format!("not ready: {reason}"))),
         _ => Ok(()),
     }
 }
 
-/// Returns the `HOST:PORT` in an address that somebody typed, which may be the URL of the status page.
+/// Returns the address of the status listener in a configuration.
+fn configured(config: &Path) -> Result<String, Failure> {
+    let missing = "the configuration has no status_uri, so that the monitor cannot be asked; set it, such as to [\"127.0.0.1\", 4568]";
+    let address = Settings::load(config)?.status_uri;
+    let mut address = address.ok_or_else(|| Failure::new(Exit::Config, missing))?;
+    if matches!(address.host.as_str(), "" | "*") {
+        address.host = "localhost".into();
+    }
+    Ok(address.to_string())
+}
+
+/// Returns the `HOST:PORT` in an address that a user typed, which may be the URL of the status page.
 fn listener(typed: &str) -> Result<&str, String> {
     let expected = "expected HOST:PORT, such as 127.0.0.1:4568, or http://127.0.0.1:4568/";
     let said = |what: &str| format!("{typed} is no address of a status listener: {what}; {expected}");
@@ -112,20 +114,20 @@ async fn ask(address: &str) -> Result<Report, String> {
     serde_json::from_slice(&body.to_bytes()).map_err(|_| "its answer is not that of a monitor".into())
 }
 
-/// Says why there is no TCP connection.
+/// Explains why there is no TCP connection.
 fn not_connected(error: &std::io::Error, address: &str) -> String {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     match error.kind() {
         ErrorKind::ConnectionRefused => {
             "nothing listens there; is the monitor running, and is its status_uri set to this address?".into()
         }
-        // The error of a name that does not resolve has no kind of its own.
+        // The error of a name that does not resolve has no error number.
         _ if error.raw_os_error().is_none() => unknown_host(host, error),
         _ => format!("{error}; is the monitor running, and is its status_uri set to this address?"),
     }
 }
 
-/// Says what a port is that does not answer by HTTP.
+/// Describes a port that does not answer by HTTP.
 fn no_http(first: &FirstByte) -> String {
     match first.get() {
         ZMTP => "that is the port where brokers connect; ask at the status_uri".into(),
@@ -135,17 +137,18 @@ fn no_http(first: &FirstByte) -> String {
     }
 }
 
-fn screen(address: &str, report: &Report) -> String {
+/// Formats a report for people.
+fn text(address: &str, report: &Report) -> String {
     let Report { viewers, brokers, channels, history, totals, .. } = report;
     let state = match &report.reason {
         Some(reason) if !report.ready => format!("NOT READY: {}", escape(reason)),
         _ => "ready".into(),
     };
     let mut out = format!("recodex-monitor {} at {address}: {state}\n", escape(&report.version));
-    let mut line = |name: &str, text: String| {
-        let _ = writeln!(out, "{name:<12}{text}");
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<12}{value}");
     };
-    line("up", format!("{}, since {}", lasted(report.uptime), time(report.started)));
+    line("up", format!("{}, since {}", duration(report.uptime), time(report.started)));
     line("brokers", format!("{} of {}", brokers.now, brokers.max));
     for broker in &brokers.connected {
         line("", format!("{} since {}", escape(&broker.address), time(broker.since)));
@@ -197,8 +200,8 @@ fn time(seconds: u64) -> String {
     time.map_or_else(|| "?".into(), |time| time.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string())
 }
 
-/// A time in the two largest units that it has.
-fn lasted(seconds: u64) -> String {
+/// Formats a duration by its two largest units.
+fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -254,7 +257,7 @@ mod tests {
     #[test]
     fn times_and_sizes_are_written_for_people() {
         let lengths = [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3_600, "1 h 0 min"), (90_000, "1 d 1 h")];
-        assert!(lengths.iter().all(|(seconds, text)| lasted(*seconds) == *text));
+        assert!(lengths.iter().all(|(seconds, text)| duration(*seconds) == *text));
         let sizes = [
             (1, "1 byte"),
             (1023, "1023 bytes"),

@@ -1,7 +1,7 @@
-//! Standard output of a command: lines that stay, and on a terminal lines below them that change in place.
+//! The output of a command: lines that stay, and on a terminal lines below them that change in place.
 //!
-//! Everything that is printed while the changing lines are shown goes through [`Screen`], the log included. Each change is one
-//! write that erases the old lines first, so that nothing of them is left between the lines that stay.
+//! While changing lines are shown, all output and the log must go through [`Screen`]. Each change is one write that first erases
+//! the old lines, so that no part of them remains between the lines that stay.
 
 use crate::error::{Exit, Failure};
 use crate::logging::escape;
@@ -12,12 +12,12 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The size that is assumed if the terminal does not tell it.
+/// The assumed size if the terminal does not report one, in rows and columns.
 const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
-/// Standard output and standard error of a command. Clones are the same screen.
+/// Standard output and standard error of a command. Clones share the same screen.
 #[derive(Clone)]
-pub struct Screen {
+pub(crate) struct Screen {
     live: bool,
     state: Arc<Mutex<State>>,
 }
@@ -26,53 +26,30 @@ pub struct Screen {
 struct State {
     /// The lines that change.
     lines: Vec<String>,
-    /// How many of them are on the screen now.
+    /// The number of changing lines that are on the screen now.
     drawn: usize,
 }
 
-impl Default for Screen {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Screen {
-    /// A screen without changing lines. It can show them if standard output is a terminal that can move its cursor.
-    #[must_use]
-    pub fn new() -> Self {
+    /// Returns a screen. It shows changing lines if standard output is a terminal that can move its cursor.
+    pub(crate) fn new() -> Self {
         Self { live: io::stdout().is_terminal() && !is_dumb(), state: Arc::default() }
     }
 
-    /// Tells whether changing lines are shown.
-    #[must_use]
-    pub fn is_live(&self) -> bool {
+    /// Returns true if changing lines are shown.
+    pub(crate) fn is_live(&self) -> bool {
         self.live
     }
 
-    /// Tells whether somebody can still read standard output: false for a pipe whose reader has gone.
-    #[must_use]
-    pub fn has_reader(&self) -> bool {
-        let stdout = io::stdout();
-        let mut looked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-        let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
-        poll(&mut looked, PollTimeout::ZERO).is_err() || !looked[0].revents().is_some_and(|is| is.intersects(gone))
-    }
-
-    /// Prints one line that stays. What could garble it is escaped. Returns false if nobody reads the output any more.
-    ///
-    /// # Errors
-    /// [`Exit::Output`] if it cannot be written.
-    pub fn print(&self, line: &str) -> Result<bool, Failure> {
+    /// Prints one line that stays, with control characters escaped. Returns false if nobody reads the output any more.
+    pub(crate) fn print(&self, line: &str) -> Result<bool, Failure> {
         let mut state = self.state();
         let text = format!("{}{}\n{}", erase(state.drawn), escape(line), self.frame(&mut state));
         write_out(&text)
     }
 
     /// Prints one line of the log on standard error.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn log(&self, line: &str) -> io::Result<()> {
+    pub(crate) fn log(&self, line: &str) -> io::Result<()> {
         let mut state = self.state();
         let _ = write_out(&erase(state.drawn));
         state.drawn = 0;
@@ -81,8 +58,8 @@ impl Screen {
         written
     }
 
-    /// Shows these changing lines instead of those before. A line that is longer than the terminal is wide is cut.
-    pub fn show(&self, lines: Vec<String>) {
+    /// Replaces the changing lines. Lines that are wider than the terminal are cut.
+    pub(crate) fn show(&self, lines: Vec<String>) {
         if self.live {
             let mut state = self.state();
             if state.lines == lines {
@@ -98,7 +75,7 @@ impl Screen {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bytes that draw the changing lines, as many as there is room for.
+    /// Returns the bytes that draw the changing lines, as many as there is room for.
     fn frame(&self, state: &mut State) -> String {
         if !self.live || state.lines.is_empty() {
             state.drawn = 0;
@@ -111,15 +88,15 @@ impl Screen {
     }
 }
 
-/// The bytes that erase the last `drawn` lines above the cursor.
+/// Returns the bytes that erase the last `drawn` lines above the cursor.
 fn erase(drawn: usize) -> String {
     if drawn == 0 { String::new() } else { format!("\r\x1b[{drawn}A\x1b[J") }
 }
 
-/// The bytes that draw `lines` on a terminal of this size, and how many lines that makes.
+/// Returns the bytes that draw `lines` on a terminal of this size, and the number of lines that they draw.
 ///
 /// One row is left for the cursor, and one column, since a terminal may wrap a line that fills its width. Characters outside of
-/// ASCII may be two columns wide, so that each becomes a question mark.
+/// ASCII become question marks, since they may be two columns wide.
 fn draw(lines: &[String], rows: usize, columns: usize) -> (String, usize) {
     let (rows, columns) = (rows.saturating_sub(1), columns.saturating_sub(1));
     let fits = lines.len() <= rows;
@@ -137,6 +114,14 @@ fn draw(lines: &[String], rows: usize, columns: usize) -> (String, usize) {
     (frame, shown + 1)
 }
 
+/// Returns false if standard output is a pipe whose reader has gone.
+pub(crate) fn has_reader() -> bool {
+    let stdout = io::stdout();
+    let mut looked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    poll(&mut looked, PollTimeout::ZERO).is_err() || !looked[0].revents().is_some_and(|is| is.intersects(gone))
+}
+
 /// Writes to standard output; returns false if nobody reads it any more.
 fn write_out(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
@@ -149,11 +134,8 @@ fn write_out(text: &str) -> Result<bool, Failure> {
 
 /// Prints text as it is.
 ///
-/// A pipe whose reader has gone is no error: the reader has had what it wanted.
-///
-/// # Errors
-/// [`Exit::Output`] if it cannot be written.
-pub fn print(text: &str) -> Result<(), Failure> {
+/// A pipe whose reader has gone is no error.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     write_out(text).map(drop)
 }
 

@@ -1,6 +1,7 @@
 //! `watch`: one viewer of one channel, on a terminal or for a program.
 
-use crate::commands::client::{Client, NO_CODE, Received, Tally};
+use crate::commands::client::tally::Tally;
+use crate::commands::client::viewer::{Client, NO_CODE, Received};
 use crate::commands::terminal::Screen;
 use crate::deadline::passed;
 use crate::error::{Exit, Failure};
@@ -11,23 +12,23 @@ use std::time::Duration;
 use tokio::signal::ctrl_c;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// How often the progress line is drawn.
+/// The time between two drawings of the progress line.
 const TICK: Duration = Duration::from_millis(100);
-/// How long the close may take that follows FINISHED, and says whose end it was.
+/// The time limit for the close after FINISHED. Its code tells if the job itself has finished.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The width of the bar, in characters.
 const BAR: usize = 20;
 
-/// Watches `channel` until the monitor closes: as a progress line on a terminal, else, or with `json`, as one message a
-/// line. `tasks` is the number of tasks, for a bar that fills. Certificates in the PEM file `ca` are trusted in addition.
+/// Watches `channel` until the monitor closes. Shows a progress line on a terminal; elsewhere, or with `json`, prints each message as a
+/// line. `tasks` is the number of tasks for a progress bar. Certificates in the PEM file `ca` are trusted in addition.
 ///
-/// FINISHED alone is not the job's end: the monitor also sends it when it ends the subscription itself. The close that follows
-/// tells, by its code.
+/// FINISHED alone is not the job's end: the monitor also sends it when it ends the subscription itself. The code of the close tells
+/// which of the two it was.
 ///
 /// # Errors
 /// [`Exit::Failed`] if the monitor closes with another code than 1000, [`Exit::Unavailable`] if there is none, or it does not close
 /// within 10 s after FINISHED, [`Exit::Interrupted`] if Ctrl-C comes first.
-pub async fn run(
+pub(crate) async fn run(
     screen: &Screen,
     url: &str,
     channel: &str,
@@ -37,22 +38,56 @@ pub async fn run(
 ) -> Result<(), Failure> {
     let mut client = Client::subscribe(url, channel, ca).await?;
     let line = (!json && screen.is_live()).then(|| Line { tasks, since: Instant::now() });
+    // `None` until the first message.
+    let mut tally = None;
+    let end = follow(screen, &mut client, line.as_ref(), &mut tally).await?;
+    if matches!(end, End::Closed(code, _) if code != 1000) {
+        // The FINISHED, if any, came from the monitor and not from the job.
+        tally.iter_mut().for_each(Tally::forget_finished);
+        tally = tally.filter(|tally| *tally != Tally::default());
+    }
+    if let Some(line) = line {
+        screen.show(Vec::new());
+        screen.print(&line.text(tally.as_ref()))?;
+    }
+    match end {
+        End::Closed(1000, _) | End::Unread => Ok(()),
+        End::Closed(code, reason) => Err(not_finished(code, &reason)),
+        End::Interrupted => Err(Failure::new(Exit::Interrupted, "interrupted before FINISHED")),
+    }
+}
+
+/// The reason why a viewer stops watching.
+enum End {
+    /// The monitor closed, with this code and reason.
+    Closed(u16, String),
+    /// Ctrl-C came.
+    Interrupted,
+    /// Nobody reads the output any more.
+    Unread,
+}
+
+/// Shows and counts messages until the end.
+async fn follow(
+    screen: &Screen,
+    client: &mut Client,
+    line: Option<&Line>,
+    tally: &mut Option<Tally>,
+) -> Result<End, Failure> {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut interrupted = pin!(ctrl_c());
-    // What came, if anything did.
-    let mut tally = None::<Tally>;
-    // Set while FINISHED is the last message.
+    // The deadline for the close, while FINISHED is the last message.
     let mut close_by = None;
-    let closed = loop {
+    loop {
         let received = tokio::select! {
             received = client.next() => received?,
-            _ = &mut interrupted => break None,
+            _ = &mut interrupted => return Ok(End::Interrupted),
             () = passed(close_by.unwrap_or_else(Instant::now)), if close_by.is_some() => {
                 if !client.has_closed() {
                     return Err(no_close());
                 }
-                // Only the end of the connection is still to come.
+                // The close frame has come; only the connection must still end.
                 close_by = None;
                 continue;
             }
@@ -67,31 +102,21 @@ pub async fn run(
                 tally.count(&text);
                 close_by = tally.is_finished().then(|| Instant::now() + CLOSE_TIMEOUT);
                 if line.is_none() && !screen.print(&text)? {
-                    return Ok(());
+                    return Ok(End::Unread);
                 }
             }
-            Received::Closed(code, reason) => break Some((code, reason)),
+            Received::Closed(code, reason) => return Ok(End::Closed(code, reason)),
         }
-    };
-    if closed.as_ref().is_some_and(|(code, _)| *code != 1000) {
-        // Then FINISHED was the monitor's.
-        tally.iter_mut().for_each(Tally::forget_finished);
-        tally = tally.filter(|tally| *tally != Tally::default());
     }
-    if let Some(line) = line {
-        screen.show(Vec::new());
-        screen.print(&line.text(tally.as_ref()))?;
-    }
-    let Some((code, reason)) = closed else {
-        return Err(Failure::new(Exit::Interrupted, "interrupted before FINISHED"));
-    };
+}
+
+fn not_finished(code: u16, reason: &str) -> Failure {
     let how = match code {
-        1000 => return Ok(()),
         NO_CODE => "without a code".to_owned(),
         code if reason.is_empty() => format!("with {code}"),
-        code => format!("with {code} ({})", escape(&reason)),
+        code => format!("with {code} ({})", escape(reason)),
     };
-    Err(Failure::new(Exit::Failed, format!("the job did not finish: the monitor ended the subscription {how}")))
+    Failure::new(Exit::Failed, format!("the job did not finish: the monitor ended the subscription {how}"))
 }
 
 fn no_close() -> Failure {

@@ -1,4 +1,4 @@
-//! Who may connect, and whose word is taken.
+//! The addresses of `zeromq.allow` and `trusted_proxies`, and the header of `proxy_header`.
 
 use super::address::UNIX;
 use super::value;
@@ -15,19 +15,18 @@ const NETWORK_EXPECTED: &str = "an address or a network, such as \"192.0.2.7\", 
 const TOO_WIDE: &str = "96 bits or more after an address in the form \"::ffff:192.0.2.7\"; every address of IPv4 is \"0.0.0.0/0\", \
                         every one of IPv6 is \"::/0\"";
 
-/// Who may speak for others.
+/// An item of `trusted_proxies`: a peer that may name the viewer's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proxy {
     /// Peers of a network.
     Network(Network),
-    /// Everybody who can open the Unix socket.
+    /// Every client of the Unix socket.
     Unix,
 }
 
 impl Proxy {
     /// Returns true if one of `proxies` names this peer.
-    #[must_use]
-    pub fn any(proxies: &[Self], peer: Peer) -> bool {
+    pub(crate) fn any(proxies: &[Self], peer: Peer) -> bool {
         proxies.iter().any(|proxy| match proxy {
             Self::Network(network) => peer.ip().is_some_and(|ip| network.contains(ip)),
             Self::Unix => peer == Peer::Unix,
@@ -70,18 +69,17 @@ impl<'de> Deserialize<'de> for Proxy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProxyHeader {
-    /// A list of addresses, to which each proxy adds its client's.
+    /// A list of addresses; each proxy appends the address of its client.
     XForwardedFor,
     /// One address.
     XRealIp,
-    /// As RFC 7239 has it.
+    /// The header of RFC 7239.
     Forwarded,
 }
 
 impl ProxyHeader {
-    /// Its name, in lower case.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
+    /// Returns the header's name, in lower case.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::XForwardedFor => "x-forwarded-for",
             Self::XRealIp => "x-real-ip",
@@ -95,31 +93,28 @@ pub(super) fn proxy_header<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     value::word(deserializer, "x-forwarded-for, x-real-ip, forwarded")
 }
 
-/// The addresses of a network; one address is the smallest. Those of IPv4 are never in their form for IPv6 (`::ffff:192.0.2.7`), since
-/// the addresses of peers are not.
+/// A network, or a single address. IPv4-mapped addresses (`::ffff:192.0.2.7`) are converted to IPv4, as the addresses of peers are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network(IpNet);
 
 impl Network {
-    /// Every address.
-    #[must_use]
-    pub fn all() -> Vec<Self> {
+    /// Returns the networks that together contain every address.
+    pub(crate) fn all() -> Vec<Self> {
         vec![Self(Ipv4Net::default().into()), Self(Ipv6Net::default().into())]
     }
 
-    /// Reads an address or a network; `expected` is what else to write.
+    /// Parses an address or a network. The error is the text for people that says what was expected.
     fn parse(text: &str, expected: &'static str) -> Result<Self, &'static str> {
         let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| expected)?;
         let IpNet::V6(v6) = network else { return Ok(Self(network)) };
         let Some(address) = v6.addr().to_ipv4_mapped() else { return Ok(Self(network)) };
-        // One that is wider would have all addresses of IPv4, and those of IPv6 that nobody has.
+        // A wider network would contain all IPv4 addresses, and IPv6 addresses that no machine has.
         let length = v6.prefix_len().checked_sub(96).ok_or(TOO_WIDE)?;
         Ipv4Net::new(address, length).map(|v4| Self(v4.into())).map_err(|_| expected)
     }
 
-    /// Whether the address is in the network.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
+    /// Returns true if the address is in the network.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }
 }
@@ -149,9 +144,9 @@ impl<'de> Deserialize<'de> for Network {
     }
 }
 
-/// What a list in the configuration holds.
+/// A type whose values form a list in the configuration.
 pub(super) trait Listed {
-    /// Its name in errors.
+    /// The name of the values in errors.
     const WHAT: &str;
 }
 
@@ -219,7 +214,7 @@ mod tests {
 
     #[test]
     fn no_other_network_of_ipv6_has_addresses_of_ipv4() {
-        // The compatible form, which is long gone, and two ways to translate addresses: what comes from there is a peer of IPv6.
+        // The obsolete IPv4-compatible form, and the forms of two translation methods: their peers count as IPv6.
         for text in
             ["::192.0.2.10", "64:ff9b::192.0.2.10", "::ffff:0:192.0.2.10", "2002:c000:20a::/48", "::/0", "::/90"]
         {

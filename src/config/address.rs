@@ -1,7 +1,7 @@
-//! Where the monitor listens.
+//! The addresses at which the monitor listens, and the mode of a Unix socket.
 
-use super::paths::{MAX_UNIX_PATH, temporary_path};
 use super::value::Whole;
+use crate::fs::{MAX_UNIX_PATH, temporary_path};
 use serde::de::{Deserializer, Error, Expected, IgnoredAny, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
@@ -60,10 +60,10 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
-/// What begins the name of a Unix socket.
+/// The prefix of a Unix socket's name.
 pub(super) const UNIX: &str = "unix:";
 
-/// Where viewers connect.
+/// The address where viewers connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// TCP.
@@ -119,17 +119,16 @@ impl<'de> Deserialize<'de> for Endpoint {
     }
 }
 
-/// Who may open a Unix socket, as `chmod(1)` has it.
+/// The mode of a Unix socket, as of `chmod(1)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode(u32);
 
 impl Mode {
-    /// For the owner and the group.
+    /// Lets the owner and the group connect.
     pub const GROUP: Self = Self(0o660);
 
-    /// The permission bits.
-    #[must_use]
-    pub fn bits(self) -> u32 {
+    /// Returns the permission bits.
+    pub(crate) fn bits(self) -> u32 {
         self.0
     }
 }

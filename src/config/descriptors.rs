@@ -1,23 +1,19 @@
-//! Settings and the limit of open files: what is asked for is brought down to what the limit allows.
+//! Lowers the numbers of viewers and brokers to what the limit of open files allows.
 
 use super::Settings;
 use crate::rlimit;
 use crate::rlimit::{Demand, Shares, TooFew};
 
 impl Settings {
-    /// Lowers `clients.max` and `zeromq.max_connections` to what the limit of `files` that may be open allows. `listeners` is how many sockets
-    /// listen, or 0 as long as none is bound. Returns the share of each kind of connection, and what is to be said if something
-    /// that was asked for does not fit.
-    ///
-    /// # Errors
-    /// If the limit is too low for a monitor.
-    pub fn fit(&mut self, files: usize, listeners: usize) -> Result<(Shares, Option<String>), TooFew> {
+    /// Lowers `clients.max` and `zeromq.max_connections` to what the limit of open files allows. `listeners` is the number of listening
+    /// sockets, or 0 before they are bound. Returns the share of each kind of connection, and a warning if a configured value does not fit.
+    pub(crate) fn fit(&mut self, files: usize, listeners: usize) -> Result<(Shares, Option<String>), TooFew> {
         let status = self.status_uri.is_some();
         let (viewers, brokers) = (self.clients.max, self.zeromq.max_connections);
         let listeners = listeners.max(2 + usize::from(status));
         let shares = rlimit::share(files, Demand { listeners, status, viewers, brokers })?;
         (self.clients.max, self.zeromq.max_connections) = (shares.viewers, shares.brokers);
-        // The default is whatever fits.
+        // The default never causes a warning: it means as many as fit.
         let fits = brokers == shares.brokers && (viewers == shares.viewers || viewers == rlimit::default_max_clients());
         let what = || {
             format!(

@@ -1,68 +1,62 @@
-//! The errors of the YAML library in plain words: what is wrong in this line, and what to write instead.
+//! Translates the errors of the YAML library into plain words: the mistake in the line, and the correction.
 
+use super::error::{Mistake, Position};
 use super::node;
 use super::typed::typed;
 
-/// What is wrong in a file, and where: line and column, from 1.
-#[derive(Debug)]
-pub(super) struct Mistake {
-    pub(super) place: Option<(usize, usize)>,
-    pub(super) message: String,
-}
-
-/// What ends a line in YAML.
+/// The line breaks of YAML.
 pub(super) const BREAKS: [char; 5] = ['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'];
 
-/// Line and column of a byte.
-pub(super) fn place(text: &str, at: usize) -> (usize, usize) {
+/// Returns line and column of a byte.
+pub(super) fn position(text: &str, at: usize) -> Position {
     let before = &text[..at];
     let start = before.rfind('\n').map_or(0, |at| at + 1);
     (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
 }
 
-/// An error of the YAML library in `text`, of its own or one that a value's type raised.
+/// Translates an error of the YAML library in `text`: a syntax error, or one that the type of a value raised.
 pub(super) fn yaml(text: &str, error: &serde_yaml::Error) -> Mistake {
-    let place = error.location().map(|at| (at.line(), at.column()));
+    let position = error.location().map(|at| (at.line(), at.column()));
     let raw = Raw::of(error);
     if raw.problem == "repetition limit exceeded" {
-        // It names no place.
-        let place = node::first_with('*', text).map(|at| self::place(text, at));
-        return Mistake { place, message: super::yaml::ALIASES.into() };
+        // This error has no position.
+        let position = node::first_with('*', text).map(|at| self::position(text, at));
+        return Mistake { position, message: super::yaml::ALIASES.into() };
     }
-    match place.and_then(|place| Some((place, known(text, place, &raw)?))) {
-        Some((place, (elsewhere, message))) => Mistake { place: Some(elsewhere.unwrap_or(place)), message },
+    match position.and_then(|position| Some((position, known(text, position, &raw)?))) {
+        Some((position, (elsewhere, message))) => Mistake { position: Some(elsewhere.unwrap_or(position)), message },
         None => match SHORT.iter().find_map(|begin| raw.all.find(begin)) {
-            Some(at) => Mistake { place, message: raw.all[at..].into() },
-            None => Mistake { place, message: typed(raw.all) },
+            Some(at) => Mistake { position, message: raw.all[at..].into() },
+            None => Mistake { position, message: typed(raw.all) },
         },
     }
 }
 
-/// What is said without the path to it, which is as long as it is deep.
+/// The messages that are shown without the path of keys to the mistake, since that path can be very long.
 const SHORT: [&str; 2] = [super::yaml::NESTED, super::yaml::ALIASES];
 
-/// An error for what follows the end of the first document; `error` is at its beginning.
+/// Returns the error for content after the first document; `error` is at the beginning of that content.
 pub(super) fn second_document(text: &str, error: &serde_yaml::Error) -> Mistake {
-    let place = error.location().map(|at| (at.line(), at.column()));
+    let position = error.location().map(|at| (at.line(), at.column()));
     let ends = |line: &Line<'_>| line.text.starts_with("---") || line.text.starts_with("...");
-    let lines = place.map_or(0..0, |(line, _)| line.saturating_sub(1)..line + 1);
+    let lines = position.map_or(0..0, |(line, _)| line.saturating_sub(1)..line + 1);
     let message = if lines.map(|number| Line::of(text, number)).any(|line| ends(&line)) {
         "a second document begins here; expected one, so remove the line `---` or `...` before it"
     } else {
-        "this line belongs to none of those above; indent all keys of one section equally"
+        "this line does not continue the lines above it; indent all keys of one section equally"
     };
-    Mistake { place, message: message.into() }
+    Mistake { position, message: message.into() }
 }
 
-/// The library's text in its parts.
+/// The parts of the library's message.
 struct Raw {
-    /// All of it, without the first position.
+    /// The whole message without the first position.
     all: String,
-    /// What is wrong.
+    /// The mistake.
     problem: String,
-    /// What was being read when it went wrong, and where that began if it is not where it went wrong.
+    /// The construct that was being read, and the position of its beginning if that differs from the position of the mistake.
     context: String,
-    began: Option<(usize, usize)>,
+    began: Option<Position>,
 }
 
 impl Raw {
@@ -79,7 +73,7 @@ impl Raw {
     }
 }
 
-/// A line, and what is around a column of it.
+/// A line, for a look at the characters around a column.
 #[derive(Clone, Copy)]
 struct Line<'t> {
     text: &'t str,
@@ -90,7 +84,7 @@ impl<'t> Line<'t> {
         Self { text: text.split('\n').nth(number.wrapping_sub(1)).unwrap_or("").trim_end_matches('\r') }
     }
 
-    /// What stands before a column.
+    /// Returns the text before a column.
     fn before(self, column: usize) -> &'t str {
         let end = self.text.char_indices().nth(column.saturating_sub(1)).map_or(self.text.len(), |(at, _)| at);
         &self.text[..end]
@@ -104,14 +98,14 @@ impl<'t> Line<'t> {
         self.before(column).trim_start().is_empty()
     }
 
-    /// Whether it is a key with a value or without, as far as one can see.
+    /// Guesses if the line has a key, with or without a value.
     fn has_key(self) -> bool {
         self.text.contains(": ") || self.text.trim_end().ends_with(':')
     }
 }
 
-/// The text for a problem of the library's own, and its place if that is not where the library saw it.
-fn known(text: &str, at: (usize, usize), raw: &Raw) -> Option<(Option<(usize, usize)>, String)> {
+/// Returns the message for a syntax error, and its position if that is not the one that the library reports.
+fn known(text: &str, at: Position, raw: &Raw) -> Option<(Option<Position>, String)> {
     let (line, column) = at;
     let here = Line::of(text, line);
     let found = here.at(column);
@@ -201,7 +195,7 @@ fn known(text: &str, at: (usize, usize), raw: &Raw) -> Option<(Option<(usize, us
         }
         _ if raw.problem.starts_with("control characters are not allowed") => {
             let (at, found) = text.char_indices().find(|(_, c)| is_control(*c))?;
-            Some((Some(place(text, at)), format!("U+{:04X} is a control character; remove it", u32::from(found))))
+            Some((Some(position(text, at)), format!("U+{:04X} is a control character; remove it", u32::from(found))))
         }
         _ => None,
     }
@@ -209,39 +203,40 @@ fn known(text: &str, at: (usize, usize), raw: &Raw) -> Option<(Option<(usize, us
 
 const TAB: &str = "a tab cannot indent YAML; use spaces";
 
-/// What the library's reader refuses.
+/// Returns true for the characters that the library refuses.
 fn is_control(c: char) -> bool {
     (c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}')) || matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
-/// A `: ` where no key can be.
-fn misplaced_colon(text: &str, (line, column): (usize, usize)) -> String {
+/// Returns the message for a `: ` in a place where there can be no key.
+fn misplaced_colon(text: &str, (line, column): Position) -> String {
     if Line::of(text, line).before(column).contains(": ") {
         return "a second `: ` in this line; put the value in quotes".into();
     }
-    let above = (1..line).rev().map(|number| (number, Line::of(text, number)));
-    match above.filter(|(_, above)| !above.text.trim_start().is_empty() && !above.text.trim_start().starts_with('#')).map(|(number, above)| (number, above.has_key())).next() {
-        Some((number, false)) => format!("line {number} is no `key: value`; is the space after its `:` missing?"),
+    let is_blank = |line: &Line<'_>| matches!(line.text.trim_start().chars().next(), None | Some('#'));
+    let above = (1..line).rev().map(|number| (number, Line::of(text, number))).find(|(_, above)| !is_blank(above));
+    match above {
+        Some((number, above)) if !above.has_key() => format!("line {number} is no `key: value`; is the space after its `:` missing?"),
         _ => "this line is indented more than the one above it, which has a value already; indent all keys of one section equally".into(),
     }
 }
 
-/// Something in a map where its next key was to come.
+/// Returns the message for something else in the place of a map's next key.
 fn no_key(here: Line<'_>, column: usize) -> String {
     let found = here.at(column);
     match found {
         Some(found @ (']' | '}')) => format!("this `{found}` closes nothing; remove it"),
         Some('-') if here.begins_at(column) => "a list item (`- `) among lines of `key: value`; indent it more, or remove the `- `".into(),
         Some(':') if here.begins_at(column) => "expected a key before this `:`".into(),
-        _ if here.begins_at(column) => "this line is indented as none of those above; indent all keys of one section equally".into(),
+        _ if here.begins_at(column) => "the indentation of this line fits no line above it; indent all keys of one section equally".into(),
         _ => "nothing can follow the value in this line; a quote within '…' is written '', within \"…\" it is \\\". Or is a quote not \
               closed in a line above?"
             .into(),
     }
 }
 
-/// A list or a map in brackets that does not go on.
-fn unclosed(open: char, close: char, (line, _): (usize, usize), found: Option<char>, began: (usize, usize)) -> String {
+/// Returns the message for a list or a map in brackets that is not continued or closed.
+fn unclosed(open: char, close: char, (line, _): Position, found: Option<char>, began: (usize, usize)) -> String {
     match found {
         Some(found @ (']' | '}')) => format!("expected `{close}`, found `{found}`"),
         _ if began.0 < line => {

@@ -1,17 +1,17 @@
-//! Where a tag or an alias stands in a file: the YAML library says nothing of tags that it knows (`!!str`), and names no place for an
-//! alias that it refuses.
+//! Finds the position of a tag or an alias. The YAML library accepts the tags that it knows (`!!str`) without a word, and gives no
+//! position for an alias that it refuses.
 
 use super::explain::BREAKS;
 use std::iter::Peekable;
 use std::str::CharIndices;
 
-/// The byte at which the first node begins with `sign`: outside of comments, quotes, block scalars and the middle of values.
+/// Returns the byte at which the first node begins with `sign`. Comments, quotes, block scalars and the middle of values are skipped.
 pub(super) fn first_with(sign: char, text: &str) -> Option<usize> {
     let mut scan = Scan { chars: text.char_indices().peekable(), column: 0, brackets: 0 };
     let mut parent = 0;
-    // Whether a node can begin here.
+    // True while a node can begin at the next character.
     let mut starts = true;
-    // Whether what is before this is a blank or the line's beginning.
+    // True after a blank or at the beginning of a line.
     let mut apart = true;
     while let Some((at, char)) = scan.next() {
         let column = scan.column - 1;
@@ -48,9 +48,9 @@ pub(super) fn first_with(sign: char, text: &str) -> Option<usize> {
                 scan.brackets -= 1;
                 starts = false;
             }
-            // An anchor or an alias, which a node may follow.
+            // An anchor, an alias or a tag: a node may follow.
             '&' | '*' | '!' if starts => scan.skip_word(),
-            // If it is a key, its block scalar is indented more.
+            // If this is a key, its block scalar is indented more.
             _ if starts => (starts, parent) = (false, column),
             _ => {}
         }
@@ -61,9 +61,9 @@ pub(super) fn first_with(sign: char, text: &str) -> Option<usize> {
 
 struct Scan<'t> {
     chars: Peekable<CharIndices<'t>>,
-    /// Of the next character, from 0.
+    /// The column of the next character, from 0.
     column: usize,
-    /// How many brackets are open.
+    /// The number of open brackets.
     brackets: usize,
 }
 
@@ -77,7 +77,7 @@ impl Scan<'_> {
         self.chars.peek().map(|(_, char)| *char)
     }
 
-    /// Whether the sign before this is one by itself, and no part of a value.
+    /// Returns true if the sign before this stands alone and is no part of a value.
     fn is_alone(&mut self) -> bool {
         let flows = self.brackets > 0;
         self.peek().is_none_or(|next| is_space(next) || flows && matches!(next, ',' | '[' | ']' | '{' | '}'))

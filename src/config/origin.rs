@@ -1,4 +1,4 @@
-//! The origins of `allowed_origins`: read as an administrator writes them, compared as browsers send them.
+//! The origins of `allowed_origins`, in the form in which browsers send them.
 
 use super::access::Listed;
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
@@ -13,8 +13,7 @@ pub enum Origin {
     Any,
     /// Pages of this scheme, host and port, in lower case.
     Site(String),
-    /// Those of every host below a domain: what stands before the host's first labels, such as `https://`, and after them, such as
-    /// `.example.org:8443`.
+    /// Pages of every host below a domain: the scheme, such as `https://`, and the text after the wildcard, such as `.example.org:8443`.
     Below(&'static str, String),
 }
 
@@ -22,9 +21,8 @@ const EXPECTED: &str = "an origin without a path, such as \"https://recodex.exam
                         every host below a domain, or \"*\"";
 
 impl Origin {
-    /// True if this is what a browser sends as `Origin`.
-    #[must_use]
-    pub fn matches(&self, sent: &str) -> bool {
+    /// Returns true if `sent`, the header `Origin` of a request, is allowed by this item.
+    pub(crate) fn matches(&self, sent: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Site(site) => sent.eq_ignore_ascii_case(site),
@@ -36,10 +34,7 @@ impl Origin {
         }
     }
 
-    /// Reads an origin.
-    ///
-    /// # Errors
-    /// What was expected.
+    /// Parses an origin, as an administrator writes it. The error says what was expected.
     fn parse(text: &str) -> Result<Self, String> {
         if text == "*" {
             return Ok(Self::Any);
@@ -76,7 +71,7 @@ impl Origin {
             .map_or((authority, None), |at| (&authority[..at], Some(&authority[at + 1..])));
         let port = match port.map(|port| (port.parse::<u16>(), port)) {
             None => String::new(),
-            // A browser leaves out the port that goes without saying.
+            // A browser leaves out the default port of the scheme.
             Some((Ok(port), _)) if port == implied => String::new(),
             Some((Ok(port @ 1..), digits)) if !digits.starts_with('+') => format!(":{port}"),
             Some(_) => return Err("a port from 1 to 65535 after the host".into()),
@@ -96,12 +91,12 @@ impl Origin {
     }
 }
 
-/// A host as browsers write it.
+/// Returns a host as browsers write it.
 fn canonical(host: &str) -> Option<String> {
     if let Some(ip) = host.strip_prefix('[') {
         let ip: Ipv6Addr = ip.strip_suffix(']')?.parse().ok()?;
         return Some(match (ip.to_ipv4_mapped(), ip.segments()) {
-            // Browsers do not write the IPv4 address in it with dots.
+            // Browsers write the IPv4 part without dots.
             (Some(_), [.., high, low]) => format!("[::ffff:{high:x}:{low:x}]"),
             (None, _) => format!("[{ip}]"),
         });
@@ -109,7 +104,7 @@ fn canonical(host: &str) -> Option<String> {
     (is_name(host) || host.parse::<Ipv4Addr>().is_ok()).then(|| host.to_owned())
 }
 
-/// True for a name that is no IPv4 address, with a dot at its end or without.
+/// Returns true for a host name that is no IPv4 address. It may end with a dot.
 fn is_name(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());

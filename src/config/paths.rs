@@ -1,43 +1,16 @@
-//! Settings that name the same file twice: whoever writes to the one would overwrite the other.
+//! Refuses settings that name the same file twice, since one use would overwrite the other.
 
 use super::{Endpoint, Logger, Output, Settings};
-use crate::fs::directory_of;
-use std::ffi::OsStr;
+use crate::fs::{directory_of, temporary_path, with_suffix};
 use std::fs::canonicalize;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-/// Where lines go if they are to go to a file and none is named.
+/// The log file if `logger.output` is `file` and no file is named.
 pub const DEFAULT_LOG: &str = "/var/log/recodex/monitor.log";
 
-/// A path with `.suffix` at its end.
-#[must_use]
-pub fn with_suffix(path: &Path, suffix: impl AsRef<OsStr>) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    name.into()
-}
-
-/// The most bytes in the path of a Unix socket (`unix(7)`).
-pub(super) const MAX_UNIX_PATH: usize = 107;
-
-/// The path at which a Unix socket is bound before it takes the place of the one before: with `.new` at its end or, if that would
-/// be too long, with `.new` instead of the last four bytes. It can still be too long if the name of the socket has fewer.
-#[must_use]
-pub fn temporary_path(path: &Path) -> PathBuf {
-    let long = with_suffix(path, "new");
-    if long.as_os_str().len() <= MAX_UNIX_PATH {
-        return long;
-    }
-    let name = path.file_name().unwrap_or_default().as_bytes();
-    let short = [&name[..name.len().saturating_sub(4)], b".new"].concat();
-    path.with_file_name(OsStr::from_bytes(&short))
-}
-
-/// What a path leads to, and what its name is once its directory is resolved. A file need not exist. A device or a FIFO has no
-/// content that could be lost, and counts as nothing.
+/// Returns the file that a path leads to, and the path with its directory resolved. The file need not exist. A device or a FIFO has
+/// no content that could be lost, so that nothing is returned for it.
 fn resolved(path: &Path) -> Vec<PathBuf> {
     if path.metadata().is_ok_and(|found| found.file_type().is_char_device() || found.file_type().is_fifo()) {
         return Vec::new();
@@ -53,7 +26,7 @@ struct Files {
     /// The setting.
     of: &'static str,
     paths: Vec<PathBuf>,
-    /// Whether the monitor writes, renames or removes them.
+    /// True if the monitor writes, renames or removes them.
     changes: bool,
 }
 
@@ -62,7 +35,7 @@ impl Files {
         Self { of, paths: paths.iter().flat_map(|path| resolved(path)).collect(), changes }
     }
 
-    /// The log, and what it is rotated to.
+    /// Returns the log and its rotated files.
     fn log(log: &Path, rotations: usize) -> Self {
         let rotated =
             |log: PathBuf| (1..=rotations).map(|n| with_suffix(&log, n.to_string())).chain([log.clone()]).collect();
@@ -75,7 +48,7 @@ impl Files {
 }
 
 impl Logger {
-    /// The file that the log is written to, if it goes to one.
+    /// Returns the file that the log is written to, if it goes to a file.
     fn path(&self) -> Option<&Path> {
         match self.output {
             Output::Auto => self.file.as_deref(),
@@ -86,7 +59,7 @@ impl Logger {
 }
 
 impl Settings {
-    /// What is wrong if two settings use one file, and at least one of them changes it; `config` is the file of these settings.
+    /// Returns the error if two settings use one file, and at least one of them changes it; `config` is the file of these settings.
     pub(crate) fn collision(&self, config: &Path) -> Option<String> {
         let mut all = vec![Files::new("the configuration", false, &[config.to_path_buf()])];
         if let Some(tls) = &self.tls {
@@ -94,7 +67,7 @@ impl Settings {
             all.push(Files::new("tls.key", false, &[tls.key()]));
         }
         if let Some(state) = &self.history.state {
-            let files = [state.clone(), with_suffix(state, "new"), with_suffix(state, "bad")];
+            let files = [state.clone(), temporary_path(state), with_suffix(state, "bad")];
             all.push(Files::new("history.state", true, &files));
         }
         if let Endpoint::Unix(path) = &self.websocket_uri {
@@ -170,7 +143,7 @@ mod tests {
             let found = found.as_deref().map(|found| found.split_once(" both use ").unwrap().0);
             assert_eq!(found, users, "{text}");
         }
-        // A configuration whose name is the temporary one of the socket.
+        // The configuration has the temporary name of the socket.
         let config = directory.path().join("s.new");
         let settings = Settings::parse(&config, socket("s").as_bytes()).unwrap();
         assert!(settings.collision(&config).is_some());
@@ -181,17 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sockets_temporary_path_is_as_short_as_it_must_be() {
-        let directory = format!("/{}/", "d".repeat(90));
-        for (name, temporary) in [
-            ("socket", "socket.new"),
-            ("socket-of11", "socket-of11.new"),
-            ("socket-of-12", "socket-o.new"),
-            ("socket-of-15-by", "socket-of-1.new"),
-        ] {
-            let temporary = format!("{directory}{temporary}");
-            assert_eq!(temporary_path(Path::new(&format!("{directory}{name}"))), Path::new(&temporary));
-        }
+    fn a_socket_whose_temporary_path_is_too_long_is_refused() {
         let parse =
             |path: &str| Settings::parse(Path::new("c.yml"), format!("websocket_uri: 'unix:{path}'").as_bytes());
         for (directory, name, is_fine) in

@@ -1,10 +1,10 @@
-//! The errors of the settings' types in plain words: a value or a key that is none of those that are expected.
+//! Translates the errors of the settings' types into plain words: a value or a key that is not expected.
 
 use super::{Settings, Tls};
 use crate::suggest::nearest;
 use serde_yaml::Value;
 
-/// serde's message, with what to write instead where that can be told: the nearest name, quotes, a section.
+/// Adds the correction to serde's message where there is one: the nearest name, quotes, a section.
 pub(super) fn typed(message: String) -> String {
     if let Some(message) = without_value(&message) {
         return message;
@@ -45,7 +45,7 @@ pub(super) fn typed(message: String) -> String {
     format!("{before}unknown {what} `{found}`{guess} (known: {})", known.join(", "))
 }
 
-/// The message for a key that has no value.
+/// Returns the message for a key that has no value.
 fn without_value(message: &str) -> Option<String> {
     let nothing = |path: &str, expected: &str| Some(format!("{path}there is no value; expected {expected}"));
     for begin in
@@ -59,7 +59,7 @@ fn without_value(message: &str) -> Option<String> {
     nothing(path, &expected.replace('`', ""))
 }
 
-/// The sections that have this key, as a sentence names them.
+/// Returns the sections that have this key, joined by "or".
 fn sections_with(key: &str) -> Option<String> {
     let empty = || Tls { certificate: "".into(), key: "".into() };
     let Ok(Value::Mapping(settings)) = serde_yaml::to_value(Settings { tls: Some(empty()), ..Settings::default() })

@@ -1,4 +1,4 @@
-//! The types of configuration values, each checked against its bounds where it is read.
+//! The types of configuration values. Each value is checked against its bounds while it is read.
 
 use serde::de::{DeserializeOwned, Deserializer, Error, IntoDeserializer, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -7,18 +7,18 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How severe a message must be to be logged. The names are Python's.
+/// The least severe level that is logged, by Python's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// Everything.
     Debug,
-    /// What a running monitor does.
+    /// Events of a running monitor.
     Info,
-    /// What an administrator should look at.
+    /// Events that an administrator should look at.
     Warning,
-    /// What failed.
+    /// Failures.
     Error,
-    /// What ends the monitor; here the same as [`Level::Error`].
+    /// The same as [`Level::Error`].
     Critical,
 }
 
@@ -26,9 +26,8 @@ impl Level {
     const NAMES: &[&str] = &["debug", "info", "warning", "error", "critical"];
     const ALL: [Self; 5] = [Self::Debug, Self::Info, Self::Warning, Self::Error, Self::Critical];
 
-    /// The same for the `log` crate.
-    #[must_use]
-    pub fn filter(self) -> log::LevelFilter {
+    /// Returns the filter of the `log` crate.
+    pub(crate) fn filter(self) -> log::LevelFilter {
         match self {
             Self::Debug => log::LevelFilter::Debug,
             Self::Info => log::LevelFilter::Info,
@@ -88,7 +87,7 @@ pub(super) fn output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Outpu
     word(deserializer, "auto, journald, file, stderr")
 }
 
-/// Where log lines go.
+/// The destination of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Output {
@@ -102,18 +101,18 @@ pub enum Output {
     Stderr,
 }
 
-/// A time in the configuration: seconds, whole or not.
+/// A time in the configuration, in seconds. Decimals are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seconds(Duration);
 
 impl Seconds {
-    /// A number of whole seconds.
+    /// Returns a time of whole seconds.
     #[must_use]
     pub const fn from_secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
 
-    /// The same as a duration.
+    /// Returns the time as a duration.
     #[must_use]
     pub const fn duration(self) -> Duration {
         self.0
@@ -165,7 +164,7 @@ pub(super) fn seconds<'de, D: Deserializer<'de>, const MIN_MS: u64, const MAX: u
     deserializer.deserialize_any(Bounded { min: Duration::from_millis(MIN_MS), max: Duration::from_secs(MAX) })
 }
 
-/// Reads a section; one without any key has all defaults.
+/// Reads a section. An empty section has all defaults.
 pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -214,13 +213,13 @@ pub(super) fn whole<'de, D: Deserializer<'de>, const MIN: u64, const MAX: u64>(
     usize::try_from(number).map_err(D::Error::custom)
 }
 
-/// A whole number within bounds. It may be in quotes, have underscores between its digits, or a fraction of zero: all that
-/// Python's `int()` took of a file.
+/// A whole number within bounds. As in the Python monitor it may be in quotes, have underscores between its digits, or a fraction
+/// of zero.
 pub(super) struct Whole {
     pub(super) what: &'static str,
     pub(super) min: u64,
     pub(super) max: u64,
-    /// What the error says after the bounds.
+    /// The text that follows the bounds in the error.
     pub(super) hint: &'static str,
 }
 
@@ -248,7 +247,7 @@ impl Visitor<'_> for Whole {
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<u64, E> {
-        // Written without a fraction if that is zero.
+        // `to_string` leaves out a fraction of zero.
         self.check(number.to_string().parse().ok(), Unexpected::Float(number))
     }
 
@@ -269,7 +268,7 @@ impl Visitor<'_> for Whole {
     }
 }
 
-/// The digits of a whole number without the underscores between them, and without a fraction of zero.
+/// Returns the digits of a whole number without underscores and without a fraction of zero.
 fn digits(text: &str) -> Option<String> {
     let whole = text
         .split_once('.')

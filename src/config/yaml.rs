@@ -1,9 +1,9 @@
-//! What is looked at before the settings are read: that a file takes little time and memory, and says each thing once.
+//! Checks a file before the settings are read: it must not cost much time or memory, and must not have a key twice.
 //!
-//! The YAML library reads a flow of brackets in quadratic time, follows aliases as often as they stand there, and names no place for a
-//! key that is there twice.
+//! The YAML library reads nested brackets in quadratic time, expands every alias, and gives no position for a duplicate key.
 
-use super::explain::{self, Mistake};
+use super::error::Mistake;
+use super::explain;
 use super::node;
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
 use std::collections::HashMap;
@@ -14,19 +14,19 @@ use std::fmt;
 pub const MAX_FILE: u64 = 64 * 1024;
 /// The most levels of lists and maps; the settings need three.
 pub const MAX_DEPTH: usize = 8;
-/// What the error begins with if there are more.
+/// The beginning of the error for more levels.
 pub(super) const NESTED: &str = "nested deeper than";
-/// What the error says of a tag.
+/// The error for a tag.
 const TAG: &str = "a tag (`!name`) has no meaning here; remove it, or put the value in quotes";
-/// What the error says if aliases repeat too much.
+/// The error for aliases that expand to too much.
 pub(super) const ALIASES: &str = "the aliases (`*name`) make the file too large; write out what they stand for";
-/// The most brackets that open lists and maps. The time that the library takes grows with the file's size times how deep they are nested.
+/// The most brackets that open lists and maps. The library's time grows with the file's size times the depth of nesting.
 pub const MAX_BRACKETS: usize = 1000;
-/// The most that all keys and values may come to, in bytes and one more for each. Only aliases make more of a file than twice its size.
+/// The largest sum of the sizes of all keys and values, in bytes plus one for each. Only aliases can exceed twice the file's size.
 #[expect(clippy::cast_possible_truncation, reason = "it is small")]
 const MAX_CONTENT: usize = 2 * MAX_FILE as usize;
 
-/// Looks through a file; returns how many settings are in it.
+/// Checks a file, and returns the number of settings in it.
 pub(super) fn check(text: &str) -> Result<usize, Mistake> {
     scan(text)?;
     let mut documents = serde_yaml::Deserializer::from_str(text);
@@ -46,33 +46,33 @@ pub(super) fn check(text: &str) -> Result<usize, Mistake> {
     }
 }
 
-/// Refuses, before the library sees it, what would take it long.
+/// Refuses a text that would cost the library much time.
 fn scan(text: &str) -> Result<(), Mistake> {
     if text.len() as u64 > MAX_FILE {
-        return Err(Mistake { place: None, message: format!("expected at most {MAX_FILE} bytes") });
+        return Err(Mistake { position: None, message: format!("expected at most {MAX_FILE} bytes") });
     }
     if let Some((at, _)) = text.match_indices(['[', '{']).nth(MAX_BRACKETS) {
         let message = format!("more than {MAX_BRACKETS} brackets (`[` or `{{`)");
-        return Err(Mistake { place: Some(explain::place(text, at)), message });
+        return Err(Mistake { position: Some(explain::position(text, at)), message });
     }
-    // The library says nothing of those that it knows, and takes them.
+    // The library would accept the tags that it knows.
     if let Some(at) = node::first_with('!', text) {
-        return Err(Mistake { place: Some(explain::place(text, at)), message: TAG.into() });
+        return Err(Mistake { position: Some(explain::position(text, at)), message: TAG.into() });
     }
-    // Each is compared with all others.
+    // The library compares each of them with all others.
     let starts_line = |at: usize| {
         text[..at].chars().next_back().is_none_or(|before| explain::BREAKS.contains(&before) || before == '\u{feff}')
     };
     if let Some((at, _)) = text.match_indices("%TAG").find(|(at, _)| starts_line(*at)) {
         return Err(Mistake {
-            place: Some(explain::place(text, at)),
+            position: Some(explain::position(text, at)),
             message: "%TAG has no meaning here; remove the line".into(),
         });
     }
     Ok(())
 }
 
-/// The error for a key that is there twice: where the second one is, and in which line the first.
+/// Returns the error for a duplicate key: the position of the second one, and the line of the first.
 fn repeated(text: &str, mut mistake: Mistake, key: &str, first: usize) -> Mistake {
     let mut walk = Walk { stop_at: Some(first), ..Walk::default() };
     let found = serde_yaml::Deserializer::from_str(text)
@@ -88,18 +88,18 @@ fn repeated(text: &str, mut mistake: Mistake, key: &str, first: usize) -> Mistak
     mistake
 }
 
-/// Stands in the library's error for what [`repeated`] says.
+/// A marker in the library's error, which [`repeated`] replaces.
 const REPEATED: &str = "a key is here again";
 
-/// What was found on the way through a file.
+/// The state of the walk through a file.
 #[derive(Default)]
 struct Walk {
     content: usize,
     settings: usize,
     keys: usize,
-    /// The number of a key at which to end with an error, since that has a position.
+    /// The number of the key at which the walk ends with an error, to learn its position.
     stop_at: Option<usize>,
-    /// A key that is there twice, and the number of the first.
+    /// A duplicate key, and the number of its first occurrence.
     repeated: Option<(String, usize)>,
 }
 
@@ -120,7 +120,7 @@ struct Node<'w> {
 }
 
 impl Node<'_> {
-    /// Counts it as a setting, unless it is the whole document.
+    /// Counts this node as a setting, unless it is the whole document.
     fn is_set(&mut self) {
         self.walk.settings += usize::from(self.depth > 0);
     }
@@ -222,7 +222,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 /// A key of a map.
 struct Key<'w> {
     walk: &'w mut Walk,
-    /// The keys before it, with their numbers.
+    /// The earlier keys of the map, with their numbers.
     keys: &'w mut HashMap<String, usize>,
 }
 
@@ -262,7 +262,7 @@ impl Visitor<'_> for Key<'_> {
     }
 }
 
-/// Takes no value, so that the library names the place of the one that is there.
+/// Accepts no value, so that the library reports the position of any value.
 struct Nothing;
 
 impl Visitor<'_> for Nothing {

@@ -2,8 +2,9 @@
 //!
 //! A file that is not a saved history is never removed and never replaced.
 
-use crate::config::{History, with_suffix};
+use crate::config::History;
 use crate::error::{Exit, Failure};
+use crate::fs::{temporary_path, with_suffix};
 use crate::hub::Hub;
 use crate::snapshot::encoding::{Refused, is_ours};
 use crate::snapshot::reading::Limits;
@@ -34,11 +35,6 @@ enum Found {
     Saved(File),
     /// Something else; the text says what it is.
     Foreign(String),
-}
-
-/// Returns the path at which the file is written, until it is whole.
-fn new(path: &Path) -> PathBuf {
-    with_suffix(path, "new")
 }
 
 /// Returns the path to which a history is renamed that cannot be used.
@@ -96,7 +92,7 @@ fn find(path: &Path) -> io::Result<Found> {
 /// # Errors
 /// [`Exit::Config`] if something else is there.
 pub(crate) fn check(path: &Path) -> Result<(), Failure> {
-    for path in [path.to_path_buf(), new(path), bad(path)] {
+    for path in [path.to_path_buf(), temporary_path(path), bad(path)] {
         if let Ok(Found::Foreign(what)) = find(&path) {
             let hint = "expected a history that a monitor has saved, or nothing; move it away, or name another file";
             return Err(Failure::new(Exit::Config, format!("history.state: {}: {what}; {hint}", path.display())));
@@ -136,7 +132,7 @@ pub(crate) fn save(path: &Path, history: Result<Vec<u8>, Refused>) {
 /// Writes the file, or leaves the one that is there as it is.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     must_be_free(path)?;
-    let new = new(path);
+    let new = temporary_path(path);
     let mut file = create(&new)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
     if written.is_err() {
@@ -191,7 +187,7 @@ fn take_up_saved(path: &Path, file: &File, limits: &History, hub: &Hub) {
 /// # Errors
 /// A sentence that says why no history can be saved.
 pub(crate) fn try_to_write(path: &Path) -> Result<(), String> {
-    let new = new(path);
+    let new = temporary_path(path);
     let made = create(&new);
     made.map_err(|e| format!("history.state: cannot write {}: {e}; history will not outlive a stop", new.display()))?;
     let _ = fs::remove_file(&new);

@@ -1,6 +1,7 @@
 //! TLS for viewers: the certificate and its key, the handshake, and the dates of the certificate.
 
 use crate::error::{Exit, Failure};
+use crate::fs::{Accept, Content};
 use crate::net::head_limits::{LONG, MAX_HEAD, SHORT_HEAD};
 use crate::net::pem;
 use crate::net::stream::{Raw, Session};
@@ -62,11 +63,9 @@ impl Certificate {
     /// Reads them again for a monitor that runs. Waits, for seconds at most, until neither file is being written any more. Fails as
     /// [`Certificate::load`] does, and if the files keep changing.
     pub(crate) fn load_again(settings: &config::Tls) -> Result<Self, Failure> {
-        let stamped = |path: PathBuf| fs::read_stamped(&path, MAX_FILE);
-        let files = fs::settled(|_| QUIET, || (stamped(settings.certificate()), stamped(settings.key())));
+        let files = fs::settled(|_| QUIET, || read(settings));
         let failed = |what| Failure::new(Exit::Config, format!("tls: {}: {what}", settings.certificate().display()));
-        let (certificate, key) = files.map_err(failed)?;
-        Self::of(settings, (certificate.map(|read| read.bytes), key.map(|read| read.bytes)))
+        Self::of(settings, files.map_err(failed)?)
     }
 
     /// Makes a certificate of the files' bytes.
@@ -75,9 +74,9 @@ impl Certificate {
         let failed = |key: &str, path: &Path, what: &str| {
             Failure::new(Exit::Config, format!("tls.{key}: {}: {what}", path.display()))
         };
-        let chain = chain.map_err(|what| advice::to_read(&certificate, what)).and_then(|file| parse_chain(&file));
+        let chain = chain.map_err(|what| advice::to_read(&certificate, what)).and_then(|file| parse_chain(&file.bytes));
         let (chain, (begins, expires, names)) = chain.map_err(|what| failed("certificate", &certificate, &what))?;
-        let private = private.map_err(|what| advice::to_read(&key, what)).and_then(|file| parse_key(&file));
+        let private = private.map_err(|what| advice::to_read(&key, what)).and_then(|file| parse_key(&file.bytes));
         let private = private.map_err(|what| failed("key", &key, &what))?;
         let refused = pem::refused_key(&private);
         let config = server_config(chain, private).map_err(|e| match e {
@@ -157,11 +156,11 @@ async fn hello(tcp: &TcpStream) -> io::Result<Accepted> {
     }
 }
 
-/// The bytes of the certificate's file and of its key's.
-type Files = (Result<Vec<u8>, String>, Result<Vec<u8>, String>);
+/// The contents of the certificate's file and of its key's.
+type Files = (Result<Content, String>, Result<Content, String>);
 
 fn read(settings: &config::Tls) -> Files {
-    let read = |path: PathBuf| fs::read_bounded(&path, MAX_FILE);
+    let read = |path: PathBuf| fs::read_bounded(&path, MAX_FILE, Accept::File);
     (read(settings.certificate()), read(settings.key()))
 }
 

@@ -2,9 +2,10 @@
 
 use super::listen::cannot_bind;
 use crate::advice;
-use crate::config::{Mode, temporary_path};
+use crate::config::Mode;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
+use crate::fs::temporary_path;
 use crate::systemd::fd_store::UnixListener as InheritedFds;
 use nix::sys::stat::{self, umask};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -48,7 +49,7 @@ impl UnixFile {
 /// too, at which viewers may wait. The file mode mask of the process is another for a moment, so there must be no other threads.
 ///
 /// # Errors
-/// [`Exit::Unavailable`] if something else is there or at the [`temporary_path`], or another program listens;
+/// [`Exit::Unavailable`] if something else is there or at its temporary path, or another program listens;
 /// [`Exit::NoPermission`] if the system says so.
 pub(crate) fn bind_unix(
     key: &str,

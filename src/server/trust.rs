@@ -2,7 +2,7 @@
 
 use crate::config::{DEFAULT_USER, MAX_FILE, Settings};
 use crate::error::{Exit, Failure};
-use crate::fs::read_stamped;
+use crate::fs::{Accept, read_bounded};
 use nix::libc::{S_IFDIR, S_IFLNK, S_IFMT, S_ISVTX};
 use nix::sys::stat::{FileStat, lstat};
 use nix::unistd::{Gid, Group, Uid, User};
@@ -51,7 +51,7 @@ pub(super) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
     let refused = |what: String| Failure::new(Exit::NoPermission, format!("user, group: {what}"));
     // Read again: the file that is judged must be the one with these settings, also if it was exchanged in between.
     let unknown = |what: String| refused(format!("cannot tell who can write {}: {what}", path.display()));
-    let read = read_stamped(path, MAX_FILE).map_err(unknown)?;
+    let read = read_bounded(path, MAX_FILE, Accept::File).map_err(unknown)?;
     if Settings::parse(path, &read.bytes)? != *settings {
         return Err(refused(format!("{} changed while it was read; start the monitor again", path.display())));
     }
@@ -181,7 +181,7 @@ mod tests {
         let path = directory.path().join("c.yml");
         let named = |user: &str| format!("user: {user}\n");
         std::fs::write(&path, named("alice")).unwrap();
-        let (alice, read) = (Settings::load(&path).unwrap(), read_stamped(&path, MAX_FILE).unwrap());
+        let (alice, read) = (Settings::load(&path).unwrap(), read_bounded(&path, MAX_FILE, Accept::File).unwrap());
         std::fs::rename(&path, directory.path().join("old")).unwrap();
         std::fs::write(&path, named("bob")).unwrap();
         assert!(check(&path, &alice).unwrap_err().to_string().contains("changed while it was read"));

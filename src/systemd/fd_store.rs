@@ -1,7 +1,7 @@
 //! The service manager's store of descriptors (`sd_notify(3)`, FDSTORE): it keeps them and passes them to the next process.
 
-use crate::config::temporary_path;
 use crate::deadline::timeout;
+use crate::fs::temporary_path;
 use crate::systemd::notify;
 use crate::systemd::notify::Kind;
 use nix::sys::socket::{getsockopt, sockopt};

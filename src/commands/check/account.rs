@@ -1,7 +1,7 @@
-//! The user and the groups as which a check looks at files: those of the service.
+//! The user as whom a check looks at files, with its groups: the service's user.
 
 use super::report::Finding;
-use super::service::{UNIT, Unit};
+use super::unit::{UNIT, Unit};
 use crate::config::Settings;
 use crate::error::{Exit, Failure};
 use crate::server::privileges;
@@ -22,10 +22,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Looks up a user by name or id. `group` takes the place of its own group; `more` come in addition.
-    ///
-    /// # Errors
-    /// With the reason, if something is not there.
+    /// Looks up a user by name or id. `group` replaces the user's own group; the groups `more` are added.
     fn find(user: &str, group: Option<&str>, more: &[String]) -> Result<Self, String> {
         let found = match user.parse() {
             Ok(id) => User::from_uid(Uid::from_raw(id)),
@@ -45,17 +42,14 @@ impl Account {
         Ok(Self { name: found.name, uid: found.uid, gid, groups })
     }
 
-    /// The user who started the check.
+    /// Returns the user who runs the check.
     pub(super) fn current() -> Self {
         let uid = geteuid();
         let name = User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
         Self { name, uid, gid: getegid(), groups: Vec::new() }
     }
 
-    /// Makes the process this user's, if it is root's; else it stays as it is.
-    ///
-    /// # Errors
-    /// [`Exit::NoPermission`] if the system does not let it.
+    /// Changes the process to this user and its groups, if it runs as root.
     pub(super) fn enter(&self) -> Result<(), Failure> {
         if !geteuid().is_root() {
             return Ok(());
@@ -68,10 +62,10 @@ impl Account {
         setuid(self.uid).map_err(|e| refused(&e))?;
         let gone = getresuid().is_ok_and(|ids| [ids.real, ids.effective, ids.saved] == [self.uid; 3])
             && getresgid().is_ok_and(|ids| [ids.real, ids.effective, ids.saved] == [self.gid; 3]);
-        if gone { Ok(()) } else { Err(refused(&"it is still another")) }
+        if gone { Ok(()) } else { Err(refused(&"the ids did not change")) }
     }
 
-    /// True if this is its user id.
+    /// Returns true if this is the user's id.
     pub(super) fn owns(&self, uid: u32) -> bool {
         self.uid.as_raw() == uid
     }
@@ -94,84 +88,80 @@ fn group_id(group: &str) -> Result<Gid, String> {
     found.map(|group| group.gid).ok_or_else(|| format!("there is no group {group:?}; create it"))
 }
 
-/// The user as whom the check judges.
+/// The user as whom the check runs.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct CheckedAs {
     /// The first line of the output.
     pub(super) line: String,
-    /// The finding about this user.
+    /// The finding about the user.
     pub(super) finding: Finding,
-    /// The user and its groups; none if there is no such user.
+    /// The user and its groups; `None` if there is no such user.
     pub(super) account: Option<Account>,
-    /// True if the service manager starts the monitor as this user. Else root starts it, and it reads its configuration as root.
+    /// True if the service manager starts the monitor as this user. Otherwise root starts it, and it reads its configuration as root.
     pub(super) by_unit: bool,
 }
 
-/// Finds the user to judge as: the installed unit's or, without one, the configuration's. `config` is where the settings come from.
-pub(super) fn judge(unit: Result<&Unit, &str>, settings: &Settings, config: Option<&Path>) -> Judge {
+/// Finds the user to check as: that of the installed unit or, without one, that of the settings. `config` is the file of the settings.
+pub(super) fn checked_as(unit: Result<&Unit, &str>, settings: &Settings, config: Option<&Path>) -> CheckedAs {
     let units_user = unit.ok().and_then(|unit| unit.user().map(|user| (unit, user)));
-    let (found, why) = match (units_user, unit) {
-        (Some((unit, user)), _) => {
-            let group = Some(unit.get("Group")).filter(|group| !group.is_empty());
-            let found = Account::find(user, group, &unit.list("SupplementaryGroups"));
-            let found = found.map_err(|what| {
-                if unit.is_on("DynamicUser") {
-                    let what = "the unit has DynamicUser=yes, so that its user is there only while it runs; files are not looked at";
-                    return Finding::Warning(what.into());
-                }
-                Finding::Failed(Exit::NoPermission, format!("{UNIT} cannot start (216/GROUP, 217/USER): {what}"))
-            });
-            (found, format!("as {UNIT} runs"))
-        }
-        (None, unit) => {
-            let refused = privileges::identity(settings, config).err();
-            let found = refused.map_or(Ok(()), |failure| Err(Finding::from(&failure))).and_then(|()| {
-                Account::find(&settings.user, settings.group.as_deref(), &[])
-                    .map_err(|what| Finding::Failed(Exit::NoPermission, what))
-            });
-            let why = match unit {
-                Ok(_) => format!("{UNIT} starts the monitor as root, which then becomes the user of the configuration"),
-                Err(why) => format!("the user of the configuration, as {why}"),
-            };
-            (found, why)
-        }
-    };
     let by_unit = units_user.is_some();
-    if geteuid().is_root() {
-        return match found {
-            Ok(account) => Judge {
-                line: format!("judged as user {}, {why}", account.name),
-                finding: Finding::Good(format!("{}, with the groups {}", account.name, account.groups())),
-                account: Some(account),
-                by_unit,
-            },
-            Err(finding) => Judge {
-                line: format!("judged as root: the user is not there ({why})"),
-                finding,
-                account: None,
-                by_unit,
-            },
-        };
-    }
-    let wanted = match &found {
-        Ok(account) if account.is_me() => {
-            let line = format!("judged as user {}, {why}", account.name);
-            return Judge {
-                line,
-                finding: Finding::Good(format!("{} is you", account.name)),
-                account: found.ok(),
-                by_unit,
-            };
+    let (wanted, found) = match units_user {
+        Some((unit, user)) => (user, of_unit(unit, user)),
+        None => (&*settings.user, of_settings(settings, config)),
+    };
+    let why = match unit {
+        Ok(_) if by_unit => format!("the user of {UNIT}"),
+        Ok(_) => {
+            format!("the user in the configuration: {UNIT} starts the monitor as root, which then becomes this user")
         }
-        Ok(account) => account.name.clone(),
-        Err(_) => units_user.map_or(&*settings.user, |(_, user)| user).to_owned(),
+        Err(why) => format!("the user in the configuration: {why}"),
     };
-    let me = Account::current();
-    let line = format!("judged as user {}, who started this; only root can judge as {wanted} ({why})", me.name);
-    let finding = match found {
-        Err(finding) if by_unit => finding,
-        Err(_) => Finding::Warning(format!("there is no user {wanted}; whoever starts the monitor as root needs one")),
-        Ok(_) => Finding::Warning(format!("files are looked at as {}, not as {wanted}; run this as root", me.name)),
+    let (line, finding, account) = match found {
+        Ok(account) if geteuid().is_root() => {
+            let groups = format!("{}, with the groups {}", account.name, account.groups());
+            (format!("checked as user {}, {why}", account.name), Finding::Good(groups), Some(account))
+        }
+        Err(finding) if geteuid().is_root() => {
+            (format!("checked as root, since the user does not exist ({why})"), finding, None)
+        }
+        Ok(account) if account.is_me() => {
+            let is_you = format!("{} is you", account.name);
+            (format!("checked as user {}, {why}", account.name), Finding::Good(is_you), Some(account))
+        }
+        found => {
+            let me = Account::current();
+            let wanted = found.as_ref().map_or(wanted, |account| &account.name);
+            let line =
+                format!("checked as user {}, who runs this command; only root can check as {wanted} ({why})", me.name);
+            let finding = match found {
+                Ok(_) => {
+                    Finding::Warning(format!("files are checked as {}, not as {wanted}; run this as root", me.name))
+                }
+                Err(finding) if by_unit => finding,
+                Err(_) => Finding::Warning(format!("there is no user {wanted}; create it if root starts the monitor")),
+            };
+            (line, finding, Some(me))
+        }
     };
-    Judge { line, finding, account: Some(me), by_unit }
+    CheckedAs { line, finding, account, by_unit }
+}
+
+/// Looks up the user of the installed unit.
+fn of_unit(unit: &Unit, user: &str) -> Result<Account, Finding> {
+    let group = Some(unit.get("Group")).filter(|group| !group.is_empty());
+    Account::find(user, group, &unit.list("SupplementaryGroups")).map_err(|what| {
+        if unit.is_on("DynamicUser") {
+            let what =
+                "the unit has DynamicUser=yes, so that its user exists only while it runs; files are not checked";
+            return Finding::Warning(what.into());
+        }
+        Finding::Failed(Exit::NoPermission, format!("{UNIT} cannot start (216/GROUP, 217/USER): {what}"))
+    })
+}
+
+/// Looks up the user of the settings, if the monitor would become this user.
+fn of_settings(settings: &Settings, config: Option<&Path>) -> Result<Account, Finding> {
+    privileges::identity(settings, config).map_err(|failure| Finding::from(&failure))?;
+    Account::find(&settings.user, settings.group.as_deref(), &[])
+        .map_err(|what| Finding::Failed(Exit::NoPermission, what))
 }

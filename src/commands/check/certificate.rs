@@ -1,10 +1,10 @@
-//! The certificate and its key, as the service finds them.
+//! Checks the certificate and its key as the service finds them.
 
 use super::credentials::{Credential, Credentials};
 use super::obstacle::{Kind, Obstacle, unreadable};
 use super::report::Finding;
 use super::sandbox::Sandbox;
-use super::service::{UNIT, Unit};
+use super::unit::{UNIT, Unit};
 use crate::config::Tls;
 use crate::error::{Exit, Failure};
 use crate::net::tls::Certificate;
@@ -21,45 +21,25 @@ pub(super) struct CertificateFiles {
     opened: Vec<(&'static str, PathBuf)>,
     /// The result of reading them as root, if the service manager reads one of them.
     loaded: Option<Result<Certificate, Failure>>,
-    /// A finding about the paths, which makes it useless to read them.
+    /// A finding about the paths. The files are then not read.
     finding: Option<Finding>,
 }
 
 impl CertificateFiles {
-    /// Looks up the paths, and reads the files if the service manager hands one of them to the service. Comes before the check
+    /// Finds the files, and reads them if the service manager hands one of them to the service. Must be called before the check
     /// becomes the service's user.
     pub(super) fn find(tls: &Tls, unit: Option<&Unit>) -> Self {
         let mut files = Self { tls: tls.clone(), opened: Vec::new(), loaded: None, finding: None };
-        // The variable says where the credentials are, and nobody needs to be asked.
+        // The variable names the directory of the credentials, so that systemd need not be asked.
         let is_told = std::env::var_os("CREDENTIALS_DIRECTORY").is_some();
         let asks = !is_told && (tls.certificate.is_relative() || tls.key.is_relative());
         let credentials = unit.filter(|_| asks).map(Credentials::of);
         for (key, path) in [("tls.certificate", &mut files.tls.certificate), ("tls.key", &mut files.tls.key)] {
-            let shown = path.display().to_string();
             let finding = match &credentials {
-                Some(credentials) if path.is_relative() => match credentials.find(path) {
-                    Credential::File(source) => {
-                        *path = source;
-                        (!geteuid().is_root()).then(|| {
-                            let what =
-                                format!("{key}: {shown}: systemd hands it to the service; only root can look at it");
-                            Finding::Warning(what)
-                        })
-                    }
-                    Credential::Elsewhere => Some(Finding::Warning(format!(
-                        "{key}: {shown}: systemd takes it from a place where this check cannot look"
-                    ))),
-                    Credential::Missing => Some(Finding::Failed(
-                        Exit::Config,
-                        format!(
-                            "{key}: {shown}: {UNIT} has no credential of this name; `systemctl edit recodex-monitor` and add the \
-                             lines [Service] and LoadCredential={shown}:/the/path/of/the/file; or name a path that begins with /"
-                        ),
-                    )),
-                },
+                Some(credentials) if path.is_relative() => credential(key, path, credentials),
                 _ if path.is_relative() && !is_told => Some(Finding::Warning(format!(
-                    "{key}: {shown}: a path that is relative is looked for in $CREDENTIALS_DIRECTORY, which only a service \
-                         has (LoadCredential=)"
+                    "{key}: {}: a relative path is relative to $CREDENTIALS_DIRECTORY, which only a service has (LoadCredential=)",
+                    path.display()
                 ))),
                 _ => {
                     if path.is_absolute() {
@@ -76,7 +56,8 @@ impl CertificateFiles {
         files
     }
 
-    /// Checks that the service can read them, and that they are right. Comes after the check has become the service's user.
+    /// Checks that the service can read the files, and that they are valid. Must be called after the check has become the service's
+    /// user.
     pub(super) fn finding(self, sandbox: Option<&Sandbox>) -> Finding {
         if let Some(finding) = self.finding {
             return finding;
@@ -103,6 +84,32 @@ impl CertificateFiles {
     }
 }
 
+/// Replaces the relative `path` of `key` by the file that systemd hands to the service. Returns a finding if that cannot be read.
+fn credential(key: &str, path: &mut PathBuf, credentials: &Credentials) -> Option<Finding> {
+    let shown = path.display().to_string();
+    match credentials.find(path) {
+        Credential::File(source) => {
+            *path = source;
+            if geteuid().is_root() {
+                return None;
+            }
+            Some(Finding::Warning(format!("{key}: {shown}: systemd hands it to the service; only root can check it")))
+        }
+        Credential::Elsewhere => {
+            let what = format!("{key}: {shown}: systemd takes it from a source that this check cannot read");
+            Some(Finding::Warning(what))
+        }
+        Credential::Missing => Some(Finding::Failed(
+            Exit::Config,
+            format!(
+                "{key}: {shown}: {UNIT} has no credential of this name; `systemctl edit recodex-monitor` and add the lines [Service] and \
+                 LoadCredential={shown}:/the/path/of/the/file; or name a path that begins with /"
+            ),
+        )),
+    }
+}
+
+/// Returns the finding about a valid certificate: its names and its end, or a warning of the end.
 fn end_of(certificate: &Certificate) -> Finding {
     certificate.warning(SystemTime::now()).map_or_else(
         || {

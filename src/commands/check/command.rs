@@ -1,20 +1,16 @@
-//! Another program's answer, with a deadline and a bound.
+//! Runs another program and reads its output, with a deadline and a bound.
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use crate::fs::read_to_end;
+use std::io;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-/// How long a program may take to answer.
+/// The time limit for a program to answer.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// The longest answer that is read, in bytes; a unit's filter of system calls takes some kilobytes.
-const MAX_ANSWER: usize = 256 * 1024;
+/// The longest answer that is read, in bytes. A unit's filter of system calls takes some kilobytes.
+const MAX_ANSWER: u64 = 256 * 1024;
 
-/// Runs a command and returns what it prints. A command that is still silent at [`DEADLINE`] is ended.
-///
-/// # Errors
-/// With the reason, as a clause, if there is no such command, or no answer.
+/// Runs a command and returns its output. A command that has not closed its output at [`DEADLINE`] is killed.
 pub(super) fn answer_of(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
@@ -22,40 +18,20 @@ pub(super) fn answer_of(command: &mut Command) -> Result<String, String> {
         io::ErrorKind::NotFound => format!("there is no {name} here"),
         _ => format!("{name} cannot be run: {e}"),
     })?;
-    let answer = read(&mut child);
-    // It has said all that it has to say.
+    let stdout = child.stdout.take().ok_or_else(|| format!("the answer of {name} cannot be read"))?;
+    let answer = read_to_end(stdout, MAX_ANSWER, DEADLINE);
+    // Its output is complete, or of no use.
     let _ = child.kill();
     let _ = child.wait();
     match answer {
+        Ok(bytes) if bytes.len() as u64 > MAX_ANSWER => {
+            Err(format!("the answer of {name} cannot be read: it is too long"))
+        }
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(e) if e.kind() == io::ErrorKind::TimedOut => {
             Err(format!("{name} did not answer within {} s", DEADLINE.as_secs()))
         }
         Err(e) => Err(format!("the answer of {name} cannot be read: {e}")),
-    }
-}
-
-fn read(child: &mut Child) -> io::Result<Vec<u8>> {
-    let mut stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    let end = Instant::now() + DEADLINE;
-    let mut answer = Vec::new();
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).map_err(io::Error::other)?;
-        let ready = poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], timeout);
-        match ready {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(nix::errno::Errno::EINTR) => continue,
-            ready => ready?,
-        };
-        let mut chunk = [0; 8192];
-        match stdout.read(&mut chunk)? {
-            0 => return Ok(answer),
-            count => answer.extend_from_slice(&chunk[..count]),
-        }
-        if answer.len() > MAX_ANSWER {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The service's credentials (`LoadCredential=` and its like), which the service manager reads as root.
 
 use super::command::answer_of;
-use super::service::{Unit, words};
+use super::unit::{Unit, words};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,7 +13,7 @@ const OBJECT: &str = "/org/freedesktop/systemd1/unit/recodex_2dmonitor_2eservice
 pub(super) struct Credentials {
     /// The ids of `LoadCredential=`, each with the path that it is read from.
     loaded: Vec<(String, PathBuf)>,
-    /// True if there may be others, whose source cannot be looked into.
+    /// True if there may be credentials from other sources, which the check cannot read.
     others: bool,
 }
 
@@ -21,7 +21,7 @@ pub(super) struct Credentials {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Credential {
     File(PathBuf),
-    /// Its source cannot be looked into.
+    /// Its source cannot be read by the check.
     Elsewhere,
     Missing,
 }
@@ -49,16 +49,16 @@ impl Credentials {
         Self { loaded, others }
     }
 
-    /// The file that the service finds under a relative path.
+    /// Finds the file that the service gets under a relative path.
     pub(super) fn find(&self, path: &Path) -> Credential {
         let Some(name) = path.to_str() else { return Credential::Missing };
         let source = self.loaded.iter().find_map(|(id, source)| match name.strip_prefix(id.as_str())? {
             "" => Some(source.clone()),
-            // Of a directory each file becomes a credential.
+            // Each file of a directory becomes a credential.
             rest => rest.strip_prefix('_').filter(|_| source.is_dir()).map(|file| source.join(file)),
         });
         match source {
-            // A relative path is a credential of the service manager itself, and a socket may hand out anything.
+            // A relative path is a credential of the service manager itself. The content from a socket is unknown.
             Some(source) if source.is_absolute() && (source.is_file() || !source.exists()) => Credential::File(source),
             Some(_) => Credential::Elsewhere,
             None if self.others => Credential::Elsewhere,

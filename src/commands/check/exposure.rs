@@ -1,4 +1,4 @@
-//! Settings that work, but may let more in than they are meant to.
+//! Warns of settings that work, but may let in more peers than intended.
 
 use super::ports::is_local;
 use super::report::Finding;
@@ -8,7 +8,7 @@ use crate::peer::Peer;
 use crate::rlimit;
 use std::net::IpAddr;
 
-/// Addresses that no machine has. A list of networks that has them all names everybody.
+/// Addresses that no machine has. A list of networks that contains one of them names everybody.
 const ANYBODY: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
 fn anybody() -> impl Iterator<Item = IpAddr> {
@@ -17,17 +17,18 @@ fn anybody() -> impl Iterator<Item = IpAddr> {
 
 /// Warns if others than brokers can publish.
 pub(super) fn brokers(settings: &Settings) -> Finding {
-    // With every address of IPv4, or every one of IPv6, it names anybody.
+    // Every IPv4 address, or every IPv6 address, is everybody.
     let any = anybody().any(|ip| settings.zeromq.allow.iter().any(|network| network.contains(ip)));
     if is_local(&settings.zeromq_uri) || !any {
         return Finding::Good(if any {
             "only this machine can connect".into()
         } else {
-            "only some may connect".into()
+            "only the networks that it names can connect".into()
         });
     }
     Finding::Warning(
-        "whoever reaches the port can publish to any job; name the brokers' addresses in zeromq.allow".into(),
+        "every machine that reaches the port can publish to any job; name the brokers' addresses in zeromq.allow"
+            .into(),
     )
 }
 
@@ -39,7 +40,7 @@ pub(super) fn viewers(settings: &Settings) -> Vec<(&'static str, Finding)> {
     }
     let mut findings = Vec::new();
     if settings.tls.is_none() {
-        let what = "browsers of other machines connect without encryption: whoever is on the way can read a job's id, and watch the \
+        let what = "browsers of other machines connect without encryption: anybody in between can read a job's id, and watch the \
                     job; set tls, or bind it to 127.0.0.1 behind a web server with https; if there is one on another machine, name \
                     it in trusted_proxies";
         findings.push(("websocket_uri", Finding::Warning(what.into())));
@@ -72,12 +73,12 @@ pub(super) fn descriptors(settings: &Settings, files: Option<u64>) -> Finding {
     }
 }
 
-/// Warns if anybody may say what a viewer's address is, or if all viewers have the address of one proxy.
+/// Warns if any client can claim a viewer's address, or if all viewers have the address of one proxy.
 pub(super) fn proxies(settings: &Settings) -> Finding {
     let trusted = &settings.trusted_proxies;
     if anybody().any(|ip| Proxy::any(trusted, Peer::Address(ip))) {
         return Finding::Warning(
-            "trusted_proxies names everybody: anybody can say that he is somebody else; name the proxies only".into(),
+            "trusted_proxies names everybody: any client can claim any address; name only the proxies".into(),
         );
     }
     let local = match &settings.websocket_uri {
@@ -86,8 +87,8 @@ pub(super) fn proxies(settings: &Settings) -> Finding {
     };
     if settings.clients.max_per_address > 0 && trusted.is_empty() && local {
         return Finding::Warning(
-            "max_per_address bounds the web server in front of the monitor, as trusted_proxies does not name it; all viewers \
-             together are one address"
+            "max_per_address limits the web server in front of the monitor, since trusted_proxies does not name it and all viewers \
+             have its address"
                 .into(),
         );
     }

@@ -1,5 +1,4 @@
-//! The files of the configuration: the configuration itself, the Unix socket, the log, the saved history. They are looked at as the
-//! user that the check has become.
+//! Checks the configuration file, the Unix socket, the log and the saved history, as the user that the check has become.
 
 use super::holder;
 use super::holder::Holder;
@@ -7,20 +6,20 @@ use super::obstacle::{Kind, Obstacle, outside, unopened, unreadable, unremovable
 use super::ports;
 use super::report::Finding;
 use super::sandbox::Sandbox;
-use crate::config::{Output, Settings, temporary_path};
+use crate::config::{Output, Settings};
 use crate::error::Exit;
-use crate::fs::directory_of;
+use crate::fs::{directory_of, temporary_path};
 use crate::handover::history_file;
 use crate::logging::{self, Target};
 use crate::net::unix::is_listened_at;
 use nix::unistd::{AccessFlags, access, geteuid};
 use std::collections::BTreeSet;
-use std::fs::{metadata, symlink_metadata};
+use std::fs::{Metadata, metadata, symlink_metadata};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-/// Returns a finding if the monitor's user cannot read the configuration; `by_unit` is true if even the start reads it as that user.
+/// Returns a finding if the monitor's user cannot read the configuration. `by_unit` is true if that user also reads it at the start.
 pub(super) fn configuration(path: &Path, sandbox: Option<&Sandbox>, by_unit: bool) -> Option<Finding> {
     let obstacle = unreadable(path, sandbox)?;
     if by_unit {
@@ -29,7 +28,7 @@ pub(super) fn configuration(path: &Path, sandbox: Option<&Sandbox>, by_unit: boo
     Some(Finding::Warning(format!("{}; root reads it at the start, but a reload cannot", obstacle.what)))
 }
 
-/// Checks that the monitor can make its Unix socket. `monitors` are those that run.
+/// Checks that the monitor can make its Unix socket. `monitors` are the running monitors.
 pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&Sandbox>) -> Finding {
     let shown = path.display();
     let directory = directory_of(path);
@@ -47,24 +46,7 @@ pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&San
         let what = format!("{} is there already, and no socket; remove it, or name another path", other.display());
         return Finding::Failed(Exit::Unavailable, what);
     }
-    let holder = (found.is_some() && is_listened_at(path)).then(|| holder::of_socket(path, monitors));
-    let is_mine = found.is_some_and(|found| found.uid() == geteuid().as_raw());
-    let may_be_the_monitors = is_mine && !monitors.is_empty() && access(path, AccessFlags::W_OK).is_err();
-    let held = holder.map(|holder| match holder {
-        Holder::Unknown if may_be_the_monitors => Finding::Warning(format!(
-            "unix:{shown} is held by a process to which the monitor's user may not connect, which is right only if it is the monitor"
-        )),
-        Holder::Unknown => Finding::Failed(
-            Exit::Unavailable,
-            format!(
-                "{shown} is there already, and the monitor's user may not connect to it; end the process that listens there or, if \
-                 there is none, remove the socket"
-            ),
-        ),
-        holder => {
-            ports::taken(&format!("unix:{shown}"), &holder, sandbox.is_some(), "end it, or name another path")
-        }
-    });
+    let held = found.and_then(|found| holder_of_socket(path, &found, monitors, sandbox.is_some()));
     if let Some(failed @ Finding::Failed(..)) = held {
         return failed;
     }
@@ -80,44 +62,69 @@ pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&San
     }
 }
 
+/// Returns the finding about the process that listens at the Unix socket `found`, if there is one.
+fn holder_of_socket(path: &Path, found: &Metadata, monitors: &BTreeSet<u32>, is_unit: bool) -> Option<Finding> {
+    if !is_listened_at(path) {
+        return None;
+    }
+    let shown = path.display();
+    let is_mine = found.uid() == geteuid().as_raw();
+    let may_be_the_monitors = is_mine && !monitors.is_empty() && access(path, AccessFlags::W_OK).is_err();
+    Some(match holder::of_socket(path, monitors) {
+        Holder::Unknown if may_be_the_monitors => Finding::Warning(format!(
+            "unix:{shown} is held by a process to which the monitor's user may not connect, which is right only if that is the monitor"
+        )),
+        Holder::Unknown => Finding::Failed(
+            Exit::Unavailable,
+            format!(
+                "{shown} is there already, and the monitor's user may not connect to it; end the process that listens there or, if \
+                 there is none, remove the socket"
+            ),
+        ),
+        holder => ports::taken(&format!("unix:{shown}"), &holder, is_unit, "end it, or name another path"),
+    })
+}
+
 /// Checks that the log can be written, and rotated.
 pub(super) fn log(settings: &Settings, sandbox: Option<&Sandbox>) -> Finding {
     let logger = &settings.logger;
-    // Standard error of this check says nothing about the service's.
+    // The standard error of this check is not the service's.
     if sandbox.is_some() && logger.output == Output::Auto && logger.file.is_none() {
         return Finding::Good("the journal".into());
     }
-    let path = match Target::of(logger) {
-        // Where there is a unit, there is a service manager, and its journal.
-        Target::Journal if sandbox.is_some() => return Finding::Good("the journal".into()),
-        Target::Journal => {
-            return match logging::reach_journal() {
-                Ok(()) => Finding::Good("the journal".into()),
-                Err(failure) if logger.output == Output::Auto => {
-                    Finding::Warning(format!("{failure}; the log goes to standard error instead"))
-                }
-                Err(failure) => Finding::from(&failure),
-            };
-        }
-        Target::Stderr => return Finding::Good("the journal if systemd starts the monitor, else stderr".into()),
+    match Target::of(logger) {
+        // A unit implies a service manager with its journal.
+        Target::Journal if sandbox.is_some() => Finding::Good("the journal".into()),
+        Target::Journal => match logging::reach_journal() {
+            Ok(()) => Finding::Good("the journal".into()),
+            Err(failure) if logger.output == Output::Auto => {
+                Finding::Warning(format!("{failure}; the log goes to standard error instead"))
+            }
+            Err(failure) => Finding::from(&failure),
+        },
+        Target::Stderr => Finding::Good("the journal if systemd starts the monitor, else stderr".into()),
         Target::Standard(_) => {
             let name = logger.file.as_deref().unwrap_or(Path::new("")).display();
-            return Finding::Good(format!("{name}, which is what the monitor is started with"));
+            Finding::Good(format!("{name}, which is what the monitor is started with"))
         }
-        Target::File(path) => path,
-    };
-    let shown = path.display();
-    let (obstacle, is_regular, can) = match logging::probe(&path) {
+        Target::File(path) => log_file(&path, logger.rotations > 0 && logger.max_size > 0, sandbox),
+    }
+}
+
+/// Checks that a log file can be written and, if `rotates` is set, that files can be made beside it.
+fn log_file(path: &Path, rotates: bool, sandbox: Option<&Sandbox>) -> Finding {
+    let (shown, directory) = (path.display(), directory_of(path));
+    let (obstacle, is_regular, can) = match logging::probe(path) {
         Ok(None) => {
-            let is_regular = metadata(&path).is_ok_and(|found| found.is_file());
-            (outside(&path, directory_of(&path), sandbox), is_regular, "can be written")
+            let is_regular = metadata(path).is_ok_and(|found| found.is_file());
+            (outside(path, directory, sandbox), is_regular, "can be written")
         }
-        Ok(Some(new)) => (unwritable(directory_of(&new), sandbox), true, "can be made"),
+        Ok(Some(new)) => (unwritable(directory_of(&new), sandbox), true, "can be created"),
         Err(e) if e.kind() == ErrorKind::IsADirectory => {
             return Finding::Failed(Exit::Config, format!("{shown} is a directory; name a file"));
         }
         Err(e) => {
-            let obstacle = outside(&path, directory_of(&path), sandbox).or_else(|| unopened(&path, &e, sandbox));
+            let obstacle = outside(path, directory, sandbox).or_else(|| unopened(path, &e, sandbox));
             (obstacle, false, "can be written")
         }
     };
@@ -126,18 +133,13 @@ pub(super) fn log(settings: &Settings, sandbox: Option<&Sandbox>) -> Finding {
         Some(obstacle) => return obstacle.finding(Exit::Config),
         None => {}
     }
-    let unrotated = if is_regular && logger.rotations > 0 && logger.max_size > 0 {
-        unwritable(directory_of(&path), sandbox)
-    } else {
-        None
-    };
-    match unrotated {
+    match (is_regular && rotates).then(|| unwritable(directory, sandbox)).flatten() {
         Some(Obstacle { what, .. }) => Finding::Warning(format!("{shown} {can}, but not rotated: {what}")),
         None => Finding::Good(format!("{shown} {can}")),
     }
 }
 
-/// Checks that nothing else is in the place of the saved history. If it cannot be saved, the monitor starts all the same.
+/// Checks that no other file is in the place of the saved history. A history that cannot be saved does not prevent the start.
 pub(super) fn history(path: &Path, sandbox: Option<&Sandbox>) -> Finding {
     if let Err(failure) = history_file::check(path) {
         return Finding::Failed(failure.exit(), failure.to_string());

@@ -1,8 +1,8 @@
-//! The process that holds a port or a Unix socket. It is believed to be the monitor if the service manager says so or, without a
-//! unit, if it runs the monitor's program as the monitor's user or root. Its name is not believed: any process can choose its own.
+//! Finds the process that holds a port or a Unix socket. It is the monitor if it is the unit's main process or, without a unit, if it
+//! runs the monitor's program as the monitor's user or root. Its name proves nothing: any process can choose its own.
 
 use super::account::Account;
-use super::service::Unit;
+use super::unit::Unit;
 use nix::sys::socket::{getsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ const INSTALLED: &str = "/usr/bin/recodex-monitor";
 pub(super) enum Holder {
     /// This check.
     Myself,
-    /// The monitor that runs.
+    /// The running monitor.
     Monitor(u32),
     /// Process 1, by its name.
     Manager(String),
@@ -31,7 +31,7 @@ pub(super) enum Holder {
     Unknown,
 }
 
-/// Finds the process that keeps one of `addresses` from being bound.
+/// Finds the process that prevents one of `addresses` from being bound.
 pub(super) fn of_port(addresses: &[SocketAddr], unit: Option<&Unit>, account: Option<&Account>) -> Holder {
     let tables = [("/proc/net/tcp", false), ("/proc/net/tcp6", true)];
     let tables = tables.map(|(path, is_v6)| (read_to_string(path).unwrap_or_default(), is_v6));
@@ -43,7 +43,7 @@ pub(super) fn of_port(addresses: &[SocketAddr], unit: Option<&Unit>, account: Op
     worst(&holders(&links), |pid| is_monitor(pid, unit, account))
 }
 
-/// Finds the monitors that run. Only root can see all of them.
+/// Finds the running monitors. Only root can see all of them.
 pub(super) fn monitors(unit: Option<&Unit>, account: Option<&Account>) -> BTreeSet<u32> {
     match unit {
         Some(unit) => unit.main_pid().into_iter().collect(),
@@ -51,7 +51,7 @@ pub(super) fn monitors(unit: Option<&Unit>, account: Option<&Account>) -> BTreeS
     }
 }
 
-/// Finds the process that listens at a Unix socket; the system tells it to a client that connects. `monitors` are those that run.
+/// Finds the process that listens at a Unix socket, by a connection to it. `monitors` are the running monitors.
 pub(super) fn of_socket(path: &Path, monitors: &BTreeSet<u32>) -> Holder {
     let pid = || {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
@@ -70,7 +70,7 @@ fn listener(line: &str, is_v6: bool) -> Option<(SocketAddr, u64)> {
     if *fields.get(3)? != LISTENS {
         return None;
     }
-    // Each 32 bits are written as one number, in this machine's byte order.
+    // Each 32 bits of the address are one number in this machine's byte order.
     let word = |at: usize| u32::from_str_radix(ip.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
     let ip: IpAddr = if is_v6 {
         let bytes: Vec<u8> = [word(0)?, word(1)?, word(2)?, word(3)?].concat();
@@ -81,7 +81,7 @@ fn listener(line: &str, is_v6: bool) -> Option<(SocketAddr, u64)> {
     Some(((ip, u16::from_str_radix(port, 16).ok()?).into(), fields.get(9)?.parse().ok()?))
 }
 
-/// True if a socket at one address may keep the other address from being bound.
+/// Returns true if a socket at one address may prevent the other address from being bound.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     one.port() == other.port() && (a == b || a.is_unspecified() || b.is_unspecified())
@@ -97,13 +97,13 @@ fn holders(links: &BTreeSet<String>) -> BTreeSet<u32> {
     processes().filter(holds).collect()
 }
 
-/// The processes that this user may see.
+/// Returns the processes that this user may see.
 fn processes() -> impl Iterator<Item = u32> {
     let entries = read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Chooses the holder that matters most: a stranger before the monitor, the monitor before the service manager.
+/// Chooses one of several holders: a stranger before the monitor, the monitor before the service manager.
 fn worst(pids: &BTreeSet<u32>, is_monitor: impl Fn(u32) -> bool) -> Holder {
     let (mut monitor, mut manager) = (None, None);
     for pid in pids.iter().copied() {
@@ -133,7 +133,7 @@ fn is_monitor(pid: u32, unit: Option<&Unit>, account: Option<&Account>) -> bool 
     }
 }
 
-/// True if a process is the monitor's user's, or root's.
+/// Returns true if a process belongs to the monitor's user or to root.
 fn runs_as(pid: u32, account: Option<&Account>) -> bool {
     let status = read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let Some(ids) = status.lines().find_map(|line| line.strip_prefix("Uid:")) else { return false };
@@ -141,7 +141,7 @@ fn runs_as(pid: u32, account: Option<&Account>) -> bool {
     ids.all(|id| id.is_ok_and(|id| id == 0 || account.is_some_and(|account| account.owns(id))))
 }
 
-/// True if a process runs this program or the installed one, or one that an upgrade has replaced since it started.
+/// Returns true if a process runs this program or the installed one, or a version that an upgrade has replaced since.
 fn runs_program(pid: u32) -> bool {
     let exe = format!("/proc/{pid}/exe");
     let file = |path: &str| metadata(path).ok().map(|file| (file.dev(), file.ino()));
@@ -151,7 +151,7 @@ fn runs_program(pid: u32) -> bool {
         Some(PathBuf::from(OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes))))
     };
     let same = |program: &str| file(&exe).is_some() && file(&exe) == file(program);
-    // A user can have this path in a mount namespace of its own, but not with the user id that must go with it.
+    // A user can fake this path in a mount namespace, but not together with the user id that is also checked.
     let at = path(&exe);
     let replaced = at.is_some() && (at == path("/proc/self/exe") || at.as_deref() == Some(Path::new(INSTALLED)));
     same("/proc/self/exe") || same(INSTALLED) || replaced

@@ -1,4 +1,4 @@
-//! `check`: whether the monitor would start and serve on this machine, as its service runs.
+//! `check`: finds out if the monitor would start and serve on this machine, as its service runs.
 
 mod account;
 mod certificate;
@@ -12,123 +12,158 @@ mod ports;
 mod report;
 mod sandbox;
 mod service;
+mod unit;
 
-use crate::config::{Address, Endpoint, Settings};
+use crate::config::{Address, ConfigError, Endpoint, Settings};
 use crate::error::{Exit, Failure};
-use crate::fs;
-use account::{Account, Judge};
+use account::{Account, CheckedAs};
 use certificate::CertificateFiles;
 use nix::sys::resource::{Resource, setrlimit};
 use report::{Finding, Report};
 use sandbox::Sandbox;
-use service::{Configuration, UNIT, Unit};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
+use unit::Unit;
 
 /// The packages' configuration, which is checked if no other is named.
-pub const CONFIG: &str = "/etc/recodex/monitor/config.yml";
+const CONFIG: &str = "/etc/recodex/monitor/config.yml";
 
 /// The smallest limit of open files under which the check itself can work.
 const FEWEST_FILES: u64 = 64;
 
-/// Checks a configuration, and what it asks of the machine: that at `config`, else the packages', else the defaults. It judges as
-/// the installed unit runs the monitor or, without a unit, as the configuration's user. Only root can do so; for others it judges
-/// as themselves. Must be called in a tokio runtime, before there are threads.
+/// Checks a configuration and the machine that it is for: the file `config`, else the packages' file, else the defaults.
+///
+/// As root, it checks as the user of the installed unit or, without a unit, as the user in the configuration. Other users check as
+/// themselves. Must be called in a tokio runtime, and before any thread starts.
 ///
 /// # Errors
-/// With the exit status that the monitor would have, if it would not start; [`Exit::Config`] if something else is wrong.
-pub fn run(config: Option<&Path>) -> Result<(), Failure> {
+/// If the monitor would not start, with the exit status that it would have.
+pub(crate) fn run(config: Option<&Path>) -> Result<(), Failure> {
     let is_named = config.is_some();
     let config = config.or_else(|| Some(Path::new(CONFIG)).filter(|path| path.exists()));
-    let mut installed = service::installed();
-    let no_unit = installed.as_mut().err().and_then(|no_unit| no_unit.finding.take());
+    let mut installed = unit::installed();
+    let unusable = installed.as_mut().err().and_then(|no_unit| no_unit.finding.take());
     let unit = installed.as_ref().ok();
     if let Some(unit) = unit {
         take_limit(unit);
     }
-    let mut report = Report::default();
     let settings = match config.map(Settings::load).transpose() {
         Ok(settings) => settings.unwrap_or_default(),
-        Err(e) => {
-            let me = Account::current().name;
-            Report::say(&format!("judged as user {me}, who started this, since the configuration cannot be read"))?;
-            let can_open = is_named || config.is_some_and(|path| File::open(path).is_ok());
-            let hint = if can_open { "" } else { "; run this as root, or name a file with -c" };
-            report.add("configuration", Finding::Failed(Exit::Config, format!("{e}{hint}")))?;
-            return report.end();
-        }
+        Err(e) => return no_settings(&e, config, is_named),
     };
-    let judge = account::judge(installed.as_ref().map_err(|no_unit| &*no_unit.why), &settings, config);
-    let Judge { line, finding, account, by_unit } = judge;
+    let installed = installed.as_ref().map_err(|no_unit| &*no_unit.why);
+    let CheckedAs { line, finding, account, by_unit } = account::checked_as(installed, &settings, config);
+    let (account, sandbox) = (account.as_ref(), unit.map(Sandbox::of));
+    let sandbox = sandbox.as_ref();
+    let mut check = Check { report: Report::default(), settings: &settings, config, unit, sandbox, account };
+
     Report::say(&line)?;
-    report.add("configuration", named(config, is_named))?;
-    if let Some(finding) = no_unit {
-        report.add("service", finding)?;
-    }
-    let sandbox = unit.map(Sandbox::of);
-    if let (Some(unit), Some(sandbox)) = (unit, &sandbox) {
-        for finding in service(unit, sandbox, config) {
-            report.add("service", finding)?;
-        }
-    }
-    report.add("user", finding)?;
-
-    // What only root can see.
-    let (account, sandbox) = (account.as_ref(), sandbox.as_ref());
-    listeners(&mut report, &settings, unit, account)?;
-    report.add("clients", exposure::descriptors(&settings, unit.and_then(Unit::open_files)))?;
-    report.add("clients", exposure::proxies(&settings))?;
-    let monitors = match &settings.websocket_uri {
-        Endpoint::Unix(_) => holder::monitors(unit, account),
-        Endpoint::Tcp(_) => BTreeSet::new(),
-    };
+    check.report.add("configuration", named(config, is_named))?;
+    check.service(unusable)?;
+    check.report.add("user", finding)?;
+    check.listeners()?;
+    check.limits()?;
+    // Only root can see these, so that they are looked at before the check becomes the monitor's user.
+    let monitors = check.monitors();
     let certificate = settings.tls.as_ref().map(|tls| CertificateFiles::find(tls, unit));
-
-    // What the monitor's user can do.
-    let Some(account) = account else { return report.end() };
+    let Some(account) = account else { return check.report.end() };
     account.enter()?;
-    if let Some(finding) = config.and_then(|path| files::configuration(path, sandbox, by_unit)) {
-        report.add("configuration", finding)?;
-    }
-    // In the order in which the start does it, since the first failure gives the status.
-    report.add("logger", files::log(&settings, sandbox))?;
-    if let Some(path) = &settings.history.state {
-        report.add("history.state", files::history(path, sandbox))?;
-    }
-    if let Some(certificate) = certificate {
-        report.add("tls", certificate.finding(sandbox))?;
-    }
-    if let Endpoint::Unix(path) = &settings.websocket_uri {
-        report.add("websocket_uri", files::socket(path, &monitors, sandbox))?;
-    }
-    report.end()
+    check.files(&monitors, certificate, by_unit)?;
+    check.report.end()
 }
 
-/// Checks the ports, and who can reach them.
-fn listeners(
-    report: &mut Report,
-    settings: &Settings,
-    unit: Option<&Unit>,
-    account: Option<&Account>,
-) -> Result<(), Failure> {
-    let mut held = Vec::new();
-    let mut port = |key: &str, address: &Address| ports::port(key, address, &mut held, unit, account);
-    report.add("zeromq_uri", port("zeromq_uri", &settings.zeromq_uri))?;
-    report.add("zeromq.allow", exposure::brokers(settings))?;
-    if let Endpoint::Tcp(address) = &settings.websocket_uri {
-        report.add("websocket_uri", port("websocket_uri", address))?;
+/// A check in progress.
+struct Check<'a> {
+    report: Report,
+    settings: &'a Settings,
+    /// The file of the settings; `None` for the defaults.
+    config: Option<&'a Path>,
+    unit: Option<&'a Unit>,
+    sandbox: Option<&'a Sandbox>,
+    account: Option<&'a Account>,
+}
+
+impl Check<'_> {
+    /// Checks the installed unit. `unusable` is the finding about a unit that exists but cannot be started.
+    fn service(&mut self, unusable: Option<Finding>) -> Result<(), Failure> {
+        let findings = match (self.unit, self.sandbox) {
+            (Some(unit), Some(sandbox)) => service::findings(unit, sandbox, self.config),
+            _ => Vec::new(),
+        };
+        unusable.into_iter().chain(findings).try_for_each(|finding| self.report.add("service", finding))
     }
-    for (about, finding) in exposure::viewers(settings) {
-        report.add(about, finding)?;
+
+    /// Checks the ports, and warns if too many peers can reach them.
+    fn listeners(&mut self) -> Result<(), Failure> {
+        let Self { report, settings, unit, account, .. } = self;
+        let mut held = Vec::new();
+        let mut port = |key: &str, address: &Address| ports::port(key, address, &mut held, *unit, *account);
+        report.add("zeromq_uri", port("zeromq_uri", &settings.zeromq_uri))?;
+        report.add("zeromq.allow", exposure::brokers(settings))?;
+        if let Endpoint::Tcp(address) = &settings.websocket_uri {
+            report.add("websocket_uri", port("websocket_uri", address))?;
+        }
+        for (about, finding) in exposure::viewers(settings) {
+            report.add(about, finding)?;
+        }
+        if let Some(address) = &settings.status_uri {
+            report.add("status_uri", port("status_uri", address))?;
+            if let Some(finding) = exposure::status(address) {
+                report.add("status_uri", finding)?;
+            }
+        }
+        Ok(())
     }
-    if let Some(address) = &settings.status_uri {
-        report.add("status_uri", port("status_uri", address))?;
-        if let Some(finding) = exposure::status(address) {
-            report.add("status_uri", finding)?;
+
+    /// Checks the limits on viewers.
+    fn limits(&mut self) -> Result<(), Failure> {
+        self.report.add("clients", exposure::descriptors(self.settings, self.unit.and_then(Unit::open_files)))?;
+        self.report.add("clients", exposure::proxies(self.settings))
+    }
+
+    /// Returns the running monitors, if they matter for the Unix socket.
+    fn monitors(&self) -> BTreeSet<u32> {
+        match &self.settings.websocket_uri {
+            Endpoint::Unix(_) => holder::monitors(self.unit, self.account),
+            Endpoint::Tcp(_) => BTreeSet::new(),
         }
     }
-    Ok(())
+
+    /// Checks the files, as the monitor's user. The order is that of the start, since the first failure gives the exit status.
+    fn files(
+        &mut self,
+        monitors: &BTreeSet<u32>,
+        certificate: Option<CertificateFiles>,
+        by_unit: bool,
+    ) -> Result<(), Failure> {
+        let Self { report, settings, config, sandbox, .. } = self;
+        if let Some(finding) = config.and_then(|path| files::configuration(path, *sandbox, by_unit)) {
+            report.add("configuration", finding)?;
+        }
+        report.add("logger", files::log(settings, *sandbox))?;
+        if let Some(path) = &settings.history.state {
+            report.add("history.state", files::history(path, *sandbox))?;
+        }
+        if let Some(certificate) = certificate {
+            report.add("tls", certificate.finding(*sandbox))?;
+        }
+        if let Endpoint::Unix(path) = &settings.websocket_uri {
+            report.add("websocket_uri", files::socket(path, monitors, *sandbox))?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends a check whose configuration cannot be used.
+fn no_settings(error: &ConfigError, config: Option<&Path>, is_named: bool) -> Result<(), Failure> {
+    let me = Account::current().name;
+    Report::say(&format!("checked as user {me}, who runs this command, since the configuration cannot be read"))?;
+    let can_open = is_named || config.is_some_and(|path| File::open(path).is_ok());
+    let hint = if can_open { "" } else { "; run this as root, or name a file with -c" };
+    let mut report = Report::default();
+    report.add("configuration", Finding::Failed(Exit::Config, format!("{error}{hint}")))?;
+    report.end()
 }
 
 /// Sets the limit of open files to the service's, so that the default of `clients.max` is the service's, too.
@@ -142,66 +177,7 @@ fn take_limit(unit: &Unit) {
 fn named(config: Option<&Path>, is_named: bool) -> Finding {
     Finding::Good(match config {
         Some(path) if is_named => path.display().to_string(),
-        Some(path) => format!("{}, since none is named", path.display()),
-        None => format!("none is named, and there is no {CONFIG}: every key has its default"),
+        Some(path) => format!("{}, the default, since no file is named", path.display()),
+        None => format!("no file is named, and there is no {CONFIG}: every key has its default"),
     })
-}
-
-/// Checks the unit itself.
-fn service(unit: &Unit, sandbox: &Sandbox, config: Option<&Path>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if unit.is_on("NeedDaemonReload") {
-        let what = "the unit's files have changed since systemd read them, and what is checked is the older state; run `systemctl \
-                    daemon-reload`";
-        findings.push(Finding::Warning(what.into()));
-    }
-    if let Some((used, other)) = unit.shadowed() {
-        let remove = if used.starts_with("/usr/local") { "packaging/install --uninstall" } else { "rm" };
-        let what = format!(
-            "systemd uses {}, and not {}; if it is left from another installation, remove it ({remove}), then `systemctl daemon-reload` \
-             and `systemctl restart recodex-monitor`; what is to differ on this machine goes into a drop-in (`systemctl edit recodex-monitor`)",
-            used.display(),
-            other.display()
-        );
-        findings.push(Finding::Warning(what));
-    }
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
-    match (unit.configuration(), config) {
-        (Configuration::File(file), Some(checked)) if real(&file) != real(checked) => {
-            let what = format!("{UNIT} reads {}, not {}", file.display(), checked.display());
-            findings.push(Finding::Warning(format!("{what}; check that one with -c, or change ExecStart=")));
-        }
-        (Configuration::File(file), None) if file.exists() => {
-            findings.push(Finding::Warning(format!("{UNIT} reads {}; check that one with -c", file.display())));
-        }
-        (Configuration::File(file), None) => {
-            let what = format!("{UNIT} reads {}, which is not there; make it, or change ExecStart=", file.display());
-            findings.push(Finding::Failed(Exit::Config, what));
-        }
-        (Configuration::Defaults, Some(_)) => {
-            let what =
-                format!("{UNIT} reads no configuration, since ExecStart= has no -c; every key has its default there");
-            findings.push(Finding::Warning(what));
-        }
-        _ => {}
-    }
-    if let Some(what) = unit.unprotected().filter(|_| sandbox.missing().is_empty()) {
-        // systemd writes this file in a container.
-        let container = fs::read_bounded(Path::new("/run/systemd/container"), 64).unwrap_or_default();
-        let place = match String::from_utf8_lossy(&container).trim() {
-            "" => "if this is a container".into(),
-            name => format!("this is a container ({name})"),
-        };
-        findings.push(Finding::Warning(format!(
-            "{what}; `journalctl -u recodex-monitor` has the reason; {place}: docs/installation.md, \"Containers\", has the drop-in that helps"
-        )));
-    }
-    for (path, key) in sandbox.missing() {
-        let shown = path.display();
-        let what = format!(
-            "{key}= names {shown}, which is not there; the service ends with 226/NAMESPACE; make it, or write -{shown}"
-        );
-        findings.push(Finding::Failed(Exit::Config, what));
-    }
-    findings
 }

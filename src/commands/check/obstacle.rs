@@ -1,5 +1,5 @@
-//! The reasons why the service cannot read a file, or write in a directory: its sandbox, or owners and modes. Owners and modes are
-//! looked at as the user that the check has become.
+//! Finds the reason why the service cannot read a file or write in a directory: its sandbox, or owners and modes. Owners and modes
+//! are checked as the user that the check has become.
 
 use super::report::Finding;
 use super::sandbox::{Reach, Sandbox};
@@ -28,16 +28,16 @@ pub(super) struct Obstacle {
 pub(super) enum Kind {
     /// The service's user may not use it.
     Permission,
-    /// It is not there, or nobody can write to it.
+    /// It does not exist, or nobody can write to it.
     Absent,
-    /// The service can write to it, but nobody else sees it, and it is removed when the service stops.
+    /// Only the service sees it, and it is removed when the service stops.
     Private,
     /// The check cannot see what the service sees there.
     Unknown,
 }
 
 impl Obstacle {
-    /// The finding: a failure with this status, or a warning if nothing is known.
+    /// Returns the finding: a failure with this exit status, or a warning if the obstacle is not certain.
     pub(super) fn finding(self, exit: Exit) -> Finding {
         if self.kind == Kind::Unknown { Finding::Warning(self.what) } else { Finding::Failed(exit, self.what) }
     }
@@ -52,7 +52,7 @@ pub(super) fn unreadable(path: &Path, sandbox: Option<&Sandbox>) -> Option<Obsta
             let kind = if reach == Reach::Replaced { Kind::Unknown } else { Kind::Permission };
             let what = match kind {
                 Kind::Unknown => {
-                    format!("{shown}: the service sees another file there ({why}), which cannot be looked at")
+                    format!("{shown}: the service sees another file there ({why}), which cannot be checked")
                 }
                 _ => {
                     format!("{shown}: the service cannot see it ({why}); put it elsewhere, such as below /etc/recodex")
@@ -91,16 +91,16 @@ pub(super) fn outside(path: &Path, directory: &Path, sandbox: Option<&Sandbox>) 
                  ReadWritePaths={shown}; or {elsewhere}"
             ),
         ),
-        Reach::Hidden => (Kind::Permission, format!("the service sees nothing there ({why}); {elsewhere}")),
+        Reach::Hidden => (Kind::Permission, format!("the service cannot see the directory ({why}); {elsewhere}")),
         Reach::Private => (
             Kind::Private,
             format!(
-                "the service has a directory of its own there ({why}), which nobody else sees and which goes when it stops; \
+                "the service has a private directory there ({why}), which is removed when the service stops; \
                  {elsewhere}"
             ),
         ),
         Reach::Replaced => {
-            (Kind::Unknown, format!("the service sees another directory there ({why}), which cannot be looked at"))
+            (Kind::Unknown, format!("the service sees another directory there ({why}), which cannot be checked"))
         }
     };
     Some(Obstacle { kind, what: format!("{shown}: {what}") })
@@ -112,9 +112,9 @@ pub(super) fn unwritable(directory: &Path, sandbox: Option<&Sandbox>) -> Option<
         return Some(obstacle);
     }
     let (kind, why) = match metadata(directory) {
-        // Its modes say something else.
+        // The modes of these directories say something else.
         Ok(found) if found.is_dir() && is_of_processes(directory) => {
-            (Kind::Absent, "nothing can be made in it, as it is the system's; name another path".into())
+            (Kind::Absent, "no file can be created in it, since it belongs to the system; name another path".into())
         }
         Ok(found) if found.is_dir() => {
             let e = access(directory, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
@@ -122,7 +122,10 @@ pub(super) fn unwritable(directory: &Path, sandbox: Option<&Sandbox>) -> Option<
                 return None;
             }
             let kind = if e == Errno::EACCES { Kind::Permission } else { Kind::Absent };
-            (kind, format!("nothing can be made in it: {e}; {}", to_give(directory, "give it to the monitor's user")))
+            (
+                kind,
+                format!("no file can be created in it: {e}; {}", to_give(directory, "give it to the monitor's user")),
+            )
         }
         Ok(_) => (Kind::Absent, "it is no directory; name another path".into()),
         Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -137,47 +140,49 @@ pub(super) fn unwritable(directory: &Path, sandbox: Option<&Sandbox>) -> Option<
                 ),
             )
         }
-        Err(e) => (Kind::Permission, format!("it cannot be looked at: {e}; give the monitor's user a way to it")),
+        Err(e) => (
+            Kind::Permission,
+            format!("it cannot be checked: {e}; let the monitor's user into the directories above it"),
+        ),
     };
     Some(Obstacle { kind, what: format!("{}: {why}", directory.display()) })
 }
 
-/// Returns the reason why nobody can make a directory, or anything in it, if there is one. The service manager, which makes some of
-/// them as root, cannot either.
+/// Returns the reason why nobody can make a directory or a file in it, not even the service manager as root, if there is one.
 fn unmakable(directory: &Path) -> Option<Obstacle> {
     let refused = |why: &str| Some(Obstacle { kind: Kind::Absent, what: format!("{}: {why}", directory.display()) });
     let is_missing = |path: &Path| metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound);
     if is_missing(directory) && symlink_metadata(directory).is_ok() {
         return refused("it is a link to nothing; remove the link, or name another path");
     }
-    // A missing directory would be made in the nearest one that exists.
+    // A missing directory would be made in the nearest existing one.
     let above = |path: &&Path| !path.as_os_str().is_empty() && !is_missing(path);
     let nearest = directory.ancestors().find(above).unwrap_or(Path::new("."));
     if statvfs(nearest).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY)) {
         return refused(
-            "nothing can be made there, as the file system is mounted read-only; mount it writable, or name another path",
+            "no file can be created there, since the file system is mounted read-only; mount it writable, or name another path",
         );
     }
     None
 }
 
-/// Advice for a directory that the user cannot write to: a command if the packages make the directory, else the `usual` advice.
+/// Returns advice for a directory that the user cannot write to: a command if the packages make it, else the `usual` advice.
 fn to_give(directory: &Path, usual: &str) -> String {
     let command = [advice::LOG, advice::SOCKET].iter().find_map(|made| made.command(directory));
     command.map_or_else(|| usual.to_owned(), |command| format!("give the monitor's user the directory: `{command}`"))
 }
 
-/// True if the service manager gives a directory, with all that is in it, to the service's user as the service starts.
+/// Returns true if the service manager gives a directory and its content to the service's user when the service starts.
 fn becomes_the_users(directory: &Path, found: &Metadata, sandbox: Option<&Sandbox>) -> bool {
     sandbox.is_some_and(|sandbox| sandbox.makes(directory)) && found.uid() != geteuid().as_raw()
 }
 
-/// True for `/proc` and what is in it.
+/// Returns true for `/proc` and its subdirectories.
 fn is_of_processes(directory: &Path) -> bool {
     statfs(directory).is_ok_and(|found| found.filesystem_type() == PROC_SUPER_MAGIC)
 }
 
-/// The finding that the service cannot open a file for writing, if it will still be so when the service starts.
+/// Returns the reason why the service cannot open a file for writing, unless the start of the service removes it.
 pub(super) fn unopened(path: &Path, e: &io::Error, sandbox: Option<&Sandbox>) -> Option<Obstacle> {
     let is_refused = e.kind() == ErrorKind::PermissionDenied;
     let directory = directory_of(path);
@@ -200,6 +205,6 @@ pub(super) fn unremovable(path: &Path, sandbox: Option<&Sandbox>) -> Option<Obst
     if !is_sticky || is_mine || becomes_the_users(at, &directory, sandbox) {
         return None;
     }
-    let what = "it is another user's, in a directory where each user can remove only what is its own; remove it, or name another path";
+    let what = "it belongs to another user, in a directory where users can remove only their own files; remove it, or name another path";
     Some(Obstacle { kind: Kind::Permission, what: format!("{}: {what}", path.display()) })
 }

@@ -1,10 +1,10 @@
-//! The ports: whether they can be bound, and who holds those that cannot.
+//! Checks that the ports can be bound, and finds the holders of those that cannot.
 
 use super::account::Account;
 use super::holder;
 use super::holder::Holder;
 use super::report::Finding;
-use super::service::{UNIT, Unit};
+use super::unit::{UNIT, Unit};
 use crate::config::Address;
 use crate::error::Exit;
 use crate::net::interface;
@@ -15,12 +15,12 @@ use std::fs::read_to_string;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
-/// The drop-in for a service that may not bind a port, in words.
+/// The drop-in for a service that may not bind a port, as advice.
 const DROP_IN: &str = "`systemctl edit recodex-monitor` and add the lines [Service], CapabilityBoundingSet=CAP_NET_BIND_SERVICE, \
      AmbientCapabilities=CAP_NET_BIND_SERVICE, PrivateUsers=no and SystemCallFilter=capset; or name a port of 1024 or above";
 
-/// Checks that the monitor can bind a port, or has it already. `held` keeps the port bound until all are checked, since two keys
-/// may name the same.
+/// Checks that the monitor can bind a port, or already holds it. `held` keeps the port bound until all ports are checked, to find two
+/// keys with the same port.
 pub(super) fn port(
     key: &str,
     address: &Address,
@@ -54,13 +54,13 @@ pub(super) fn port(
             taken(&address.to_string(), &holder, unit.is_some(), "end it, or name another port")
         }
         Err(failure) if failure.exit() == Exit::NoPermission && is_low && unit.is_some() => {
-            Finding::Good(format!("{address}: the service may bind it; whether it is free only root can tell"))
+            Finding::Good(format!("{address}: the service may bind it; only root can check if it is free"))
         }
         Err(failure) => Finding::from(&failure),
     }
 }
 
-/// The finding about an address that is in use.
+/// Returns the finding about an address that is in use.
 pub(super) fn taken(address: &str, holder: &Holder, is_unit: bool, what_to_do: &str) -> Finding {
     match holder {
         Holder::Myself => {
@@ -68,7 +68,7 @@ pub(super) fn taken(address: &str, holder: &Holder, is_unit: bool, what_to_do: &
         }
         Holder::Monitor(pid) => Finding::Good(format!("{address} is held by the monitor that runs (process {pid})")),
         Holder::Manager(name) => Finding::Warning(format!(
-            "{address} is held by {name} (process 1), which is right if it keeps it for the monitor"
+            "{address} is held by {name} (process 1), which is right if the port is kept for the monitor"
         )),
         Holder::Stranger(pid, name) => {
             let not = if is_unit { format!(", which is not the main process of {UNIT}") } else { String::new() };
@@ -79,16 +79,18 @@ pub(super) fn taken(address: &str, holder: &Holder, is_unit: bool, what_to_do: &
         }
         Holder::Unknown => {
             let who = if geteuid().is_root() {
-                "no process can be found that has it"
+                "the process cannot be found"
             } else {
-                "who has it only root can tell: run this as root"
+                "only root can see which one: run this as root"
             };
-            Finding::Warning(format!("{address} is taken, which is right only if it is by the monitor itself; {who}"))
+            Finding::Warning(format!(
+                "{address} is held by a process, which is right only if that is the monitor; {who}"
+            ))
         }
     }
 }
 
-/// The first port that anybody may bind.
+/// Returns the first port that any user may bind.
 fn first_free_port() -> u16 {
     let read = read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     read.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
@@ -106,7 +108,7 @@ fn is_free(address: &Address) -> bool {
     !addresses(address).iter().any(|at| TcpListener::bind(at).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse))
 }
 
-/// True if only this machine can connect to an address.
+/// Returns true if only this machine can connect to an address.
 pub(super) fn is_local(address: &Address) -> bool {
     let addresses = addresses(address);
     !addresses.is_empty() && addresses.iter().all(|at| at.ip().to_canonical().is_loopback())

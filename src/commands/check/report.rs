@@ -1,4 +1,4 @@
-//! The findings of a check, printed one a line, each with what to do.
+//! Prints and counts the findings of a check, one a line.
 
 use crate::commands::terminal::print;
 use crate::error::{Exit, Failure};
@@ -7,11 +7,11 @@ use crate::logging::escape;
 /// A finding about one thing.
 #[derive(Debug)]
 pub(super) enum Finding {
-    /// Nothing is to be done.
+    /// Nothing needs to be done.
     Good(String),
-    /// The monitor works, but perhaps not as it is meant to.
+    /// The monitor would start, but perhaps not work as intended.
     Warning(String),
-    /// The monitor would not start, or not serve. The status is the one that it would end with.
+    /// The monitor would not start, or not serve. It would end with this exit status.
     Failed(Exit, String),
 }
 
@@ -21,7 +21,7 @@ impl From<&Failure> for Finding {
     }
 }
 
-/// The findings so far, counted.
+/// The counts of the findings so far.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     /// The status of the first failure.
@@ -36,7 +36,7 @@ impl Report {
         print(&format!("{}\n", escape(text)))
     }
 
-    /// Counts a finding, and prints it.
+    /// Counts and prints a finding.
     pub(super) fn add(&mut self, about: &str, finding: Finding) -> Result<(), Failure> {
         let (how, what) = match finding {
             Finding::Good(what) => ("ok     ", what),
@@ -50,19 +50,16 @@ impl Report {
                 ("FAILED ", what)
             }
         };
-        // A message from elsewhere in the program begins with what it is about.
+        // Some messages already begin with their subject.
         let what = what.strip_prefix(about).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&what);
         Self::say(&format!("{how} {about}: {what}"))
     }
 
-    /// Prints the result.
-    ///
-    /// # Errors
-    /// With the status of the first failure, if something failed.
+    /// Prints the result. Fails with the exit status of the first failure.
     pub(super) fn end(self) -> Result<(), Failure> {
         match self.exit {
             None if self.warnings == 0 => Self::say("all is well"),
-            None => Self::say(&format!("the monitor would start; {} to look at", count(self.warnings, "warning"))),
+            None => Self::say(&format!("the monitor would start, with {}", count(self.warnings, "warning"))),
             Some(exit) => Err(Failure::new(exit, format!("{} failed", count(self.failed, "check")))),
         }
     }

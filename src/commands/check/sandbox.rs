@@ -1,6 +1,6 @@
-//! The paths that the service can see and write in its sandbox, whatever their owners and modes.
+//! The paths that the service's sandbox lets it see and write, apart from owners and modes.
 
-use super::service::Unit;
+use super::unit::Unit;
 use std::path::{Path, PathBuf};
 
 /// The access of the service to a path.
@@ -10,9 +10,9 @@ pub(super) enum Reach {
     Writable,
     /// It can read there.
     ReadOnly,
-    /// It has another file there, which nobody else sees and which is removed when it stops.
+    /// It has a private file there, which is removed when it stops.
     Private,
-    /// It has another file there, which the check cannot see.
+    /// It sees another file there, which the check cannot see.
     Replaced,
     /// It sees no file there.
     Hidden,
@@ -26,15 +26,15 @@ struct Rule {
     why: String,
 }
 
-/// The paths of a unit.
+/// The sandbox of a unit.
 #[derive(Debug)]
 pub(super) struct Sandbox {
     rules: Vec<Rule>,
     /// Directories that the service manager makes as the service starts, and gives to the service's user.
     made: Vec<PathBuf>,
-    /// A directory for files of the service that stay, to name in errors.
+    /// A directory for lasting files of the service, to name in errors.
     own: Option<PathBuf>,
-    /// Paths without which the service does not start, and that are missing.
+    /// The missing paths without which the service does not start.
     missing: Vec<(PathBuf, &'static str)>,
 }
 
@@ -156,7 +156,7 @@ impl Sandbox {
         self.made.iter().any(|made| made == directory || *made == resolve(directory))
     }
 
-    /// A directory for files of the service that stay, to name in errors.
+    /// A directory for lasting files of the service, to name in errors.
     pub(super) fn own(&self) -> Option<&Path> {
         self.own.as_deref()
     }

@@ -1,267 +1,91 @@
-//! The installed unit, as the service manager tells it.
+//! Checks the installed unit itself: its files, the configuration that it names, its protection.
 
-use super::command::answer_of;
 use super::report::Finding;
+use super::sandbox::Sandbox;
+use super::unit::{Configuration, UNIT, Unit};
 use crate::error::Exit;
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use crate::fs::{Accept, read_bounded};
+use std::path::Path;
 
-/// The unit's name.
-pub(super) const UNIT: &str = "recodex-monitor.service";
-
-const PROPERTIES: &str = "LoadState,FragmentPath,NeedDaemonReload,MainPID,ExecMainStatus,ExecStart,User,Group,SupplementaryGroups,DynamicUser,\
-    AmbientCapabilities,CapabilityBoundingSet,PrivateUsers,SystemCallFilter,LimitNOFILE,RootDirectory,RootImage,ProtectSystem,\
-    ProtectHome,PrivateTmp,ReadWritePaths,ReadOnlyPaths,InaccessiblePaths,BindPaths,BindReadOnlyPaths,TemporaryFileSystem,\
-    RestrictAddressFamilies,RuntimeDirectory,StateDirectory,CacheDirectory,LogsDirectory,ImportCredential";
-
-/// The directories of unit files. The first that has the unit counts; drop-ins come in addition.
-const DIRECTORIES: [&str; 5] = [
-    "/etc/systemd/system",
-    "/run/systemd/system",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-];
-
-/// The installed unit. A property that the service manager does not know is empty.
-#[derive(Debug, Default)]
-pub(super) struct Unit {
-    properties: HashMap<String, String>,
-}
-
-/// The configuration that a service reads.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Configuration {
-    /// This file.
-    File(PathBuf),
-    /// None, so that every key has its default.
-    Defaults,
-    /// The command line cannot be understood.
-    Unknown,
-}
-
-/// The reason why there is no unit that could be started.
-#[derive(Debug)]
-pub(super) struct NoUnit {
-    /// The reason, as a clause.
-    pub(super) why: String,
-    /// Advice for a unit that exists but cannot be started.
-    pub(super) finding: Option<Finding>,
-}
-
-impl From<String> for NoUnit {
-    fn from(why: String) -> Self {
-        Self { why, finding: None }
+/// Returns the findings about a unit. `config` is the checked configuration.
+pub(super) fn findings(unit: &Unit, sandbox: &Sandbox, config: Option<&Path>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(outdated(unit));
+    findings.extend(shadowing(unit));
+    findings.extend(configuration(unit, config));
+    if sandbox.missing().is_empty() {
+        findings.extend(unprotected(unit));
     }
+    findings.extend(missing(sandbox));
+    findings
 }
 
-/// Asks the service manager for the installed unit.
-///
-/// # Errors
-/// If there is no unit that could be started, or no answer.
-pub(super) fn installed() -> Result<Unit, NoUnit> {
-    let answer = answer_of(Command::new("systemctl").args(["show", "--no-pager", "-p", PROPERTIES, UNIT]))?;
-    let unit = Unit::parse(&answer);
-    match unit.get("LoadState") {
-        "loaded" => Ok(unit),
-        "not-found" => Err(format!("there is no {UNIT} here").into()),
-        "masked" => {
-            let why = format!("{UNIT} is masked");
-            let what = format!("{why}, so that it cannot be started; to undo this: `systemctl unmask recodex-monitor`");
-            Err(NoUnit { why, finding: Some(Finding::Warning(what)) })
+/// Warns if systemd has not read the latest files of the unit.
+fn outdated(unit: &Unit) -> Option<Finding> {
+    unit.is_on("NeedDaemonReload").then(|| {
+        let what = "the unit's files have changed since systemd read them, and this check has used the older ones; run `systemctl \
+                    daemon-reload`";
+        Finding::Warning(what.into())
+    })
+}
+
+/// Warns if another file of the unit would be used without the one that is used.
+fn shadowing(unit: &Unit) -> Option<Finding> {
+    let (used, other) = unit.shadowed()?;
+    let remove = if used.starts_with("/usr/local") { "packaging/install --uninstall" } else { "rm" };
+    Some(Finding::Warning(format!(
+        "systemd uses {}, and not {}; if it is left from another installation, remove it ({remove}), then `systemctl daemon-reload` \
+         and `systemctl restart recodex-monitor`; put changes for this machine into a drop-in (`systemctl edit recodex-monitor`)",
+        used.display(),
+        other.display()
+    )))
+}
+
+/// Compares the configuration that the unit names with the checked one.
+fn configuration(unit: &Unit, config: Option<&Path>) -> Option<Finding> {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
+    match (unit.configuration(), config) {
+        (Configuration::File(file), Some(checked)) if real(&file) != real(checked) => {
+            let what = format!("{UNIT} reads {}, not {}", file.display(), checked.display());
+            Some(Finding::Warning(format!("{what}; check that one with -c, or change ExecStart=")))
         }
-        "" => Err("systemctl tells nothing of units (no systemd runs here?)".to_owned().into()),
-        state => {
-            let why = format!("{UNIT} cannot be loaded ({state})");
+        (Configuration::File(file), None) if file.exists() => {
+            Some(Finding::Warning(format!("{UNIT} reads {}; check that one with -c", file.display())))
+        }
+        (Configuration::File(file), None) => {
+            let what = format!("{UNIT} reads {}, which does not exist; make it, or change ExecStart=", file.display());
+            Some(Finding::Failed(Exit::Config, what))
+        }
+        (Configuration::Defaults, Some(_)) => {
             let what =
-                format!("{why}, so that it cannot be started; `systemctl status recodex-monitor` says what is wrong");
-            Err(NoUnit { why, finding: Some(Finding::Failed(Exit::Config, what)) })
+                format!("{UNIT} reads no configuration, since ExecStart= has no -c; every key has its default there");
+            Some(Finding::Warning(what))
         }
+        _ => None,
     }
 }
 
-impl Unit {
-    pub(super) fn parse(answer: &str) -> Self {
-        let properties = answer.lines().filter_map(|line| line.split_once('='));
-        Self { properties: properties.map(|(key, value)| (key.to_owned(), value.to_owned())).collect() }
-    }
-
-    /// The value of a property.
-    pub(super) fn get(&self, property: &str) -> &str {
-        self.properties.get(property).map_or("", String::as_str)
-    }
-
-    /// The values of a property that is a list.
-    pub(super) fn list(&self, property: &str) -> Vec<String> {
-        words(self.get(property)).into_iter().map(|(word, _)| word).collect()
-    }
-
-    /// True if a property is on.
-    pub(super) fn is_on(&self, property: &str) -> bool {
-        self.get(property) == "yes"
-    }
-
-    /// The file of the unit, and another file of the same name that would count if this one were not there.
-    pub(super) fn shadowed(&self) -> Option<(&Path, PathBuf)> {
-        let used = Path::new(self.get("FragmentPath"));
-        let real = used.canonicalize().ok()?;
-        let rank = DIRECTORIES.iter().position(|directory| used.parent() == Some(Path::new(directory)))?;
-        let others = DIRECTORIES[rank + 1..].iter().map(|directory| Path::new(directory).join(UNIT));
-        // One directory may be a link to another one.
-        let is_other = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path != real);
-        others.into_iter().find(is_other).map(|other| (used, other))
-    }
-
-    /// Where the service manager could not set up the unit's protection at the last start: the reason, as a clause.
-    pub(super) fn unprotected(&self) -> Option<&'static str> {
-        match self.get("ExecMainStatus") {
-            "226" => Some(
-                "the last start ended with 226/NAMESPACE, so systemd could not set up the unit's protection (ProtectSystem= and its like)",
-            ),
-            "217" if self.is_on("PrivateUsers") => Some(
-                "the last start ended with 217/USER, so the user was not there, or systemd could not set up PrivateUsers=yes",
-            ),
-            _ => None,
-        }
-    }
-
-    /// The user as which the service manager starts the monitor; none if that is root.
-    pub(super) fn user(&self) -> Option<&str> {
-        Some(self.get("User")).filter(|user| !matches!(*user, "" | "root" | "0"))
-    }
-
-    /// The service's main process, if it runs.
-    pub(super) fn main_pid(&self) -> Option<u32> {
-        self.get("MainPID").parse().ok().filter(|pid| *pid > 0)
-    }
-
-    /// The limit of open files, if there is one.
-    pub(super) fn open_files(&self) -> Option<u64> {
-        self.get("LimitNOFILE").parse().ok()
-    }
-
-    /// The configuration that the service reads.
-    pub(super) fn configuration(&self) -> Configuration {
-        let Some((_, command)) = self.get("ExecStart").split_once("argv[]=") else { return Configuration::Unknown };
-        let command = command.split(" ; ").next().unwrap_or_default();
-        let mut arguments = command.split_whitespace().skip(1);
-        while let Some(argument) = arguments.next() {
-            let value = match argument {
-                "-c" | "--config" => arguments.next(),
-                _ => argument.strip_prefix("--config=").or_else(|| argument.strip_prefix("-c")),
-            };
-            if let Some(value) = value {
-                return Configuration::File(value.into());
-            }
-        }
-        Configuration::Defaults
-    }
-
-    /// Returns the setting that keeps the service from binding a port that only root may bind, if there is one.
-    pub(super) fn refuses_low_ports(&self) -> Option<&'static str> {
-        let has = |set: &str| self.list(set).iter().any(|capability| capability == "cap_net_bind_service");
-        if self.user().is_some() && !has("AmbientCapabilities") {
-            return Some("AmbientCapabilities= has no CAP_NET_BIND_SERVICE");
-        }
-        if !has("CapabilityBoundingSet") {
-            return Some("CapabilityBoundingSet= has no CAP_NET_BIND_SERVICE");
-        }
-        if self.is_on("PrivateUsers") {
-            return Some("PrivateUsers=yes");
-        }
-        // The monitor gives the capability up once its ports are bound, and ends if it cannot.
-        (!self.allows_call("capset")).then_some("SystemCallFilter= has no capset")
-    }
-
-    /// True if the service may have sockets of an address family.
-    pub(super) fn allows_family(&self, family: &str) -> bool {
-        self.allows("RestrictAddressFamilies", family)
-    }
-
-    fn allows_call(&self, call: &str) -> bool {
-        self.allows("SystemCallFilter", call)
-    }
-
-    /// True if a list of what is allowed or, after a `~`, of what is not, allows something. An empty list allows everything.
-    fn allows(&self, property: &str, what: &str) -> bool {
-        let filter = self.get(property);
-        let named = |list: &str| list.split_whitespace().any(|word| word == what);
-        match filter.strip_prefix('~') {
-            Some(refused) => !named(refused),
-            None => filter.is_empty() || named(filter),
-        }
-    }
+/// Warns if the last start failed since systemd could not set up the unit's protection.
+fn unprotected(unit: &Unit) -> Option<Finding> {
+    let what = unit.unprotected()?;
+    // systemd writes this file in a container.
+    let container = read_bounded(Path::new("/run/systemd/container"), 64, Accept::File);
+    let container = container.map(|content| content.bytes).unwrap_or_default();
+    let hint = match String::from_utf8_lossy(&container).trim() {
+        "" => "if this is a container".into(),
+        name => format!("this is a container ({name})"),
+    };
+    Some(Finding::Warning(format!(
+        "{what}; `journalctl -u recodex-monitor` has the reason; {hint}: docs/installation.md, \"Containers\", has the drop-in that helps"
+    )))
 }
 
-/// Splits a list as systemd prints it: at spaces, but not within quotes; a backslash takes the special meaning from the next
-/// character. Each word comes with true if it was quoted.
-pub(super) fn words(text: &str) -> Vec<(String, bool)> {
-    let (mut words, mut word) = (Vec::new(), None::<(String, bool)>);
-    let (mut quoted, mut chars) = (false, text.chars());
-    while let Some(c) = chars.next() {
-        match c {
-            '"' => {
-                quoted = !quoted;
-                word.get_or_insert_default().1 = true;
-            }
-            '\\' => word.get_or_insert_default().0.extend(chars.next()),
-            ' ' if !quoted => words.extend(word.take()),
-            c => word.get_or_insert_default().0.push(c),
-        }
-    }
-    words.extend(word);
-    words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_line_names_its_configuration_in_any_way() {
-        let of = |argv: &str| {
-            let exec = format!("ExecStart={{ path=/usr/bin/m ; argv[]={argv} ; ignore_errors=no ; pid=0 }}\n");
-            Unit::parse(&exec).configuration()
-        };
-        let file = Configuration::File("/etc/c.yml".into());
-        for argv in
-            ["/usr/bin/m -c /etc/c.yml", "/usr/bin/m --config /etc/c.yml", "m --config=/etc/c.yml", "m -c/etc/c.yml"]
-        {
-            assert_eq!(of(argv), file, "{argv}");
-        }
-        assert_eq!(of("/usr/bin/m"), Configuration::Defaults);
-        assert_eq!(of("/usr/bin/m -c"), Configuration::Defaults);
-        assert_eq!(Unit::parse("ExecStart=[unprintable]\n").configuration(), Configuration::Unknown);
-    }
-
-    #[test]
-    fn low_ports_need_the_capability_outside_a_user_namespace_and_the_call_that_gives_it_up() {
-        let packaged =
-            "User=recodex\nAmbientCapabilities=\nCapabilityBoundingSet=\nPrivateUsers=yes\nSystemCallFilter=bind\n";
-        let with = |changes: &[(&str, &str)]| {
-            let text = changes.iter().fold(packaged.to_owned(), |text, (from, to)| text.replace(from, to));
-            Unit::parse(&text).refuses_low_ports()
-        };
-        let ambient = ("AmbientCapabilities=", "AmbientCapabilities=cap_chown cap_net_bind_service");
-        let bounding = ("CapabilityBoundingSet=", "CapabilityBoundingSet=cap_net_bind_service");
-        let users = ("PrivateUsers=yes", "PrivateUsers=no");
-        let call = ("SystemCallFilter=bind", "SystemCallFilter=bind capset");
-        assert!(with(&[]).is_some_and(|why| why.contains("Ambient")));
-        assert!(with(&[ambient]).is_some_and(|why| why.contains("Bounding")));
-        assert!(with(&[ambient, bounding]).is_some_and(|why| why.contains("PrivateUsers")));
-        assert!(with(&[ambient, bounding, users]).is_some_and(|why| why.contains("capset")));
-        assert_eq!(with(&[ambient, bounding, users, call]), None);
-        assert_eq!(with(&[ambient, bounding, users, ("=bind", "=~reboot")]), None);
-        assert_eq!(with(&[("User=recodex", "User="), bounding, users, call]), None, "root needs no ambient one");
-    }
-
-    #[test]
-    fn words_are_split_as_systemd_joins_them() {
-        let split = |text: &str| words(text).into_iter().map(|(word, _)| word).collect::<Vec<_>>();
-        assert_eq!(split(r#""/srv/with space" -/srv/a"#), ["/srv/with space", "-/srv/a"]);
-        assert_eq!(split(r#"  a "" b\ c "#), ["a", "", "b c"]);
-        assert_eq!(split(r#"a "never closed"#), ["a", "never closed"]);
-        assert_eq!(split("\\"), [""]);
-    }
+/// Fails for paths without which the service does not start.
+fn missing(sandbox: &Sandbox) -> impl Iterator<Item = Finding> {
+    sandbox.missing().iter().map(|(path, key)| {
+        let shown = path.display();
+        let what =
+            format!("{key}= names {shown}, which does not exist; the service ends with 226/NAMESPACE; make it, or write -{shown}");
+        Finding::Failed(Exit::Config, what)
+    })
 }

@@ -1,24 +1,24 @@
-//! The jobs that the demo's broker simulates.
+//! The simulated jobs of the demo's broker.
 
-/// One simulated job: what the broker sends, and what every viewer must get.
+/// A simulated job: the messages that the broker sends, and the texts that every viewer must get.
 pub(super) struct Job {
     pub(super) number: u64,
     pub(super) channel: String,
-    /// The frames after the channel id, of each message.
+    /// The frames of each message, without the channel id.
     pub(super) messages: Vec<Vec<String>>,
-    /// Whether the monitor adds FINISHED at the end.
+    /// True if the monitor adds FINISHED at the end.
     released: bool,
 }
 
 impl Job {
-    /// Job number `n`, which ends well; each has another length and another mix of task states.
+    /// Returns job number `n`, which ends well. Length and task states differ from job to job.
     pub(super) fn plain(n: u64) -> Self {
         let mut messages = run(n, tasks_of(n));
         messages.extend([&["ENDED"][..], &["UPLOADED"], &["FINISHED"]].map(owned));
         Self { number: n, channel: format!("demo_job_{n}"), messages, released: false }
     }
 
-    /// Job number `n`, which may also fail, or be aborted by its worker and run by another one.
+    /// Returns job number `n`, which may also fail, or be aborted by its worker and run by another worker.
     pub(super) fn any(n: u64) -> Self {
         let mut job = Self::plain(n);
         let half = run(n, tasks_of(n) / 2);
@@ -43,7 +43,7 @@ impl Job {
         self.messages.iter().filter(|message| message[0] == "TASK").count() as u64
     }
 
-    /// Returns the texts that every viewer must get, written down here independently of the monitor's own encoder.
+    /// Returns the texts that every viewer must get, without the use of the monitor's own encoder.
     pub(super) fn texts(&self) -> Vec<String> {
         let text = |message: &Vec<String>| match &message[..] {
             [command, task, state] => {
@@ -60,7 +60,7 @@ fn tasks_of(n: u64) -> u64 {
     5 + n % 26 * 7 % 26
 }
 
-/// The beginning of job number `n`, with these tasks.
+/// Returns the beginning of job number `n`, with this number of tasks.
 fn run(n: u64, tasks: u64) -> Vec<Vec<String>> {
     let mut messages: Vec<Vec<String>> = [&["DOWNLOADED"][..], &["STARTED"]].map(owned).to_vec();
     for task in 0..tasks {

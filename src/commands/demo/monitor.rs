@@ -1,4 +1,4 @@
-//! The demo's monitor, and the ports that it takes.
+//! The demo's monitor and its ports.
 
 use crate::commands::terminal::Screen;
 use crate::config::{Address, Endpoint, History, Seconds, Settings};
@@ -7,16 +7,16 @@ use crate::server::relay::Relay;
 use crate::systemd::fd_store::InheritedFds;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-/// The ports that are taken if they are free: for viewers, for brokers, for the status page.
+/// The preferred ports: for viewers, for brokers, for the status page.
 const PORTS: [u16; 3] = [4567, 7894, 4568];
-/// How long after FAILED the demo's monitor ends a job; that of a real one is longer than a demo should wait.
+/// The value of `history.release_failed`. The default is too long for a demo.
 const RELEASE: Seconds = Seconds::from_secs(3);
 
-/// Binds a monitor to its default ports or, where one is taken, to a free one.
+/// Binds a monitor to its default ports. For each one that is in use it takes a free port.
 pub(super) fn bind(screen: &Screen) -> Result<Relay, Failure> {
     let free = PORTS.map(|port| if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() { port } else { 0 });
     let relay = match Relay::bind(settings(free), InheritedFds::default()) {
-        // Somebody else was faster.
+        // Another program took a port in between.
         Err(e) if e.exit() == Exit::Unavailable => Relay::bind(settings([0; 3]), InheritedFds::default()),
         bound => bound,
     }?;
@@ -40,7 +40,7 @@ fn settings([viewers, brokers, status]: [u16; 3]) -> Settings {
     }
 }
 
-/// Returns where viewers, brokers and browsers connect.
+/// Returns the addresses for viewers, brokers and browsers.
 pub(super) fn addresses(relay: &Relay) -> Result<[SocketAddr; 3], Failure> {
     match (&relay.viewer_addresses()[..], &relay.broker_addresses()[..], &relay.status_addresses()[..]) {
         ([viewers, ..], [brokers, ..], [status, ..]) => Ok([*viewers, *brokers, *status]),

@@ -10,7 +10,7 @@ fn parse(text: &str) -> Result<Settings, String> {
     Settings::parse(Path::new("c"), text.as_bytes()).map_err(|e| e.to_string())
 }
 
-/// What is wrong in a file, and what is said of it.
+/// Files with a mistake, and the error for each.
 const MISTAKES: &[(&str, &str)] = &[
     ("logger:\n\tlevel: info\n", "2:1: a tab cannot indent YAML; use spaces"),
     ("logger:\n  level: info\n\tfile: x\n", "3:1: a tab cannot indent YAML; use spaces"),
@@ -95,13 +95,16 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "logger:\n  level: info\n file: c\n",
-        "3:2: this line is indented as none of those above; indent all keys of one section equally",
+        "3:2: the indentation of this line fits no line above it; indent all keys of one section equally",
     ),
     (
         "logger:\n    level: info\n  file: c\nuser: x\n",
-        "3:3: this line is indented as none of those above; indent all keys of one section equally",
+        "3:3: the indentation of this line fits no line above it; indent all keys of one section equally",
     ),
-    (" user: x\ngroup: y\n", "2:1: this line belongs to none of those above; indent all keys of one section equally"),
+    (
+        " user: x\ngroup: y\n",
+        "2:1: this line does not continue the lines above it; indent all keys of one section equally",
+    ),
     (
         "zeromq:\n  allow:\n    - a\n   - b\n",
         "4:4: a list item (`- `) among lines of `key: value`; indent it more, or remove the `- `",
@@ -116,10 +119,13 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "user: \"x\"\n  b: y\n",
-        "2:3: this line is indented as none of those above; indent all keys of one section equally",
+        "2:3: the indentation of this line fits no line above it; indent all keys of one section equally",
     ),
     ("user = b\n", "1:1: invalid type: string \"user = b\", expected settings as `key: value` lines"),
-    ("[section]\nuser = b\n", "2:1: this line belongs to none of those above; indent all keys of one section equally"),
+    (
+        "[section]\nuser = b\n",
+        "2:1: this line does not continue the lines above it; indent all keys of one section equally",
+    ),
     (
         "user: x\n---\ngroup: y\n",
         "3:1: a second document begins here; expected one, so remove the line `---` or `...` before it",

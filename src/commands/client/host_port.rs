@@ -1,9 +1,6 @@
-//! A host and a port that somebody typed, such as `127.0.0.1:4568` or `[::1]:4568`.
+//! Checks a host and a port that a user typed, such as `127.0.0.1:4568` or `[::1]:4568`.
 
-/// Checks that `text` is HOST:PORT with a port from 1 to 65535, and an IPv6 address in brackets.
-///
-/// # Errors
-/// What is wrong with it, in words that follow "…: ".
+/// Checks that `text` is HOST:PORT with a port from 1 to 65535, and an IPv6 address in brackets. The error is a clause.
 pub(crate) fn check_host_and_port(text: &str) -> Result<(), String> {
     if text.contains('@') {
         return Err("there are no users here; leave out what stands before the @".into());

@@ -1,4 +1,4 @@
-//! The handshake of a WebSocket client: a request out, the answer judged by RFC 6455, section 4.1, with its headers read as lists.
+//! The handshake of a WebSocket client. The answer is checked by RFC 6455, section 4.1, with its headers read as lists.
 
 use crate::wire::header_list::{elements, has_token};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -16,13 +16,13 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 /// The longest head of an answer, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// How many bytes are read at once.
+/// The number of bytes that are read at once.
 const CHUNK: usize = 4096;
 
-/// Asks for the WebSocket at `uri`.
+/// Requests the WebSocket at `uri`.
 ///
 /// # Errors
-/// [`Error::Http`] with the answer if its status is not 101; else what is wrong with the answer, or with the connection.
+/// [`Error::Http`] with the answer if its status is not 101; another error if the answer is wrong or the connection breaks.
 pub(crate) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     uri: Uri,
     mut stream: S,
@@ -47,12 +47,12 @@ pub(crate) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(Error::Http(Box::new(response.map(|_| Some(rest)))));
     }
-    judge(&response, &derive_accept_key(key.as_bytes()))?;
+    verify(&response, &derive_accept_key(key.as_bytes()))?;
     Ok(WebSocketStream::from_partially_read(stream, rest, Role::Client, None).await)
 }
 
-/// Finds what is wrong with an answer of status 101.
-fn judge(response: &Response, accept: &str) -> Result<(), ProtocolError> {
+/// Checks an answer of status 101.
+fn verify(response: &Response, accept: &str) -> Result<(), ProtocolError> {
     let headers = response.headers();
     if !has_token(headers, &UPGRADE, "websocket") {
         return Err(ProtocolError::MissingUpgradeWebSocketHeader);
@@ -64,7 +64,7 @@ fn judge(response: &Response, accept: &str) -> Result<(), ProtocolError> {
     if accepts.next().is_none_or(|first| first != accept) || accepts.next().is_some() {
         return Err(ProtocolError::SecWebSocketAcceptKeyMismatch);
     }
-    // None was asked for.
+    // The request asks for no subprotocol.
     if elements(headers, &SEC_WEBSOCKET_PROTOCOL).next().is_some() {
         return Err(ProtocolError::SecWebSocketSubProtocolError(SubProtocolError::ServerSentSubProtocolNoneRequested));
     }

@@ -1,8 +1,8 @@
-//! A broker's end of the ZeroMQ link, for the commands that act as one.
+//! A broker that sends messages to a monitor over ZeroMQ.
 
 use crate::broker::link::ROUTING_ID;
-use crate::commands::connect::unknown_host;
-use crate::commands::host_port::check_host_and_port;
+use crate::commands::client::connect::unknown_host;
+use crate::commands::client::host_port::check_host_and_port;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
 use crate::wire::first_byte::{HTTP, TLS_RECORDS, ZMTP};
@@ -16,17 +16,17 @@ use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Bytes;
 use zeromq::{RouterSocket, Socket, SocketOptions, SocketSend, ZmqError, ZmqMessage};
 
-/// How long a monitor may take to answer.
+/// The time limit for a monitor to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The time after which a port that has sent nothing is asked by HTTP what it is. A monitor sends its greeting at once.
+/// The time after which a silent port is asked by HTTP for its protocol. A monitor sends its greeting at once.
 const ASK_AFTER: Duration = Duration::from_millis(500);
-/// How long what was sent may take to leave the process.
+/// The time limit for sent messages to leave the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time after which a plain TCP connect tests whether anything listens. The crate retries a refused connect and does not report it.
 const LOOK_AFTER: Duration = Duration::from_millis(300);
 
-/// Tells what a port speaks that stays silent. Never returns if that is not known, or ZeroMQ: a monitor speaks at once.
+/// Waits, then names the protocol of a port that stays silent. Never returns if the protocol is ZeroMQ or unknown.
 async fn silent_port(host_and_port: &str) -> &'static str {
     sleep(ASK_AFTER).await;
     match other_protocol(host_and_port).await {
@@ -35,13 +35,13 @@ async fn silent_port(host_and_port: &str) -> &'static str {
     }
 }
 
-/// Asks a port by HTTP what it is, as a clause; `None` if it is none that this program knows.
+/// Asks a port by HTTP, and describes its protocol as a clause; `None` if it is ZeroMQ or unknown.
 async fn other_protocol(host_and_port: &str) -> Option<&'static str> {
     let asked = async {
         let mut stream = TcpStream::connect(host_and_port).await?;
         let request = format!("GET / HTTP/1.1\r\nHost: {host_and_port}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        // An alert of TLS is shorter.
+        // An alert of TLS is shorter than that.
         let mut answer = Vec::new();
         let _ = stream.take(b"HTTP/1.1 426".len() as u64).read_to_end(&mut answer).await;
         Ok::<_, io::Error>(answer)
@@ -57,7 +57,7 @@ async fn other_protocol(host_and_port: &str) -> Option<&'static str> {
     }
 }
 
-/// Waits for the error of a connect to where nobody listens. Never returns if somebody does.
+/// Returns the error of a connect to a port where nobody listens. Never returns if somebody listens.
 async fn refused(host_and_port: &str) -> io::Error {
     sleep(LOOK_AFTER).await;
     match TcpStream::connect(host_and_port).await {
@@ -67,17 +67,17 @@ async fn refused(host_and_port: &str) -> io::Error {
 }
 
 /// A ROUTER that is connected to a monitor.
-pub struct Broker {
+pub(crate) struct Broker {
     socket: RouterSocket,
     address: String,
 }
 
 impl Broker {
-    /// Connects to the monitor at `address`, such as `tcp://127.0.0.1:7894`, and waits until the link stands.
+    /// Connects to the monitor at `address`, such as `tcp://127.0.0.1:7894`, and waits until the handshake is complete.
     ///
     /// # Errors
-    /// [`Exit::Usage`] if it is no such address, [`Exit::Unavailable`] if nobody answers or it is no monitor.
-    pub async fn connect(address: &str) -> Result<Self, Failure> {
+    /// [`Exit::Usage`] for a wrong address, [`Exit::Unavailable`] if nobody answers or the other end is no monitor.
+    pub(crate) async fn connect(address: &str) -> Result<Self, Failure> {
         let wrong = |what: &str| {
             let expected = "expected tcp://HOST:PORT, such as tcp://127.0.0.1:7894";
             Failure::new(Exit::Usage, format!("{address} is no ZeroMQ address: {what}; {expected}"))
@@ -86,7 +86,7 @@ impl Broker {
         let host_and_port = address.strip_prefix("tcp://").ok_or_else(|| wrong("it does not begin with tcp://"))?;
         check_host_and_port(host_and_port).map_err(|what| wrong(&what))?;
         let mut options = SocketOptions::default();
-        // Its own would not look at what came while this process was paused.
+        // The crate's own timeout would fire after a pause of this process although the answer has come.
         options.no_connect_timeout();
         let mut socket = RouterSocket::with_options(options);
         let connected = tokio::select! {
@@ -108,7 +108,7 @@ impl Broker {
         match connected {
             Ok(()) => Ok(Self { socket, address: address.into() }),
             Err(ZmqError::Endpoint(_)) => Err(wrong("its host or its port is wrong")),
-            // A name that does not resolve is an error of no system call.
+            // The error of a name that does not resolve has no error number.
             Err(ZmqError::Network(e)) if e.raw_os_error().is_none() && e.kind() != io::ErrorKind::UnexpectedEof => {
                 let host = host_and_port.rsplit_once(':').map_or(host_and_port, |(host, _)| host);
                 Err(unavailable(format!("cannot connect to {address}: {}", unknown_host(host, &e))))
@@ -123,10 +123,7 @@ impl Broker {
     }
 
     /// Sends one message: the channel id, the command, then for TASK the task's id and state.
-    ///
-    /// # Errors
-    /// [`Exit::Unavailable`] if the link is gone or the other end is no monitor.
-    pub async fn send(&mut self, frames: &[&str]) -> Result<(), Failure> {
+    pub(crate) async fn send(&mut self, frames: &[&str]) -> Result<(), Failure> {
         let mut message = ZmqMessage::from(ROUTING_ID);
         for frame in frames {
             message.push_back(Bytes::copy_from_slice(frame.as_bytes()));
@@ -139,14 +136,14 @@ impl Broker {
         })
     }
 
-    /// Closes the link once everything sent has left the process. Nothing else may run in the runtime.
+    /// Closes the link once every message has left the process. No other task may run in the runtime.
     ///
-    /// The crate has no such call: its writing task ends when the socket is dropped and the queue is empty, and that
-    /// can be seen.
+    /// The crate has no such call. Its writing task ends once the socket is dropped and the queue is empty, which shows in the number of
+    /// tasks.
     ///
     /// # Errors
     /// [`Exit::Unavailable`] if that takes longer than 5 s.
-    pub async fn close(self) -> Result<(), Failure> {
+    pub(crate) async fn close(self) -> Result<(), Failure> {
         drop(self.socket);
         let metrics = Handle::current().metrics();
         let flushed = async {

@@ -1,8 +1,8 @@
-//! The way to a monitor's WebSocket: TCP, TLS, the handshake; and in plain words what is wrong with each.
+//! Connects to a monitor's WebSocket by TCP, TLS and the handshake, and explains each failure in plain words.
 
-use crate::commands::client_handshake::shake_hands;
-use crate::commands::monitor_url::MonitorUrl;
-use crate::commands::tls_client;
+use crate::commands::client::handshake::shake_hands;
+use crate::commands::client::monitor_url::MonitorUrl;
+use crate::commands::client::tls;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
 use crate::net::first_byte::{FirstByte, NOTHING, Watched};
@@ -20,30 +20,30 @@ use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::header::LOCATION;
 
-/// How long each step may take.
+/// The time limit for each step.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How much is shown of what a server answered, in characters.
+/// The most characters that are shown of a server's answer.
 const MAX_SHOWN: usize = 200;
 
 /// A byte stream to a monitor.
-pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 
 /// A WebSocket to a monitor.
-pub type Socket = WebSocketStream<Box<dyn Transport>>;
+pub(crate) type Socket = WebSocketStream<Box<dyn Transport>>;
 
 /// Connects to the WebSocket at `url`. Certificates in the PEM file `ca` are trusted in addition to the system's.
 ///
 /// # Errors
 /// [`Exit::Usage`] if `url` is no `ws://` or `wss://` URL, or `ca` is wrong; [`Exit::Unavailable`] if no monitor answers, or a step
 /// takes longer than 5 s.
-pub async fn connect(url: &str, ca: Option<&Path>) -> Result<Socket, Failure> {
+pub(crate) async fn connect(url: &str, ca: Option<&Path>) -> Result<Socket, Failure> {
     let to = MonitorUrl::parse(url).map_err(|what| Failure::new(Exit::Usage, what))?;
     if ca.is_some() && !to.tls {
         let what = format!("--ca is for TLS, and {url} has none; expected a URL that begins with wss://");
         return Err(Failure::new(Exit::Usage, what));
     }
-    let connector = if to.tls { Some(tls_client::connector(ca)?) } else { None };
+    let connector = if to.tls { Some(tls::connector(ca)?) } else { None };
     let unavailable = |what: String| Failure::new(Exit::Unavailable, format!("cannot watch at {url}: {what}"));
     let late = |what: &str, hint: &str| unavailable(format!("{what} within {} s{hint}", CONNECT_TIMEOUT.as_secs()));
 
@@ -66,10 +66,10 @@ pub async fn connect(url: &str, ca: Option<&Path>) -> Result<Socket, Failure> {
     connected.map_err(|e| unavailable(no_websocket(&e, &to, &first)))
 }
 
-/// What is said of a port that speaks ZeroMQ.
+/// The description of a port that speaks ZeroMQ.
 const BROKERS: &str = "that is the port where brokers connect; use that of viewers (websocket_uri)";
 
-/// Says why there is no TCP connection.
+/// Explains why there is no TCP connection.
 fn not_connected(error: &io::Error, to: &MonitorUrl) -> String {
     match error.kind() {
         ErrorKind::ConnectionRefused => {
@@ -79,7 +79,7 @@ fn not_connected(error: &io::Error, to: &MonitorUrl) -> String {
                 to.host()
             )
         }
-        // The error of a name that does not resolve has no kind of its own.
+        // The error of a name that does not resolve has no error number.
         _ if error.raw_os_error().is_none() => unknown_host(to.host(), error),
         _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
             format!("{error}; raise the limit of open files (ulimit -n)")
@@ -88,20 +88,20 @@ fn not_connected(error: &io::Error, to: &MonitorUrl) -> String {
     }
 }
 
-/// Says that a name does not resolve; `error` has no kind of its own.
+/// Explains that a name does not resolve.
 pub(crate) fn unknown_host(host: &str, error: &io::Error) -> String {
     format!("the host {host} is not known ({error}); is it spelt right?")
 }
 
-/// Says why there is no TLS session.
+/// Explains why there is no TLS session.
 fn no_session(error: &io::Error, to: &MonitorUrl, first: &FirstByte) -> String {
     if TLS_RECORDS.contains(&first.get()) {
-        return tls_client::explain(error);
+        return tls::explain(error);
     }
     format!("there was no TLS handshake{}", no_tls(to, first))
 }
 
-/// Says that a port does not speak TLS, if that is so or may be so, and what to use.
+/// Explains that a port does not speak TLS, or may not, and names the URL to use.
 fn no_tls(to: &MonitorUrl, first: &FirstByte) -> String {
     let plain = to.with_scheme("ws");
     match first.get() {
@@ -111,7 +111,7 @@ fn no_tls(to: &MonitorUrl, first: &FirstByte) -> String {
     }
 }
 
-/// Says why there is no WebSocket.
+/// Explains why there is no WebSocket.
 fn no_websocket(error: &Error, to: &MonitorUrl, first: &FirstByte) -> String {
     match (first.get(), to.tls) {
         (TLS_ALERT, false) => return format!("the port speaks TLS; use {}", to.with_scheme("wss")),
@@ -123,7 +123,7 @@ fn no_websocket(error: &Error, to: &MonitorUrl, first: &FirstByte) -> String {
     match error {
         Error::Http(response) => refused(response, to),
         Error::Io(e) if e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) => {
-            tls_client::explain(e)
+            tls::explain(e)
         }
         Error::Io(e) if !is_end(e) => format!("the connection broke in the WebSocket handshake: {e}"),
         Error::Io(_) | Error::ConnectionClosed | Error::Protocol(ProtocolError::HandshakeIncomplete) => closed.into(),
@@ -131,13 +131,13 @@ fn no_websocket(error: &Error, to: &MonitorUrl, first: &FirstByte) -> String {
     }
 }
 
-/// True if the other end has closed the connection, with or without a farewell.
+/// Returns true if the other end has closed the connection, orderly or not.
 pub(crate) fn is_end(error: &io::Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
-/// Says what an HTTP status means that is not that of a WebSocket.
+/// Explains an HTTP status other than 101.
 fn refused(response: &Response, to: &MonitorUrl) -> String {
     let status = response.status();
     let what = match status.as_u16() {

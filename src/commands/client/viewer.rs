@@ -1,13 +1,11 @@
-//! A viewer's end of the WebSocket, as the web client is: for the commands that watch a channel.
+//! A viewer that subscribes to one channel, as the web client does.
 
-use crate::commands::connect::{Socket, connect, is_end};
-use crate::commands::monitor_url::MonitorUrl;
+use crate::commands::client::connect::{Socket, connect, is_end};
+use crate::commands::client::monitor_url::MonitorUrl;
 use crate::deadline::timeout_at;
 use crate::error::{Exit, Failure};
-use crate::logging::escape;
 use crate::wire::message::check_channel;
 use futures_util::{SinkExt, StreamExt};
-use serde::Deserialize;
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -15,39 +13,32 @@ use tokio_tungstenite::tungstenite::Bytes;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-/// How long a monitor may send nothing, no ping either, before it is asked for a sign of life.
+/// The time without any frame from the monitor after which the viewer sends a ping.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long it may take to give one.
+/// The time limit for the monitor to answer that ping.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a monitor may take to end the connection after its close frame.
+/// The time limit for the monitor to end the connection after its close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The code of a close frame without one (RFC 6455, section 7.4.1).
-pub const NO_CODE: u16 = 1005;
+pub(crate) const NO_CODE: u16 = 1005;
 
-/// What a viewer gets next.
+/// An event for a viewer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Received {
+pub(crate) enum Received {
     /// A message, as the monitor wrote it.
     Text(String),
-    /// The monitor closed, with this code and reason; without a code, with [`NO_CODE`].
+    /// The monitor closed with this code and reason. The code is [`NO_CODE`] if there was none.
     Closed(u16, String),
 }
 
-/// A message, as far as a viewer's dialog reads it.
-#[derive(Debug, Deserialize)]
-struct Progress {
-    command: String,
-    task_state: Option<String>,
-}
-
 /// A subscribed viewer.
-pub struct Client {
+pub(crate) struct Client {
     socket: Socket,
-    /// When the next sign of life is due, and whether it was asked for.
+    /// The time by which the next frame must come, and true if a ping was sent for it.
     due: Instant,
     asked: bool,
-    /// The monitor's close, and when the connection must have ended after it.
+    /// The code and the reason of the monitor's close, and the time by which the connection must end.
     closed: Option<(u16, String, Instant)>,
 }
 
@@ -58,7 +49,7 @@ impl Client {
     /// # Errors
     /// [`Exit::Usage`] if `url` is no `ws://` or `wss://` URL, or `channel` or `ca` is wrong; [`Exit::Unavailable`] if no monitor
     /// answers within 5 s for each step.
-    pub async fn subscribe(url: &str, channel: &str, ca: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) async fn subscribe(url: &str, channel: &str, ca: Option<&Path>) -> Result<Self, Failure> {
         check_channel(channel).map_err(|what| Failure::new(Exit::Usage, what))?;
         if MonitorUrl::parse(url).is_err() && MonitorUrl::parse(channel).is_ok() {
             let what =
@@ -71,21 +62,20 @@ impl Client {
         Ok(Self { socket, due: Instant::now() + SILENCE, asked: false, closed: None })
     }
 
-    /// True once the monitor's close frame has come; [`Client::next`] returns it when the connection has ended.
-    #[must_use]
-    pub fn has_closed(&self) -> bool {
+    /// Returns true once the monitor's close frame has come. [`Client::next`] returns the close when the connection has ended.
+    pub(crate) fn has_closed(&self) -> bool {
         self.closed.is_some()
     }
 
-    /// Waits for the next message, or for the monitor's close. Nothing is lost if the future is dropped.
+    /// Waits for the next message, or for the monitor's close. Dropping the future loses no message.
     ///
     /// # Errors
     /// [`Exit::Unavailable`] if the connection breaks, or the monitor gives no sign of life for 80 s.
-    pub async fn next(&mut self) -> Result<Received, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Received, Failure> {
         let broken = |what: String| Failure::new(Exit::Unavailable, format!("the connection broke: {what}"));
         loop {
             if let Some((code, reason, end_by)) = self.closed.clone() {
-                // The answer to the close goes out while reading to the end.
+                // Reading to the end also sends the answer to the close.
                 let end = async { while let Some(Ok(_)) = self.socket.next().await {} };
                 let _ = timeout_at(end_by, end).await;
                 return Ok(Received::Closed(code, reason));
@@ -116,7 +106,7 @@ impl Client {
     }
 }
 
-/// Says why a WebSocket broke.
+/// Explains why a WebSocket broke.
 fn broke(error: &Error) -> String {
     let ended = "the server ended it without a close frame; does the monitor still run?";
     match error {
@@ -130,74 +120,13 @@ fn broke(error: &Error) -> String {
     }
 }
 
-/// The counts that a viewer's dialog shows.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Tally {
-    /// Tasks completed, failed and skipped.
-    pub tasks: [u64; 3],
-    /// The last command that was not a task, nor FINISHED.
-    phase: String,
-    /// Set if FINISHED came after it.
-    finished: bool,
-}
-
-impl Tally {
-    /// Counts a message. What is no message of a monitor is shown as it is.
-    pub fn count(&mut self, text: &str) {
-        match serde_json::from_str::<Progress>(text) {
-            Ok(Progress { command, task_state }) if command == "TASK" => match task_state.as_deref() {
-                Some("COMPLETED") => self.tasks[0] += 1,
-                Some("FAILED") => self.tasks[1] += 1,
-                _ => self.tasks[2] += 1,
-            },
-            Ok(Progress { command, .. }) if command == "FINISHED" => self.finished = true,
-            Ok(Progress { command, .. }) => (self.phase, self.finished) = (escape(&command), false),
-            Err(_) => (self.phase, self.finished) = (escape(text), false),
-        }
-    }
-
-    /// True if the last command that was not a task was FINISHED.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.finished
-    }
-
-    /// Forgets a FINISHED that was not the job's own, as the code of the close has told.
-    pub fn forget_finished(&mut self) {
-        self.finished = false;
-    }
-
-    /// Returns the phase, for people: a job that failed has FAILED before its FINISHED.
-    #[must_use]
-    pub fn phase(&self) -> &str {
-        match (&*self.phase, self.finished) {
-            ("FAILED", true) => "FAILED, FINISHED",
-            (_, true) => "FINISHED",
-            (phase, false) => phase,
-        }
-    }
-
-    /// Returns the number of all tasks.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.tasks.iter().sum()
-    }
-
-    /// Returns the counts and the phase, for people.
-    #[must_use]
-    pub fn summary(&self) -> String {
-        let [completed, failed, skipped] = self.tasks;
-        format!("{completed} completed, {failed} failed, {skipped} skipped; {}", self.phase())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio_tungstenite::tungstenite::protocol::CloseFrame;
     use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-    /// A progress line is drawn meanwhile, which drops the future.
+    /// `watch` drops the future whenever it draws its progress line.
     #[tokio::test]
     async fn a_close_is_not_lost_if_nobody_waits_when_the_connection_ends() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -230,7 +159,7 @@ mod tests {
         let silent = server.await.unwrap();
         tokio::time::pause();
         let began = Instant::now();
-        // As a progress line does it that is drawn meanwhile.
+        // As `watch` does when it draws its progress line.
         while began.elapsed() < SILENCE {
             assert!(timeout_at(Instant::now() + Duration::from_millis(700), client.next()).await.is_err());
         }
@@ -238,37 +167,5 @@ mod tests {
         assert_eq!(error.to_string(), "the connection broke: the monitor has not answered for 80 s");
         assert_eq!(began.elapsed().as_secs(), 80);
         drop(silent);
-    }
-
-    #[test]
-    fn tasks_are_counted_by_state_and_the_last_other_command_is_the_phase() {
-        let mut tally = Tally::default();
-        for text in [
-            r#"{"command": "STARTED"}"#,
-            r#"{"command": "TASK", "task_id": "a", "task_state": "COMPLETED"}"#,
-            r#"{"command": "TASK", "task_id": "b", "task_state": "FAILED"}"#,
-            r#"{"command": "TASK", "task_id": "c", "task_state": "SKIPPED"}"#,
-            r#"{"command": "TASK", "task_id": "d", "task_state": "COMPLETED"}"#,
-            r#"{"command": "END\nED"}"#,
-        ] {
-            tally.count(text);
-        }
-        assert_eq!(tally.total(), 4);
-        assert_eq!(tally.summary(), "2 completed, 1 failed, 1 skipped; END\\nED");
-        tally.count("\u{1b}[2J");
-        assert_eq!(tally.phase(), "\\u{1b}[2J");
-    }
-
-    #[test]
-    fn finished_hides_every_phase_but_failed_and_may_be_forgotten() {
-        for (before, shown) in [("UPLOADED", "FINISHED"), ("FAILED", "FAILED, FINISHED"), ("ABORTED", "FINISHED")] {
-            let mut tally = Tally::default();
-            for command in [before, "FINISHED"] {
-                tally.count(&format!(r#"{{"command": "{command}"}}"#));
-            }
-            assert_eq!((tally.is_finished(), tally.phase()), (true, shown));
-            tally.forget_finished();
-            assert_eq!((tally.is_finished(), tally.phase()), (false, before));
-        }
     }
 }

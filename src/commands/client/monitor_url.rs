@@ -1,27 +1,24 @@
-//! The URL of a monitor's WebSocket, as somebody typed it.
+//! The URL of a monitor's WebSocket that a user typed.
 
 use tokio_tungstenite::tungstenite::http::Uri;
 
-/// The schemes, and the port of each that is meant if the URL has none.
+/// The schemes and their default ports.
 const SCHEMES: [(&str, u16); 2] = [("ws", 80), ("wss", 443)];
 
 /// A `ws://` or `wss://` URL.
 #[derive(Debug)]
-pub struct MonitorUrl {
+pub(crate) struct MonitorUrl {
     /// The URL itself.
-    pub uri: Uri,
-    /// Whether it asks for TLS (`wss://`).
-    pub tls: bool,
+    pub(crate) uri: Uri,
+    /// True for TLS (`wss://`).
+    pub(crate) tls: bool,
     /// The port, 1 to 65535.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 impl MonitorUrl {
-    /// Parses a URL.
-    ///
-    /// # Errors
-    /// What is wrong with it, what was expected, and what was probably meant.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// Parses a URL. The error names the mistake and the URL that was probably meant.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| format!("{text} is no URL of a monitor: {what}");
         let example = "expected one such as ws://127.0.0.1:4567/ or wss://recodex.example.org/ws";
         if text.starts_with("unix:") || text.starts_with('/') {
@@ -30,7 +27,7 @@ impl MonitorUrl {
             return Err(wrong(what));
         }
         let (scheme, rest) = text.split_once("://").unwrap_or_else(|| match text.split_once(":/") {
-            // One slash is missing.
+            // With one slash missing.
             Some((scheme, rest)) if SCHEMES.iter().any(|(name, _)| name.eq_ignore_ascii_case(scheme)) => (scheme, rest),
             _ => ("", text),
         });
@@ -52,7 +49,7 @@ impl MonitorUrl {
         let default =
             SCHEMES.into_iter().find(|(name, _)| uri.scheme_str().is_some_and(|is| is.eq_ignore_ascii_case(name)));
         let (name, default) = default.ok_or_else(|| wrong("expected ws:// or wss://"))?;
-        // What follows the host in the authority is a colon and the port, if there is one.
+        // In the authority only a colon and the port may follow the host.
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let after = authority.rsplit_once(host).map_or("", |(_, after)| after);
         let port = match after.strip_prefix(':') {
@@ -67,14 +64,12 @@ impl MonitorUrl {
     }
 
     /// Returns the host, without the brackets of an IPv6 address.
-    #[must_use]
-    pub fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         self.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
     }
 
     /// Returns the same URL with another scheme.
-    #[must_use]
-    pub fn with_scheme(&self, scheme: &str) -> String {
+    pub(crate) fn with_scheme(&self, scheme: &str) -> String {
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
         format!("{scheme}://{}{path}", self.uri.authority().map_or("", |authority| authority.as_str()))
     }

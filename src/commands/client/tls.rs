@@ -1,7 +1,7 @@
-//! TLS as a client: the certificates that are trusted, and what is wrong with a server's, in plain words.
+//! TLS as a client: the trusted certificates, and plain words for a refused certificate.
 
 use crate::error::{Exit, Failure};
-use crate::fs::{read_bounded_or_pipe, without_mark};
+use crate::fs::{Accept, read_bounded, without_mark};
 use crate::net::pem;
 use crate::net::tls::MAX_FILE;
 use chrono::{DateTime, Local};
@@ -28,18 +28,18 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName};
 
-/// The most names of a certificate that an error says.
+/// The most names of a certificate that an error lists.
 const MAX_NAMES: usize = 10;
 
 /// Prepares connections that trust the system's certificates and, in addition, those in the PEM file `ca`.
 ///
 /// # Errors
-/// [`Exit::Usage`] if `ca` cannot be read or used, [`Exit::Unavailable`] if nothing at all is trusted.
-pub fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
+/// [`Exit::Usage`] if `ca` cannot be read or used, [`Exit::Unavailable`] if there is no trusted certificate at all.
+pub(crate) fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
     let given = ca.map(certificates).transpose()?.unwrap_or_default();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    // The key of a server's own certificate must not vouch for others.
+    // The key of a server's own certificate must not certify other servers.
     roots.add_parsable_certificates(
         given.iter().filter(|given| Facts::of(given).is_some_and(|facts| facts.ca)).cloned(),
     );
@@ -68,7 +68,7 @@ pub fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
 /// Reads the certificates in a PEM file, or from a pipe.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let wrong = |what: String| Failure::new(Exit::Usage, format!("--ca {}: {what}", path.display()));
-    let file = read_bounded_or_pipe(path, MAX_FILE).map_err(wrong)?;
+    let file = read_bounded(path, MAX_FILE, Accept::FileOrPipe).map_err(wrong)?.bytes;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(without_mark(&file)).collect();
     let found = found.map_err(|e| wrong(pem::explain(&e, &file, "certificates")))?;
     if found.is_empty() {
@@ -81,9 +81,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     Ok(found)
 }
 
-/// Says in plain words why a TLS handshake with `host` failed, and what to do.
-#[must_use]
-pub fn explain(error: &io::Error) -> String {
+/// Explains in plain words why a TLS handshake failed, and names the correction.
+pub(crate) fn explain(error: &io::Error) -> String {
     let Some(error) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) else {
         return match error.kind() {
             io::ErrorKind::UnexpectedEof => "the server closed the connection in the TLS handshake".into(),
@@ -102,17 +101,17 @@ pub fn explain(error: &io::Error) -> String {
     }
 }
 
-/// Checks a server's certificate as web browsers do. A certificate that was given itself is trusted as it is.
+/// Checks a server's certificate as web browsers do. A certificate from the file `ca` is trusted without a chain.
 #[derive(Debug)]
 struct Verifier {
-    /// None if no CA is trusted.
+    /// `None` if no CA is trusted.
     chains: Option<Arc<WebPkiServerVerifier>>,
     given: Vec<CertificateDer<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
-    /// The same error with a text for people, if it is about the certificate.
+    /// Returns the error with a text for people, if it is about the certificate.
     fn refused(&self, error: &Error, certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Error {
         let (Error::InvalidCertificate(why), Some(facts)) = (error, Facts::of(certificate)) else {
             return error.clone();
@@ -132,8 +131,8 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // There is no chain to check then: the user trusts this certificate, whatever it says of its use as a CA. That the server
-        // has the key is checked by its signature, as ever.
+        // A given certificate needs no chain, since the user trusts it, even if it is marked as a CA's. The signature still proves
+        // that the server has the key.
         let checked = if self.given.iter().any(|given| given == end_entity) {
             check_dates(end_entity, now)
                 .and_then(|()| verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name))
@@ -178,7 +177,7 @@ fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Er
     if now > facts.ends { Err(CertificateError::Expired.into()) } else { Ok(()) }
 }
 
-/// Why a certificate was refused, in plain words.
+/// The reason, in plain words, for a refused certificate.
 #[derive(Debug)]
 struct Refused(String);
 
@@ -190,7 +189,7 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What a certificate says of itself.
+/// The fields of a certificate that errors mention.
 struct Facts {
     begins: Duration,
     ends: Duration,
@@ -216,7 +215,7 @@ impl Facts {
         })
     }
 
-    /// Says why it was refused for `name`; `given` tells whether `--ca` named certificates, of which none helped.
+    /// Explains why the certificate was refused for `name`; `given` is true if `--ca` named certificates.
     fn explain(&self, why: &CertificateError, name: &str, given: bool) -> String {
         use CertificateError as E;
         match why {
@@ -236,8 +235,8 @@ impl Facts {
                 };
                 format!("it is not for {name}; {known}")
             }
-            // The second is that another one of the same name is trusted, the third that it is marked as a CA's, which is what
-            // `openssl req -x509` makes.
+            // `BadSignature`: another certificate with the same name is trusted. `Other`: it is marked as a CA's, as those of
+            // `openssl req -x509` are.
             E::UnknownIssuer | E::BadSignature | E::Other(_) if self.self_signed && given => {
                 "it is self-signed, and is not among the certificates that --ca names; is that the file of this server?"
                     .into()
@@ -267,7 +266,7 @@ impl Facts {
     }
 }
 
-/// The host in a name of a certificate, if it is one.
+/// Returns the host in a name of a certificate, if it is a host or an IP address.
 fn host(name: &GeneralName) -> Option<String> {
     match name {
         GeneralName::DnsName(name) => Some(name.to_string()),
@@ -279,7 +278,7 @@ fn host(name: &GeneralName) -> Option<String> {
     }
 }
 
-/// The day of a time since the Unix epoch, here.
+/// Returns the day of a time since the Unix epoch, in the local time zone.
 fn day(time: Duration) -> String {
     let time = i64::try_from(time.as_secs()).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
     time.map_or_else(|| "an unknown day".into(), |time| time.with_timezone(&Local).format("%Y-%m-%d").to_string())

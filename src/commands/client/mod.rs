@@ -1,0 +1,10 @@
+//! The clients of a monitor that the commands play: a viewer and a broker.
+
+pub(super) mod broker;
+pub(super) mod connect;
+mod handshake;
+pub(super) mod host_port;
+mod monitor_url;
+pub(super) mod tally;
+mod tls;
+pub(super) mod viewer;

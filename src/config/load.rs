@@ -1,0 +1,104 @@
+//! Reading a configuration file, at a start and at a reload.
+
+use super::error::{ConfigError, Mistake};
+use super::yaml::MAX_FILE;
+use super::{Endpoint, Settings, explain, yaml};
+use crate::fs::{self, Accept, Content};
+use std::path::Path;
+use std::time::Duration;
+
+/// The time for which a file must stay unchanged at a reload before it counts as saved.
+const QUIET: Duration = Duration::from_millis(200);
+/// The same for a file whose last line has no line break, since the file may be cut off there.
+const QUIET_IF_CUT: Duration = Duration::from_secs(1);
+
+/// The error for a file in another encoding.
+const UTF_16: &str = "the file is in UTF-16; save it as UTF-8 (in Notepad: `Save as`, encoding `UTF-8`)";
+
+impl Settings {
+    /// Reads a configuration file or a pipe at a start. An empty file means that every setting has its default.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is no valid configuration.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read = fs::read_bounded(path, MAX_FILE, Accept::FileOrPipe);
+        let content = read.map_err(|message| ConfigError::of_file(path, message))?;
+        Self::parse(path, &content.bytes)?.apart(path)
+    }
+
+    /// Reads a configuration file again for a monitor that runs. Blocks, for some seconds at most, until the file stops changing.
+    ///
+    /// # Errors
+    /// As [`Settings::load`]; and if it is no regular file, keeps changing, or sets nothing.
+    pub(crate) fn load_again(path: &Path) -> Result<Self, ConfigError> {
+        let error = |message| ConfigError::of_file(path, message);
+        let quiet = |read: &Result<Content, String>| match read {
+            Ok(read) if !read.bytes.ends_with(b"\n") => QUIET_IF_CUT,
+            _ => QUIET,
+        };
+        let read = fs::settled(quiet, || fs::read_bounded(path, MAX_FILE, Accept::File)).and_then(|read| read);
+        let bytes = read.map_err(error)?.bytes;
+        match Self::parse_and_count(path, &bytes)? {
+            (_, 0) => Err(error(
+                "it sets nothing, and at a reload that would give every setting its default; restart the monitor if you mean that".into(),
+            )),
+            (settings, _) => settings.apart(path),
+        }
+    }
+
+    /// Refuses settings that use one file for two purposes; `path` is the configuration file.
+    fn apart(self, path: &Path) -> Result<Self, ConfigError> {
+        match self.collision(path) {
+            Some(message) => Err(ConfigError::of_file(path, message)),
+            None => Ok(self),
+        }
+    }
+
+    /// Parses the content of a configuration file; `path` is for the error.
+    ///
+    /// # Errors
+    /// If it is no valid configuration, or larger than [`MAX_FILE`].
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
+        Self::parse_and_count(path, bytes).map(|(settings, _)| settings)
+    }
+
+    /// Parses the content of a file, and counts the settings in it.
+    fn parse_and_count(path: &Path, bytes: &[u8]) -> Result<(Self, usize), ConfigError> {
+        let error = |mistake| ConfigError::new(path, mistake);
+        let text = decode(bytes).map_err(error)?;
+        let count = yaml::check(text).map_err(error)?;
+        // An empty file, or one of comments only, sets nothing.
+        let settings: Result<Option<Self>, _> = serde_yaml::from_str(text);
+        let settings = settings.map(Option::unwrap_or_default).map_err(|e| error(explain::yaml(text, &e)))?;
+        match settings.contradiction() {
+            Some(message) => Err(ConfigError::of_file(path, message)),
+            None => Ok((settings, count)),
+        }
+    }
+
+    /// Returns the error for keys that contradict each other, if there are any.
+    fn contradiction(&self) -> Option<&'static str> {
+        if self.websocket_proxy_protocol && self.trusted_proxies.is_empty() {
+            return Some(
+                "websocket_proxy_protocol is on: expected trusted_proxies to name the proxies that send its header",
+            );
+        }
+        if self.tls.is_some() && matches!(self.websocket_uri, Endpoint::Unix(_)) {
+            return Some("tls is set: expected websocket_uri to be a host and a port, not a Unix socket");
+        }
+        None
+    }
+}
+
+/// Returns the text of a file, without a byte order mark: positions are counted without it.
+fn decode(bytes: &[u8]) -> Result<&str, Mistake> {
+    let bytes = fs::without_mark(bytes);
+    if fs::is_utf_16(bytes) {
+        return Err(Mistake { position: Some((1, 1)), message: UTF_16.into() });
+    }
+    str::from_utf8(bytes).map_err(|e| {
+        let good = String::from_utf8_lossy(&bytes[..e.valid_up_to()]);
+        let position = Some(explain::position(&good, good.len()));
+        Mistake { position, message: "expected UTF-8, found another byte".into() }
+    })
+}
