@@ -10,9 +10,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::User;
 
-use super::{DEADLINE, PROGRAM, kill, temporary, until};
+use super::{DEADLINE, PROGRAM, is_root, kill, temporary, until};
 
 /// Where a monitor listens, as its config says it.
 #[derive(Clone, Copy)]
@@ -48,7 +48,7 @@ pub(crate) struct Monitor {
     pub(crate) viewers: SocketAddr,
     /// The first address brokers connect to.
     pub(crate) brokers: SocketAddr,
-    _directory: tempfile::TempDir,
+    _directory: Option<tempfile::TempDir>,
 }
 
 impl Monitor {
@@ -97,38 +97,35 @@ impl Monitor {
         writeln!(text, "zeromq_uri: [\"{name}\", {brokers}]").expect("strings grow");
         text.push_str(config);
         // As root it becomes somebody else, who must be there.
-        if geteuid().is_root() && !config.contains("user:") {
+        if is_root() && !config.contains("user:") {
             text.push_str("\nuser: nobody\n");
         }
         let (directory, path) = temporary("config.yml", text);
         let viewers_by_tcp = !uri.starts_with("\"unix:");
-        Self::run_with(&path, directory, viewers_by_tcp, descriptors, wrapper)
+        Self::run_with(&path, Some(directory), viewers_by_tcp, descriptors, wrapper)
     }
 
     /// Starts one with a config of the test's own.
     pub(crate) fn start_from(path: &Path) -> Self {
-        Self::run_with(path, tempfile::tempdir().expect("a temporary directory"), true, &[], &[])
+        Self::run_with(path, None, true, &[], &[])
+    }
+
+    /// Starts one whose log the test reads, or nobody, with the ports that its config has.
+    pub(crate) fn start_unread(path: &Path, wrapper: &[&str], ports: [SocketAddr; 2], stderr: Stdio) -> Self {
+        let child = spawn(path, &[], wrapper, stderr);
+        let log = Log { lines: Mutex::new(Lines { all: Vec::new(), ended: true }), changed: Condvar::new() };
+        let [viewers, brokers] = ports;
+        Monitor { child, log: Arc::new(log), viewers, brokers, _directory: None }
     }
 
     fn run_with(
         path: &Path,
-        directory: tempfile::TempDir,
+        directory: Option<tempfile::TempDir>,
         viewers_by_tcp: bool,
         descriptors: &[OwnedFd],
         wrapper: &[&str],
     ) -> Self {
-        let mut words = wrapper.to_vec();
-        words.push(PROGRAM);
-        let mut child = with_descriptors(&mut Command::new(words[0]), descriptors)
-            .args(&words[1..])
-            .arg("-c")
-            .arg(path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-
+        let mut child = spawn(path, descriptors, wrapper, Stdio::piped());
         let log = Arc::new(Log::default());
         let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
         let keeper = Arc::clone(&log);
@@ -284,7 +281,7 @@ impl Monitor {
     /// Lowers its limit of open files while it runs, as its own user, who may.
     pub(crate) fn limit_open_files(&self, files: usize) {
         let mut words = Vec::new();
-        if geteuid().is_root() {
+        if is_root() {
             let nobody = User::from_name("nobody").expect("users can be read").expect("it is there");
             words.extend(["setpriv".into(), "--clear-groups".into()]);
             words.extend([format!("--reuid={}", nobody.uid), format!("--regid={}", nobody.gid)]);
@@ -303,12 +300,19 @@ impl Drop for Monitor {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if std::thread::panicking() {
-            let log = self.log();
+        let log = self.log();
+        if std::thread::panicking() && !log.is_empty() {
             let tail = &log[log.len().saturating_sub(40)..];
             eprintln!("the monitor's log ended:\n{}", tail.join("\n"));
         }
     }
+}
+
+fn spawn(config: &Path, descriptors: &[OwnedFd], wrapper: &[&str], stderr: Stdio) -> Child {
+    let words = [wrapper, &[PROGRAM]].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg("-c").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    with_descriptors(&mut command, descriptors).spawn().expect("the program starts")
 }
 
 /// Has a program started with these descriptors, from 3 on.

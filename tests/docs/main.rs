@@ -1,0 +1,5 @@
+//! The documents and the source against each other.
+
+mod layers;
+mod manual_pages;
+mod readme;

@@ -1,0 +1,9 @@
+//! The daemon among programs that are not ours: browsers, Python, web servers and Prometheus. `tests/run` installs them.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod clients;
+mod prometheus;
+mod proxies;
+mod status_page;

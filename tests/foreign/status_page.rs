@@ -1,0 +1,295 @@
+//! The status page in Chromium. `tests/run` installs what it needs; `target/screenshots/` has what it looked like.
+
+use crate::common;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::browser::Chromium;
+use common::http::{STATUS, status};
+use common::{Broker, DEADLINE, Monitor, Viewer};
+use serde_json::{Value, json};
+
+/// What nobody's page may do, noted from before its first script.
+const WATCH_FOR_TROUBLE: &str = "
+    window.trouble = [];
+    addEventListener('error', event => trouble.push(`error: ${event.message}`), true);
+    addEventListener('unhandledrejection', event => trouble.push(`rejected: ${event.reason}`));
+    addEventListener('securitypolicyviolation', event => trouble.push(`policy: ${event.violatedDirective} ${event.blockedURI}`));
+";
+
+/// Text that would do something if it were taken for HTML.
+const HTML: &str = "<img src=x onerror=\"trouble.push('run')\"><b id=bold>b</b>";
+
+struct Page {
+    chromium: Chromium,
+    monitor: String,
+}
+
+impl Page {
+    async fn open(monitor: &Monitor) -> Self {
+        let chromium = Chromium::start().await;
+        chromium.devtools("Page.addScriptToEvaluateOnNewDocument", &json!({ "source": WATCH_FOR_TROUBLE })).await;
+        let page = Self { chromium, monitor: format!("http://{}/", status(monitor)) };
+        page.chromium.client.set_window_size(1280, 1700).await.unwrap();
+        page.chromium.client.goto(&page.monitor).await.unwrap();
+        page
+    }
+
+    /// What a script returns.
+    async fn get(&self, script: &str) -> Value {
+        self.chromium.client.execute(script, Vec::new()).await.unwrap()
+    }
+
+    /// The text of the element with this id.
+    async fn text(&self, id: &str) -> String {
+        let text = self.get(&format!("return document.getElementById('{id}').textContent.trim()")).await;
+        text.as_str().expect("a text").to_owned()
+    }
+
+    /// Waits until the text of an element is as wanted.
+    async fn until(&self, id: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let began = Instant::now();
+        loop {
+            let text = self.text(id).await;
+            if wanted(&text) {
+                return text;
+            }
+            assert!(began.elapsed() < DEADLINE, "#{id} stays at {text:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn shows(&self, id: &str, text: &str) {
+        self.until(id, |shown| shown == text).await;
+    }
+
+    /// The texts of a list's items.
+    async fn list(&self, id: &str) -> Vec<String> {
+        let script = format!("return [...document.querySelectorAll('#{id} > li')].map(li => li.textContent)");
+        serde_json::from_value(self.get(&script).await).expect("a list of texts")
+    }
+
+    /// Waits until so many messages of the job are listed: they are drawn after they have come.
+    async fn lists(&self, count: usize) {
+        let began = Instant::now();
+        while self.list("watch-log").await.len() != count {
+            assert!(began.elapsed() < DEADLINE, "not {count} messages: {:?}", self.list("watch-log").await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn state(&self) -> Value {
+        self.get("return document.body.dataset.state").await
+    }
+
+    async fn watch(&self, channel: &str) {
+        let script = "
+            document.getElementById('watch-channel').value = arguments[0];
+            document.getElementById('watch-channel').dispatchEvent(new Event('input'));
+            document.getElementById('watch-button').click();";
+        self.chromium.client.execute(script, vec![channel.into()]).await.unwrap();
+    }
+
+    async fn screenshot(&self, name: &str) {
+        let directory: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("screenshots");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(name).with_extension("png"), self.chromium.client.screenshot().await.unwrap())
+            .unwrap();
+    }
+
+    async fn prefers(&self, scheme: &str) {
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.chromium.devtools("Emulation.setEmulatedMedia", &features).await;
+    }
+
+    /// Asserts that the page asked only its monitor for anything, and that nothing went wrong in it.
+    async fn is_clean(&self) {
+        assert_eq!(self.get("return window.trouble").await, json!([]));
+        let console = self.chromium.log("browser").await;
+        assert_eq!(console, Vec::<Value>::new());
+        let mut requests = 0;
+        for entry in self.chromium.log("performance").await {
+            let message: Value = serde_json::from_str(entry["message"].as_str().expect("a text")).expect("JSON");
+            let message = &message["message"];
+            if message["method"] == "Network.requestWillBeSent" {
+                let url = message["params"]["request"]["url"].as_str().expect("a URL");
+                // What the browser shows before the first page is its own.
+                if url.starts_with("data:") || url.starts_with("chrome") || url.starts_with("about:") {
+                    continue;
+                }
+                assert!(url.starts_with(&self.monitor), "{url}");
+                requests += 1;
+            }
+        }
+        assert!(requests >= 2, "the page and its events are seen at least, not {requests}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_goes_from_not_ready_to_ready_and_its_figures_follow() {
+    let monitor = Monitor::start(&format!("{STATUS}clients: {{max: 1234}}\n"));
+    let page = Page::open(&monitor).await;
+    page.shows("state", "Not ready").await;
+    assert_eq!(page.state().await, "not-ready");
+    page.until("reason", |reason| reason.contains("no broker is connected")).await;
+    page.shows("connection", "live").await;
+    page.shows("viewers", "0 of 1,234").await;
+    assert_eq!(
+        (page.list("brokers").await, page.list("warnings").await),
+        (vec!["none".to_owned()], vec!["none".to_owned()])
+    );
+    assert!(page.get("return document.title").await.as_str().is_some_and(|title| title.starts_with("Not ready")));
+    page.screenshot("not-ready").await;
+
+    let broker = Broker::connect(monitor.brokers);
+    page.shows("state", "Ready").await;
+    assert_eq!((page.state().await, page.text("reason").await), (json!("ready"), String::new()));
+    page.until("brokers", |brokers| brokers.starts_with("127.0.0.1:")).await;
+
+    let mut viewers: Vec<_> = (0..3).map(|_| Viewer::subscribed(monitor.viewers, "job")).collect();
+    for id in 0..7 {
+        broker.task("job", &id.to_string());
+        for viewer in &mut viewers {
+            viewer.text();
+        }
+    }
+    page.shows("viewers", "3 of 1,234").await;
+    page.shows("channels-open", "1").await;
+    let total = |name| format!("return document.querySelector('[data-total={name}]').textContent");
+    for (name, count) in [("messages_received", "7"), ("messages_sent", "21"), ("viewers_subscribed", "3")] {
+        assert_eq!(page.get(&total(name)).await, count, "{name}");
+    }
+    page.until("version", |version| version == env!("CARGO_PKG_VERSION")).await;
+    // The plots have drawn something.
+    for plot in ["received", "sent", "viewers"] {
+        let line = page.get(&format!("return document.querySelector('#plot-{plot} .line').getAttribute('d')")).await;
+        assert!(line.as_str().is_some_and(|path| path.starts_with('M')), "{plot}: {line}");
+    }
+    let settings = page.text("settings").await;
+    let settings: serde_yaml::Value = serde_yaml::from_str(&settings).expect("the settings are YAML");
+    assert_eq!(settings["clients"]["max"], 1234);
+
+    page.get("document.querySelector('section details:has(#settings)').open = true").await;
+    let mut backgrounds = Vec::new();
+    for scheme in ["light", "dark"] {
+        page.prefers(scheme).await;
+        backgrounds.push(page.get("return getComputedStyle(document.documentElement).backgroundColor").await);
+        page.screenshot(&format!("ready-{scheme}")).await;
+    }
+    assert_ne!(backgrounds[0], backgrounds[1]);
+    drop(viewers);
+    page.shows("viewers", "0 of 1,234").await;
+    page.is_clean().await;
+    page.chromium.leave().await;
+}
+
+#[tokio::test]
+async fn text_from_elsewhere_stays_text() {
+    let monitor = Monitor::start(&format!("{STATUS}allowed_origins: [\"https://recodex.example.org\"]\n"));
+    let broker = Broker::connect(monitor.brokers);
+    let page = Page::open(&monitor).await;
+    page.shows("state", "Ready").await;
+    let answer = Viewer::connected(monitor.viewers).refused(&[("Origin", HTML)]);
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    page.until("warnings", |warnings| warnings.contains(HTML)).await;
+
+    let channel = format!("job {HTML} & more");
+    page.watch(&channel).await;
+    page.shows("watch-end", "watching; no message yet").await;
+    broker.task(&channel, HTML);
+    broker.send(&[channel.as_str(), HTML]);
+    page.shows("watch-phase", HTML).await;
+    page.lists(2).await;
+    let log = page.list("watch-log").await;
+    assert!(log.iter().all(|line| line.contains(HTML)), "{log:?}");
+    page.screenshot("hostile").await;
+    assert_eq!(page.get("return document.querySelectorAll('#bold, img').length").await, 0);
+    page.is_clean().await;
+    page.chromium.leave().await;
+}
+
+#[tokio::test]
+async fn one_job_is_watched_to_its_end() {
+    let monitor = Monitor::start(STATUS);
+    let broker = Broker::connect(monitor.brokers);
+    let page = Page::open(&monitor).await;
+    page.shows("state", "Ready").await;
+    // An id that is none is not asked for.
+    page.watch("").await;
+    page.until("watch-error", |text| text.contains("channel id")).await;
+    page.watch(&"ú".repeat(129)).await;
+    page.until("watch-error", |text| text.contains("258")).await;
+
+    broker.send(&["job", "STARTED"]);
+    page.watch("job").await;
+    page.shows("watch-button", "Stop").await;
+    page.shows("watch-phase", "STARTED").await;
+    for (id, state) in [("a", "COMPLETED"), ("b", "COMPLETED"), ("c", "FAILED"), ("d", "SKIPPED"), ("e", "COMPLETED")] {
+        broker.send(&["job", "TASK", id, state]);
+    }
+    for (id, count) in [("completed", "3"), ("failed", "1"), ("skipped", "1")] {
+        page.shows(&format!("watch-{id}"), count).await;
+    }
+    assert_eq!(page.text("watch-end").await, "watching");
+    for command in ["ENDED", "UPLOADED", "FINISHED"] {
+        broker.send(&["job", command]);
+    }
+    page.shows("watch-end", "FINISHED; closed with 1000").await;
+    page.shows("watch-phase", "FINISHED").await;
+    page.shows("watch-button", "Watch").await;
+    page.lists(9).await;
+    page.screenshot("watched").await;
+    // The stream has ended for good: no new connection is made, which would begin the job anew.
+    tokio::time::sleep(common::A_WHILE).await;
+    assert_eq!((page.list("watch-log").await.len(), page.text("watch-failed").await.as_str()), (9, "1"));
+
+    // One that failed, and the first again.
+    broker.send(&["failed", "STARTED"]);
+    broker.send(&["failed", "FAILED"]);
+    broker.send(&["failed", "FINISHED"]);
+    page.watch("failed").await;
+    page.shows("watch-end", "FAILED, then FINISHED; closed with 1000").await;
+    page.lists(3).await;
+    page.shows("watch-completed", "0").await;
+    page.watch("job").await;
+    page.shows("watch-end", "FINISHED; closed with 1000").await;
+    page.lists(9).await;
+    page.shows("watch-completed", "3").await;
+    page.is_clean().await;
+    page.chromium.leave().await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_monitor_shows_and_the_page_comes_back_with_the_next_one() {
+    let mut monitor = Monitor::start(STATUS);
+    let broker = Broker::connect(monitor.brokers);
+    let at = status(&monitor);
+    let page = Page::open(&monitor).await;
+    page.shows("state", "Ready").await;
+    broker.send(&["job", "STARTED"]);
+    page.watch("job").await;
+    page.shows("watch-phase", "STARTED").await;
+    page.is_clean().await;
+
+    monitor.stop();
+    page.shows("state", "Connection lost").await;
+    assert_eq!(page.state().await, "lost");
+    page.until("connection", |text| text.starts_with("reconnecting; figures as of ")).await;
+    page.shows("watch-end", "no FINISHED; closed with 1001 (the monitor stops)").await;
+    page.screenshot("lost").await;
+
+    let next = Monitor::start(&format!("status_uri: [\"127.0.0.1\", {}]\nclients: {{max: 55}}\n", at.port()));
+    page.shows("state", "Not ready").await;
+    page.shows("connection", "live").await;
+    page.shows("viewers", "0 of 55").await;
+    page.until("settings", |settings| settings.contains("max: 55")).await;
+    let _broker = Broker::connect(next.brokers);
+    page.shows("state", "Ready").await;
+    // That the monitor could not be reached is all that the console has.
+    for entry in page.chromium.log("browser").await {
+        assert_eq!(entry["source"], "network", "{entry}");
+    }
+    assert_eq!(page.get("return window.trouble").await, json!([]));
+    page.chromium.leave().await;
+}

@@ -1,0 +1,28 @@
+//! What a channel does: when it ends, how long its history stays, and how much of it.
+
+mod bounds;
+mod release;
+mod runs;
+
+use crate::common::{Broker, Monitor, Viewer, command, unique};
+
+/// A monitor and a broker, which is all most tests here need.
+fn start(config: &str) -> (Monitor, Broker) {
+    let monitor = Monitor::start(config);
+    let broker = Broker::connect(monitor.brokers);
+    (monitor, broker)
+}
+
+/// Returns when a failed job that the monitor took now has been released, so that any that failed before would be too.
+fn release_passes(monitor: &Monitor, broker: &Broker) {
+    release_passes_after("FAILED", monitor, broker);
+}
+
+/// The same for a job whose last message is `last`.
+fn release_passes_after(last: &str, monitor: &Monitor, broker: &Broker) {
+    let channel = unique("control");
+    let mut viewer = Viewer::watch(monitor.viewers, &channel);
+    broker.send(&[channel.as_str(), last]);
+    viewer.texts(&[command(last), command("FINISHED")]);
+    viewer.closes(1000);
+}

@@ -1,0 +1,15 @@
+//! The way of a message from a broker to viewers: both protocols, channels, TLS, access, and what the status listener says of it.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod access;
+mod allocations;
+mod brokers;
+mod channels;
+mod dialog;
+mod protocol;
+mod status;
+mod tls;
+mod viewers;
+mod wire;
