@@ -4,12 +4,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use recodex_monitor::config::History;
-use recodex_monitor::hub::Hub;
-use recodex_monitor::hub::cursor::Turn;
-use recodex_monitor::metrics::counters::Metrics;
-use recodex_monitor::wire::message::{Kind, Message};
-use recodex_monitor::wire::zmtp::{Event, Parser};
+use recodex_monitor::internals::config::History;
+use recodex_monitor::internals::hub::Hub;
+use recodex_monitor::internals::hub::cursor::Turn;
+use recodex_monitor::internals::metrics::counters::Metrics;
+use recodex_monitor::internals::wire::message::{Kind, Message};
+use recodex_monitor::internals::wire::zmtp::{Event, Parser};
 use tokio::time::Instant;
 
 const PARTS: [&[u8]; 4] = [b"student_5d1f3c7a9be24f60", b"TASK", b"compile_01", b"COMPLETED"];

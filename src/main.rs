@@ -1,5 +1,5 @@
 //! The `recodex-monitor` program; all of it is in the library.
 
 fn main() -> std::process::ExitCode {
-    recodex_monitor::commands::cli::main()
+    recodex_monitor::main()
 }

@@ -38,13 +38,13 @@ pub const MAX_HANDSHAKES: usize = 32;
 /// The most connections over `clients.max` or `clients.max_per_address` whose requests are read: one may be a health check.
 pub const OVER_LIMIT: usize = 8;
 /// The most connections to the status listener.
-pub const STATUS: usize = 32;
+pub(crate) const STATUS: usize = 32;
 /// The fewest descriptors for connections with which a monitor starts.
 const LEAST: usize = 8;
 
 /// The numbers of connections of each kind that may be open at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shares {
+pub(crate) struct Shares {
     /// Viewers.
     pub viewers: usize,
     /// Brokers' links.
@@ -61,7 +61,7 @@ pub struct Shares {
 
 /// The settings that share the limit of open files.
 #[derive(Debug, Clone, Copy)]
-pub struct Demand {
+pub(crate) struct Demand {
     /// Listening sockets.
     pub listeners: usize,
     /// True if one of them is the status listener.
@@ -78,13 +78,13 @@ pub struct Demand {
     "only {files} files may be open at once, and the monitor needs at least {needed}; raise the limit of open files \
      (LimitNOFILE= of the service, or ulimit -n)"
 )]
-pub struct TooFew {
+pub(crate) struct TooFew {
     files: usize,
     needed: usize,
 }
 
 /// Raises the soft limit of open files to the hard one. A refusal leaves the limit as it is.
-pub fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
@@ -184,7 +184,7 @@ pub fn default_max_clients() -> usize {
 }
 
 /// The most brokers by default.
-pub const DEFAULT_BROKERS: usize = 64;
+pub(crate) const DEFAULT_BROKERS: usize = 64;
 
 #[cfg(test)]
 mod tests {

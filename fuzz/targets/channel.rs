@@ -6,14 +6,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use recodex_monitor::wire::close::End;
-use recodex_monitor::config::{History, Seconds};
-use recodex_monitor::hub::cursor::{Cursor, Turn};
-use recodex_monitor::hub::{Hub, Usage};
-use recodex_monitor::wire::message::{Kind, Message, RELEASE_FRAME};
-use recodex_monitor::metrics::counters::Metrics;
-use recodex_monitor::snapshot::reading::Limits;
-use recodex_monitor::snapshot::state::State;
+use recodex_monitor::internals::wire::close::End;
+use recodex_monitor::internals::config::{History, Seconds};
+use recodex_monitor::internals::hub::cursor::{Cursor, Turn};
+use recodex_monitor::internals::hub::{Hub, Usage};
+use recodex_monitor::internals::wire::message::{Kind, Message, RELEASE_FRAME};
+use recodex_monitor::internals::metrics::counters::Metrics;
+use recodex_monitor::internals::snapshot::reading::Limits;
+use recodex_monitor::internals::snapshot::state::State;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;

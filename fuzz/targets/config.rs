@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use recodex_monitor::config::Settings;
+use recodex_monitor::internals::config::Settings;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -6,15 +6,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use recodex_monitor::config::Settings;
-use recodex_monitor::wire::message::{Kind, RELEASE_FRAME};
-use recodex_monitor::peer::Peer;
-use recodex_monitor::server::relay::Relay;
-use recodex_monitor::context::Shared;
-use recodex_monitor::systemd::fd_store::InheritedFds;
-use recodex_monitor::net::head_limits::MAX_HEAD;
-use recodex_monitor::net::stream::Stream;
-use recodex_monitor::viewer::Viewer;
+use recodex_monitor::internals::config::Settings;
+use recodex_monitor::internals::wire::message::{Kind, RELEASE_FRAME};
+use recodex_monitor::internals::peer::Peer;
+use recodex_monitor::internals::server::relay::Relay;
+use recodex_monitor::internals::context::Shared;
+use recodex_monitor::internals::systemd::fd_store::InheritedFds;
+use recodex_monitor::internals::net::head_limits::MAX_HEAD;
+use recodex_monitor::internals::net::stream::Stream;
+use recodex_monitor::internals::viewer::Viewer;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -6,8 +6,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use recodex_monitor::wire::message::{Kind, Malformed, Message};
-use recodex_monitor::wire::ws_frame::frame_length;
+use recodex_monitor::internals::wire::message::{Kind, Malformed, Message};
+use recodex_monitor::internals::wire::ws_frame::frame_length;
 use std::collections::BTreeMap;
 
 fn frames(mut input: &[u8]) -> Vec<Vec<u8>> {

@@ -5,14 +5,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use recodex_monitor::config::History;
-use recodex_monitor::hub::cursor::Turn;
-use recodex_monitor::hub::Hub;
-use recodex_monitor::metrics::counters::Metrics;
-use recodex_monitor::handover::cursor_of;
-use recodex_monitor::snapshot::reading::Limits;
-use recodex_monitor::snapshot::state::State;
-use recodex_monitor::wire::zmtp::Parser;
+use recodex_monitor::internals::config::History;
+use recodex_monitor::internals::hub::cursor::Turn;
+use recodex_monitor::internals::hub::Hub;
+use recodex_monitor::internals::metrics::counters::Metrics;
+use recodex_monitor::internals::handover::cursor_of;
+use recodex_monitor::internals::snapshot::reading::Limits;
+use recodex_monitor::internals::snapshot::state::State;
+use recodex_monitor::internals::wire::zmtp::Parser;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;

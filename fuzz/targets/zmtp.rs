@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use recodex_monitor::wire::zmtp::{Event, MAX_MESSAGE, MAX_PARTS, Parser, Violation};
+use recodex_monitor::internals::wire::zmtp::{Event, MAX_MESSAGE, MAX_PARTS, Parser, Violation};
 
 const GREETING: &[u8; 64] = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x01NULL\
     \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";

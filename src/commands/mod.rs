@@ -2,7 +2,7 @@
 
 mod args;
 mod check;
-pub mod cli;
+pub(crate) mod cli;
 mod client;
 mod demo;
 mod publish;

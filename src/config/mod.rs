@@ -16,13 +16,15 @@ mod typed;
 mod value;
 mod yaml;
 
-pub use access::{Network, Proxy, ProxyHeader};
-pub use address::{Address, Endpoint, Mode};
-pub use error::ConfigError;
-pub use origin::Origin;
-pub use paths::DEFAULT_LOG;
-pub use settings::{Clients, DEFAULT_USER, History, Logger, Settings, Tls, Zeromq};
-pub use value::{Level, Output, Seconds};
+pub(crate) use access::{Network, Proxy, ProxyHeader};
+pub(crate) use address::{Address, Endpoint, Mode};
+pub(crate) use error::ConfigError;
+pub(crate) use origin::Origin;
+pub(crate) use paths::DEFAULT_LOG;
+pub(crate) use settings::{Clients, DEFAULT_USER, Logger};
+pub use settings::{History, Settings, Tls};
+pub use value::Seconds;
+pub(crate) use value::{Level, Output};
 pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
 #[cfg(test)]

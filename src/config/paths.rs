@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// The log file if `logger.output` is `file` and no file is named.
-pub const DEFAULT_LOG: &str = "/var/log/recodex/monitor.log";
+pub(crate) const DEFAULT_LOG: &str = "/var/log/recodex/monitor.log";
 
 /// Returns the file that a path leads to, and the path with its directory resolved. The file need not exist. A device or a FIFO has
 /// no content that could be lost, so that nothing is returned for it.

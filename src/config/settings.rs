@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The user that ReCodEx's services run as.
-pub const DEFAULT_USER: &str = "recodex";
+pub(crate) const DEFAULT_USER: &str = "recodex";
 
 /// The settings. Each key has a default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]

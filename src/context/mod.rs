@@ -3,8 +3,8 @@
 pub(crate) mod connected;
 pub(crate) mod handshakes;
 pub(crate) mod outbox;
-pub mod over_limit;
-pub mod permits;
+pub(crate) mod over_limit;
+pub(crate) mod permits;
 
 use crate::config::Settings;
 use crate::context::connected::Connected;

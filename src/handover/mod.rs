@@ -4,11 +4,12 @@
 //! outbox. From there it goes, with the history, into a queue that the service manager keeps. The next
 //! process goes on at the same byte.
 
-pub mod fd_queue;
+pub(crate) mod fd_queue;
 pub(crate) mod history_file;
 mod inherited;
 mod outgoing;
 mod refuse;
 
-pub use inherited::{Inherited, cursor_of};
+pub(crate) use inherited::Inherited;
+pub use inherited::cursor_of;
 pub(crate) use outgoing::{hand_over, history_to_save};

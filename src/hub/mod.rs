@@ -3,7 +3,7 @@
 //! Every method takes the time, so that tests need not wait. One lock guards the table of runs: a runtime of one thread never
 //! waits for it, and a broker's link takes it once for all messages of a read.
 
-pub mod cursor;
+pub(crate) mod cursor;
 mod eviction;
 mod expiry;
 #[cfg(any(test, fuzzing))]
@@ -13,7 +13,7 @@ mod restore;
 mod run;
 mod table;
 
-pub use publisher::Publisher;
+pub(crate) use publisher::Publisher;
 
 use crate::config::History;
 use crate::hub::cursor::{Cursor, Turn};

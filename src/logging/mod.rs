@@ -151,7 +151,7 @@ pub(crate) fn noticed() -> u64 {
 
 /// Returns the number of lines for which the queue had no room.
 #[must_use]
-pub fn dropped() -> u64 {
+pub(crate) fn dropped() -> u64 {
     LOG.get().map_or(0, |queue| queue.dropped.total())
 }
 

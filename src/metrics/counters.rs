@@ -5,7 +5,7 @@ use super::labels::Counts;
 use crate::wire::message::Malformed;
 use std::fmt;
 
-pub use super::labels::{Close, LinkRefusal, Loss, ViewerRefusal};
+pub(crate) use super::labels::{Close, LinkRefusal, Loss, ViewerRefusal};
 
 /// The counters of a process.
 #[derive(Debug, Default)]

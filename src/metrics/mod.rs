@@ -7,7 +7,7 @@
 //! 3. its line in `docs/operation.md`, section Metrics;
 //! 4. its panel in the example `grafana-dashboard.json`: `tests/prometheus.rs` fails without one.
 
-pub mod counter;
-pub mod counters;
-pub mod labels;
-pub mod samples;
+pub(crate) mod counter;
+pub(crate) mod counters;
+pub(crate) mod labels;
+pub(crate) mod samples;

@@ -12,7 +12,7 @@ pub(crate) type Sample = (u64, u64, u64, usize);
 
 /// The samples of the last ten minutes.
 #[derive(Debug, Default)]
-pub struct Samples {
+pub(crate) struct Samples {
     samples: Mutex<VecDeque<Sample>>,
     /// Changes with every sample.
     tick: watch::Sender<u64>,

@@ -2,10 +2,10 @@
 
 pub(crate) mod accept;
 pub(crate) mod first_byte;
-pub mod head_limits;
+pub(crate) mod head_limits;
 pub(crate) mod interface;
 pub(crate) mod listen;
 pub(crate) mod pem;
-pub mod stream;
-pub mod tls;
+pub(crate) mod stream;
+pub(crate) mod tls;
 pub(crate) mod unix;

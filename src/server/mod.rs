@@ -2,9 +2,9 @@
 
 mod certificate;
 pub(crate) mod privileges;
-pub mod relay;
-pub mod reload;
-pub mod shutdown;
+pub(crate) mod relay;
+pub(crate) mod reload;
+pub(crate) mod shutdown;
 mod signals;
 pub(crate) mod startup;
 mod trust;

@@ -10,9 +10,9 @@ mod disconnect;
 mod forwarded;
 mod frame_buffer;
 mod handshake;
-pub mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod snapshot;
-pub mod socket;
+pub(crate) mod socket;
 mod upgrade;
 
 use crate::config::Clients;

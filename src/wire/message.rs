@@ -158,7 +158,7 @@ fn push_escaped(out: &mut Vec<u8>, c: char) {
 ///
 /// # Errors
 /// If the monitor would refuse it; the text says what was expected.
-pub fn check_channel(id: &str) -> Result<(), String> {
+pub(crate) fn check_channel(id: &str) -> Result<(), String> {
     match id.len() {
         1..=MAX_CHANNEL_ID => Ok(()),
         0 => Err(format!("the channel id is empty; expected 1 to {MAX_CHANNEL_ID} bytes")),

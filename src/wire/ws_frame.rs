@@ -45,14 +45,14 @@ pub fn frame_length(bytes: &[u8]) -> usize {
 
 /// Returns the length in bytes of the text frame that begins `bytes`, or `None` if it is no whole one of a server.
 #[must_use]
-pub fn checked_frame_length(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn checked_frame_length(bytes: &[u8]) -> Option<usize> {
     let is_text = matches!(*bytes, [FINAL_TEXT, second, ..] if second & MASKED == 0);
     announced_length(bytes).filter(|length| is_text && *length <= bytes.len())
 }
 
 /// Returns the text of a server's whole frame.
 #[must_use]
-pub fn frame_text(frame: &[u8]) -> &str {
+pub(crate) fn frame_text(frame: &[u8]) -> &str {
     let payload = lengths(frame).and_then(|(header, _)| frame.get(header..)).unwrap_or_default();
     // The monitor's JSON is ASCII.
     str::from_utf8(payload).unwrap_or_default()

@@ -9,9 +9,9 @@ use common::{
 };
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use recodex_monitor::config::Settings;
-use recodex_monitor::server::relay::Relay;
-use recodex_monitor::systemd::fd_store::InheritedFds;
+use recodex_monitor::internals::config::Settings;
+use recodex_monitor::internals::server::relay::Relay;
+use recodex_monitor::internals::systemd::fd_store::InheritedFds;
 use std::fs::{remove_file, write};
 use std::mem::ManuallyDrop;
 use std::path::Path;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use clap::Parser;
-use recodex_monitor::commands::cli::Cli;
-use recodex_monitor::config::Settings;
-use recodex_monitor::error::Exit;
+use recodex_monitor::internals::Cli;
+use recodex_monitor::internals::config::Settings;
+use recodex_monitor::internals::error::Exit;
 use serde_yaml::Value;
 use tempfile::TempDir;
 

@@ -169,7 +169,6 @@ fn a_use_of_what_is_above_is_found_wherever_it_stands() {
 }
 
 #[test]
-#[ignore = "the prose of src/ is being rewritten"]
 fn doc_lines_name_their_subject() {
     let mut found = Vec::new();
     for (path, text) in sources() {

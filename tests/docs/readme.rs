@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use recodex_monitor::commands::cli::Cli;
+use recodex_monitor::internals::Cli;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_recodex-monitor");
 

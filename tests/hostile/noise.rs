@@ -7,7 +7,7 @@ use std::net::TcpStream;
 
 use common::zmtp::{command, frame, greeted, greeting, message, ready};
 use common::{A_WHILE, RawPeer, Scene, Viewer, noise, until};
-use recodex_monitor::net::head_limits::{LONG_HEADS, SHORT_HEAD};
+use recodex_monitor::internals::net::head_limits::{LONG_HEADS, SHORT_HEAD};
 
 // The viewers' port.
 

@@ -8,9 +8,9 @@ use std::thread;
 
 use allocation_counter::measure;
 use common::{Broker, Viewer, task};
-use recodex_monitor::config::Settings;
-use recodex_monitor::server::relay::{Ended, Relay, Stop};
-use recodex_monitor::systemd::fd_store::InheritedFds;
+use recodex_monitor::internals::config::Settings;
+use recodex_monitor::internals::server::relay::{Ended, Relay, Stop};
+use recodex_monitor::internals::systemd::fd_store::InheritedFds;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 

@@ -3,8 +3,8 @@
 use crate::{alone, common, ids};
 
 use common::{Broker, Host, Manager, Monitor, Viewer, command, fence, open_up, task, with_descriptors};
-use recodex_monitor::snapshot::state::Lifecycle;
-use recodex_monitor::snapshot::state::{Run, State, now};
+use recodex_monitor::internals::snapshot::state::Lifecycle;
+use recodex_monitor::internals::snapshot::state::{Run, State, now};
 use std::borrow::Cow;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};

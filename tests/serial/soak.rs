@@ -3,11 +3,11 @@
 //! It measures the memory of its whole process.
 
 use crate::alone;
-use recodex_monitor::config::History;
-use recodex_monitor::hub::cursor::{Cursor, Turn};
-use recodex_monitor::hub::{Hub, Usage};
-use recodex_monitor::metrics::counters::Metrics;
-use recodex_monitor::wire::message::{Kind, Message};
+use recodex_monitor::internals::config::History;
+use recodex_monitor::internals::hub::cursor::{Cursor, Turn};
+use recodex_monitor::internals::hub::{Hub, Usage};
+use recodex_monitor::internals::metrics::counters::Metrics;
+use recodex_monitor::internals::wire::message::{Kind, Message};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;

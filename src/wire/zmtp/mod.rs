@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The length of a greeting in bytes.
-pub const GREETING: usize = 64;
+pub(crate) const GREETING: usize = 64;
 /// The longest frame, and the longest message over all its frames, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// The most frames in a message.
@@ -28,7 +28,7 @@ pub const MAX_PING_CONTEXT: usize = 16;
 pub const MAX_IDENTITY: usize = 255;
 /// The length of a parser's buffer: a message of the greatest size, its frames' headers, commands in between, and room to read more at
 /// once.
-pub const BUFFER: usize = 2 * MAX_MESSAGE;
+pub(crate) const BUFFER: usize = 2 * MAX_MESSAGE;
 /// The most bytes of a peer's text that a violation keeps; the name of a security mechanism fits.
 const MAX_QUOTED: usize = 64;
 

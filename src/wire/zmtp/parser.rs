@@ -49,7 +49,7 @@ impl Parser {
     /// Creates a parser that goes on at `stage`, with the bytes that another one had received and not parsed.
     ///
     /// # Panics
-    /// If `unparsed` is longer than [`BUFFER`].
+    /// If `unparsed` is longer than `BUFFER`.
     #[must_use]
     pub fn resume(stage: Stage, unparsed: &[u8]) -> Self {
         assert!(unparsed.len() <= BUFFER);

@@ -6,7 +6,7 @@ use crate::common::zmtp::{command, frame, greeted, greeting, long_head, message,
 use crate::common::{
     self, A_WHILE, Broker, DEADLINE, Kind, RawPeer, Scene, Viewer, fence, noise, raise_open_files, until,
 };
-use recodex_monitor::rlimit::MAX_HANDSHAKES;
+use recodex_monitor::internals::rlimit::MAX_HANDSHAKES;
 use std::fmt::Display;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

@@ -5,8 +5,8 @@ use crate::common::viewer::{frame, upgrade_request};
 use crate::common::zmtp::{self, greeted, ready};
 use crate::common::{Broker, Event, RawPeer, Viewer, command, fence, task, unique, until};
 use crate::{alone, ids};
-use recodex_monitor::peer::Peer;
-use recodex_monitor::snapshot::state::{Stage, Viewer as Left};
+use recodex_monitor::internals::peer::Peer;
+use recodex_monitor::internals::snapshot::state::{Stage, Viewer as Left};
 use socket2::SockRef;
 use std::time::Duration;
 

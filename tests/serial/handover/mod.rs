@@ -9,7 +9,7 @@ use crate::common::{Broker, Host, Manager, Monitor, Viewer, until};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
-use recodex_monitor::snapshot::state::{State, Viewer as Left};
+use recodex_monitor::internals::snapshot::state::{State, Viewer as Left};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{IoSlice, Write};
