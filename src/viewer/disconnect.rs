@@ -2,6 +2,7 @@
 
 use super::answer::{self, FOREIGN, NO_PROXY_HEADER, NO_TLS, TLS_REQUIRED, TOO_MANY};
 use super::upgrade::Refused;
+use crate::config::Settings;
 use crate::context::Shared;
 use crate::logging::Throttle;
 use crate::metrics::counters::{Close, Loss, ViewerRefusal};
@@ -150,19 +151,22 @@ impl Disconnect {
         if let Some(refusal) = self.refusal() {
             refused(shared, peer, refusal);
         }
-        if let Some((throttle, what)) = self.other_protocol() {
+        if let Some((throttle, what)) = self.other_protocol(&shared.settings()) {
             warn(throttle, peer, what);
         }
     }
 
     /// Returns the warning about a client that speaks another protocol than its port, and its throttle.
-    fn other_protocol(&self) -> Option<(&'static Throttle, &'static str)> {
+    fn other_protocol(&self, settings: &Settings) -> Option<(&'static Throttle, &'static str)> {
         match self {
             Self::ZeroMq => Some((
                 &ZEROMQ,
                 "it speaks ZeroMQ, and this is the viewers' port (websocket_uri); brokers connect to zeromq_uri",
             )),
             Self::Refused(Refused::Answered(answer)) => match *answer {
+                answer if *answer == NO_TLS && settings.tls.is_some() => {
+                    Some((&TLS, "it speaks TLS within TLS; only one is expected"))
+                }
                 answer if *answer == NO_TLS => Some((
                     &TLS,
                     "it speaks TLS, and this port does not; set tls, or use ws:// (http:// in a web server in front)",
@@ -171,6 +175,9 @@ impl Disconnect {
                     &PLAIN,
                     "it speaks HTTP without TLS, and tls is set; use wss:// (https:// in a web server in front)",
                 )),
+                answer if *answer == NO_PROXY_HEADER && settings.websocket_proxy_protocol => {
+                    Some((&PROXY_HEADER, "it sent a second PROXY header; only one is expected"))
+                }
                 answer if *answer == NO_PROXY_HEADER => {
                     Some((&PROXY_HEADER, "it sent a PROXY header, and websocket_proxy_protocol is off"))
                 }

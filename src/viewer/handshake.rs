@@ -162,12 +162,20 @@ impl Viewer {
         if ClientProtocol::of(head) == Some(ClientProtocol::ZeroMq) {
             return Err(Disconnect::ZeroMq);
         }
-        let Some((mut stream, head)) = self.take_stream() else { return Ok(()) };
+        let Some((mut stream, mut head)) = self.take_stream() else { return Ok(()) };
         if let Some(method) = upgrade::health_check(&head[..end]).filter(|_| end <= MAX_HEAD) {
             upgrade::end_with(stream, &HEALTHY, method);
             return Err(Disconnect::HealthCheck);
         }
-        let rest = upgrade::answer(&mut stream, head, end, |headers| self.admit(headers, unproxied)).await?;
+        match upgrade::reply(&head[..end], |headers| self.admit(headers, unproxied)) {
+            Ok(reply) => stream.write_all(&reply).await?,
+            Err(answer) => {
+                // It does not count for its address while it reads the refusal.
+                self.address_permit = None;
+                return Err(upgrade::refuse(&mut stream, answer).await.into());
+            }
+        }
+        let rest = head.split_off(end);
         self.stage = Stage::Naming(Socket::new(stream, FrameBuffer::new(rest, false), Vec::new()));
         Ok(())
     }
@@ -192,12 +200,7 @@ impl Viewer {
         }
         // Over a limit; another viewer may have left meanwhile.
         self.permit = self.permit.take().or_else(|| self.shared.viewers.take());
-        if self.permit.is_none() {
-            // It does not count for its address while it reads the refusal.
-            self.address_permit = None;
-            return Err(&FULL);
-        }
-        Ok(())
+        if self.permit.is_some() { Ok(()) } else { Err(&FULL) }
     }
 
     /// Takes the address that trusted proxies give the viewer in the headers of its request.

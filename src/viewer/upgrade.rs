@@ -4,7 +4,7 @@ use super::answer::{Answer, BAD_REQUEST, HEAD_TOO_LARGE, NO_PROXY_HEADER, NO_TLS
 use crate::deadline::timeout;
 use crate::net::head_limits::{LONG, MAX_HEAD, SHORT_HEAD};
 use crate::net::stream::Stream;
-use crate::wire::first_byte::ClientProtocol;
+use crate::wire::first_byte::{ClientProtocol, may_begin_proxy_header};
 use crate::wire::header_list::has_token;
 use std::io;
 use std::pin::pin;
@@ -56,53 +56,39 @@ pub(super) fn health_check(head: &[u8]) -> Option<&[u8]> {
 /// protocol: it waits for an answer and will send no more.
 pub(super) async fn read(stream: &mut Stream, head: &mut Vec<u8>) -> Result<usize, Refused> {
     head.reserve(CHUNK);
-    let mut long = None;
-    while !matches!(ClientProtocol::of(head), Some(ClientProtocol::Tls | ClientProtocol::ZeroMq)) {
-        if head.len() >= SHORT_HEAD && long.is_none() {
-            long = LONG.acquire().await.ok();
-        }
-        let seen = head.len().saturating_sub(3);
-        if stream.read_onto(head, CHUNK).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
-        if let Some(end) = end_of_head(head, seen) {
-            return Ok(end);
+    let (mut long, mut seen) = (None, 0);
+    while matches!(ClientProtocol::of(head), Some(ClientProtocol::Http) | None) {
+        if !may_begin_proxy_header(head) {
+            if let Some(end) = end_of_head(head, seen) {
+                return Ok(end);
+            }
+            seen = head.len().saturating_sub(3);
         }
         if head.len() > MAX_HEAD {
             break;
+        }
+        if head.len() >= SHORT_HEAD && long.is_none() {
+            long = LONG.acquire().await.ok();
+        }
+        if stream.read_onto(head, CHUNK).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
     }
     Ok(head.len())
 }
 
-/// Answers the request whose head ends at `end`: with 101 if `admit` agrees, else with an error. Returns the bytes that the client sent
-/// after the head.
-pub(super) async fn answer(
-    stream: &mut Stream,
-    mut head: Vec<u8>,
-    end: usize,
-    admit: impl FnOnce(&HeaderMap) -> Result<(), &'static Answer>,
-) -> Result<Vec<u8>, Refused> {
-    if ClientProtocol::of(&head) == Some(ClientProtocol::Proxy) {
-        return Err(refuse(stream, &NO_PROXY_HEADER).await);
-    }
-    match reply(&head[..end], admit) {
-        Ok(reply) => stream.write_all(&reply).await?,
-        Err(answer) => return Err(refuse(stream, answer).await),
-    }
-    Ok(head.split_off(end))
-}
-
-/// Returns the answer with which the WebSocket begins, or that of a refusal.
-fn reply(
+/// Returns the answer to a request's head with which the WebSocket begins, or that of a refusal, by the request or by `admit`.
+pub(super) fn reply(
     head: &[u8],
     admit: impl FnOnce(&HeaderMap) -> Result<(), &'static Answer>,
 ) -> Result<Vec<u8>, &'static Answer> {
     if head.len() > MAX_HEAD {
         return Err(&HEAD_TOO_LARGE);
     }
-    if ClientProtocol::of(head) == Some(ClientProtocol::Tls) {
-        return Err(&NO_TLS);
+    match ClientProtocol::of(head) {
+        Some(ClientProtocol::Tls) => return Err(&NO_TLS),
+        Some(ClientProtocol::Proxy) => return Err(&NO_PROXY_HEADER),
+        _ => {}
     }
     let (_, mut request) = Request::try_parse(head).map_err(|e| judge(&e))?.ok_or(&BAD_REQUEST)?;
     read_lists(request.headers_mut())?;

@@ -46,6 +46,11 @@ impl ClientProtocol {
     }
 }
 
+/// Returns true if a binary PROXY header may begin with these bytes, which end a request's head where they stop after the empty line.
+pub(crate) fn may_begin_proxy_header(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && PROXY_BINARY.starts_with(bytes)
+}
+
 /// Bytes for the log, in quotes, escaped and cut to the first 16.
 pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
 

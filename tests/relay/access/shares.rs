@@ -1,7 +1,7 @@
 //! Limits of an address, and health checks beside them.
 
 use super::loopback;
-use crate::common::viewer::upgrade_request;
+use crate::common::viewer::{upgrade_request, upgrade_request_with};
 use crate::common::{self, Monitor, Viewer, until};
 
 #[test]
@@ -80,6 +80,26 @@ fn a_health_check_comes_from_any_address_with_any_host_and_origin() {
     assert!(!monitor.logged(&["DEBUG", "it was a health check"]).is_empty());
     assert_eq!(monitor.log().iter().filter(|line| line.contains("health check") && !line.contains("DEBUG")).count(), 0);
     drop((one, two));
+}
+
+#[test]
+fn a_viewer_that_is_refused_does_not_count_for_its_address() {
+    let monitor = Monitor::start("allowed_origins: [\"https://a.example\"]\nclients: {max_per_address: 1}\n");
+    // Each has its answer and stays, as long as the monitor lets it.
+    let refused = [
+        ("HTTP/1.1 403 ", upgrade_request_with("/", &[("Origin", "https://b.example")])),
+        ("HTTP/1.1 426 ", "GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned()),
+        ("HTTP/1.1 400 ", "GET /\r\n\r\n".to_owned()),
+    ]
+    .map(|(answer, request)| {
+        let mut refused = Viewer::connected(monitor.viewers);
+        refused.send_raw(request.as_bytes());
+        let head = String::from_utf8(refused.raw_head()).expect("a head is text");
+        assert!(head.starts_with(answer), "{head}");
+        refused
+    });
+    drop(Viewer::subscribed(monitor.viewers, "job"));
+    drop(refused);
 }
 
 #[test]

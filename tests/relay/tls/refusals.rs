@@ -82,6 +82,19 @@ fn a_proxy_header_before_tls_that_nobody_expects_is_told() {
 }
 
 #[test]
+fn a_second_proxy_header_and_tls_within_tls_are_told_as_such() {
+    let server = Server::start("websocket_proxy_protocol: true\ntrusted_proxies: [127.0.0.1]\n");
+    let header = proxy_header([192, 0, 2, 1], &[]);
+    assert!(answer_to(&server, &[&header[..], &header].concat()).contains("This port takes no PROXY header"));
+    server.monitor.wait_logged(&["WARNING", "it sent a second PROXY header; only one is expected"]);
+    let server = Server::start("");
+    let mut viewer = server.secured();
+    viewer.send_raw(&hello(&server.trust));
+    viewer.raw_to_end();
+    server.monitor.wait_logged(&["WARNING", "it speaks TLS within TLS; only one is expected"]);
+}
+
+#[test]
 fn who_speaks_http_without_tls_behind_a_proxy_is_told_under_its_name() {
     let server = Server::start("websocket_proxy_protocol: true\ntrusted_proxies: [127.0.0.1]\n");
     let header = proxy_header([192, 0, 2, 1], &[]);

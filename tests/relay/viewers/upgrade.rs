@@ -166,11 +166,26 @@ fn who_speaks_zeromq_is_closed_at_once_and_told_once() {
 fn a_proxy_header_that_nobody_expects_is_answered_400_and_told_once() {
     let monitor = Monitor::start("clients: {handshake_timeout: 600}");
     let request = upgrade_request("/");
-    for header in [b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 80\r\n".to_vec(), proxy_header([192, 0, 2, 1], &[])] {
-        let (status, body) = answer(&monitor, &[&header[..], request.as_bytes()].concat());
+    let text = b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 80\r\n";
+    let binary = proxy_header([192, 0, 2, 1], &[]);
+    // The whole request, the header alone, and with TLS after it.
+    for bytes in [
+        &[&text[..], request.as_bytes()].concat()[..],
+        text,
+        &[&text[..], b"\x16\x03\x01\x02\0\x01\0"].concat(),
+        &[&binary[..], request.as_bytes()].concat(),
+        &binary,
+    ] {
+        let (status, body) = answer(&monitor, bytes);
         assert_eq!(status, "400");
         assert_eq!(body, "This port takes no PROXY header (websocket_proxy_protocol).\n");
     }
+    // In two parts, the first of which ends with an empty line.
+    let mut peer = Viewer::connected(monitor.viewers);
+    peer.send_raw(&binary[..4]);
+    drop(Viewer::subscribed(monitor.viewers, "job"));
+    peer.send_raw(&binary[4..]);
+    assert!(String::from_utf8_lossy(&peer.raw_to_end()).contains("This port takes no PROXY header"));
     drop(Viewer::subscribed(monitor.viewers, "job"));
     monitor.wait_logged(&["WARNING", "it sent a PROXY header, and websocket_proxy_protocol is off"]);
     assert_eq!(monitor.logged(&["refused viewer"]).len(), 1);
