@@ -1,4 +1,4 @@
-//! The signals that the monitor handles, besides SIGHUP.
+//! The signals: SIGTERM and SIGINT stop, SIGUSR2 restarts, SIGUSR1 logs a summary; SIGHUP is in `reload`.
 
 use crate::context::Shared;
 use crate::error::{Exit, Failure};

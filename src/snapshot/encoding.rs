@@ -8,7 +8,7 @@ use crc32fast::Hasher;
 use std::io::{self, BufWriter, Cursor, Seek, Write};
 use thiserror::Error;
 
-/// The version of the format. It must be raised with every change of the types in [`state`](super::state).
+/// The version of the format. CONTRIBUTING.md says when it rises.
 pub(super) const FORMAT: u32 = 3;
 /// The format of version 2.0.0, which is read too.
 pub(super) const FORMAT_2: u32 = 2;

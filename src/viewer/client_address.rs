@@ -1,4 +1,5 @@
-//! The address of a viewer: the peer of its connection, or the address that trusted proxies name.
+//! The address of a viewer: the peer of its connection, or the address that trusted proxies name in `X-Forwarded-For`, `X-Real-IP`
+//! or `Forwarded`.
 
 use super::forwarded;
 use crate::config::{Proxy, ProxyHeader};

@@ -1,4 +1,5 @@
-//! The reasons why a viewer leaves or is refused, and the log lines and counters of each.
+//! The reasons why a viewer leaves or is refused, and the log lines and counters of each. Reasons that are its channel's are in
+//! `wire::close`.
 
 use super::answer::{self, FOREIGN, NO_PROXY_HEADER, NO_TLS, TLS_REQUIRED, TOO_MANY};
 use super::upgrade::Refused;

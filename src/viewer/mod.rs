@@ -11,7 +11,7 @@ mod forwarded;
 mod frame_buffer;
 mod handshake;
 pub(crate) mod proxy_protocol;
-mod snapshot;
+mod restore;
 pub(crate) mod socket;
 mod upgrade;
 

@@ -1,4 +1,6 @@
 //! The ends of a channel, and the bytes that close a viewer's WebSocket with them.
+//!
+//! Reasons that are a viewer's own are in `viewer::disconnect`, the codes that are counted in `metrics::labels`.
 
 use super::message::RELEASE_FRAME;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;

@@ -52,6 +52,9 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_recodex-monitor");
 /// How long to wait for what must happen. Only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
+/// The time within which a stop ends: five seconds are promised, and one more is for a machine that has other things to do.
+pub(crate) const PROMPT: Duration = Duration::from_secs(6);
+
 /// How long to watch for what must *not* happen, where no event can tell.
 pub(crate) const A_WHILE: Duration = Duration::from_millis(500);
 

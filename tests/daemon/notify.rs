@@ -2,14 +2,11 @@
 
 use crate::common;
 
-use common::{Broker, DEADLINE, Monitor, Viewer, command, open_directory, open_up, task, until};
+use common::{Broker, DEADLINE, Monitor, PROMPT, Viewer, command, open_directory, open_up, task, until};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-
-/// Five seconds are promised; a second more is for a machine that has other things to do.
-const PROMPT: Duration = Duration::from_secs(6);
 
 /// The socket of a service manager that reads only when it is asked to.
 struct Frozen {

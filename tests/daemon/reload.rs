@@ -5,7 +5,7 @@ use crate::common;
 use common::viewer::upgrade_request_with;
 use common::zmtp::message;
 use common::{
-    A_WHILE, Broker, DEADLINE, Event, Manager, RawPeer, Reloadable, Viewer, command, fence, task, unique, until,
+    A_WHILE, Broker, DEADLINE, Event, Manager, PROMPT, RawPeer, Reloadable, Viewer, command, fence, task, unique, until,
 };
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -16,9 +16,6 @@ use std::fs::{remove_file, write};
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// A stop takes 5 s at most; a second more is for a machine that has other things to do.
-const PROMPT: Duration = Duration::from_secs(6);
 
 /// A message gets through.
 fn relays(reloadable: &Reloadable) {

@@ -6,10 +6,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use common::zmtp::message;
-use common::{Broker, Event, Monitor, RawPeer, Viewer, command, fence, task_id, until};
-
-/// Five seconds are promised; a second more is for a machine that has other things to do.
-const PROMPT: Duration = Duration::from_secs(6);
+use common::{Broker, Event, Monitor, PROMPT, RawPeer, Viewer, command, fence, task_id, until};
 
 #[test]
 fn sigterm_and_sigint_close_viewers_1001_and_end_with_status_0() {

@@ -81,7 +81,7 @@ fn holder_of_socket(path: &Path, found: &Metadata, monitors: &BTreeSet<u32>, is_
                  there is none, remove the socket"
             ),
         ),
-        holder => ports::taken(&format!("unix:{shown}"), &holder, is_unit, "end it, or name another path"),
+        holder => ports::held_by(&format!("unix:{shown}"), &holder, is_unit, "end it, or name another path"),
     })
 }
 

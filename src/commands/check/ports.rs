@@ -51,7 +51,7 @@ pub(super) fn port(
         }
         Err(failure) if failure.exit() == Exit::Unavailable && !is_free(address) => {
             let holder = holder::of_port(&addresses(address), unit, account);
-            taken(&address.to_string(), &holder, unit.is_some(), "end it, or name another port")
+            held_by(&address.to_string(), &holder, unit.is_some(), "end it, or name another port")
         }
         Err(failure) if failure.exit() == Exit::NoPermission && is_low && unit.is_some() => {
             Finding::Good(format!("{address}: the service may bind it; only root can check if it is free"))
@@ -60,8 +60,8 @@ pub(super) fn port(
     }
 }
 
-/// Returns the finding about an address that is in use.
-pub(super) fn taken(address: &str, holder: &Holder, is_unit: bool, what_to_do: &str) -> Finding {
+/// Returns the finding about an address that is in use, a port or a Unix socket. A start says it in `net::listen::cannot_bind`.
+pub(super) fn held_by(address: &str, holder: &Holder, is_unit: bool, what_to_do: &str) -> Finding {
     match holder {
         Holder::Myself => {
             Finding::Failed(Exit::Unavailable, format!("{address} is named by another key, too; name another port"))

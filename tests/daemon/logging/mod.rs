@@ -8,7 +8,7 @@ mod refusals;
 mod rotation;
 mod unread;
 
-use crate::common::{Broker, DEADLINE, Monitor, Viewer, make_open, open_directory, task, unique, until};
+use crate::common::{Broker, DEADLINE, Monitor, PROMPT, Viewer, make_open, open_directory, task, unique, until};
 use chrono::NaiveDateTime;
 use nix::fcntl::{FcntlArg, fcntl};
 use std::fs::{self, File, OpenOptions, read_to_string};
@@ -20,9 +20,6 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-/// Five seconds are promised; a second more is for a machine that has other things to do.
-const PROMPT: Duration = Duration::from_secs(6);
 
 /// How many viewers cause more lines than the 1024 that may wait: each causes two.
 const MANY: usize = 700;
