@@ -42,7 +42,7 @@ pub(crate) fn with_suffix(path: &Path, suffix: impl AsRef<OsStr>) -> PathBuf {
     name.into()
 }
 
-/// Returns the path at which a Unix socket or a file is made before it takes the place of the one at `path`.
+/// Returns the path at which a Unix socket is made before it takes the place of the one at `path`.
 ///
 /// It is `path` with `.new` at its end. If that is too long for a Unix socket, `.new` takes the place of the last four bytes. The
 /// result can still be too long if the name has fewer than four.

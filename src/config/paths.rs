@@ -67,7 +67,7 @@ impl Settings {
             all.push(Files::new("tls.key", false, &[tls.key()]));
         }
         if let Some(state) = &self.history.state {
-            let files = [state.clone(), temporary_path(state), with_suffix(state, "bad")];
+            let files = [state.clone(), with_suffix(state, "new"), with_suffix(state, "bad")];
             all.push(Files::new("history.state", true, &files));
         }
         if let Endpoint::Unix(path) = &self.websocket_uri {

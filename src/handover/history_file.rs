@@ -4,7 +4,7 @@
 
 use crate::config::History;
 use crate::error::{Exit, Failure};
-use crate::fs::{temporary_path, with_suffix};
+use crate::fs::with_suffix;
 use crate::hub::Hub;
 use crate::snapshot::encoding::{Refused, is_ours};
 use crate::snapshot::reading::Limits;
@@ -35,6 +35,11 @@ enum Found {
     Saved(File),
     /// Something else; the text says what it is.
     Foreign(String),
+}
+
+/// Returns the path at which the file is written, until it is whole.
+fn temporary(path: &Path) -> PathBuf {
+    with_suffix(path, "new")
 }
 
 /// Returns the path to which a history is renamed that cannot be used.
@@ -92,7 +97,7 @@ fn find(path: &Path) -> io::Result<Found> {
 /// # Errors
 /// [`Exit::Config`] if something else is there.
 pub(crate) fn check(path: &Path) -> Result<(), Failure> {
-    for path in [path.to_path_buf(), temporary_path(path), bad(path)] {
+    for path in [path.to_path_buf(), temporary(path), bad(path)] {
         if let Ok(Found::Foreign(what)) = find(&path) {
             let hint = "expected a history that a monitor has saved, or nothing; move it away, or name another file";
             return Err(Failure::new(Exit::Config, format!("history.state: {}: {what}; {hint}", path.display())));
@@ -132,7 +137,7 @@ pub(crate) fn save(path: &Path, history: Result<Vec<u8>, Refused>) {
 /// Writes the file, or leaves the one that is there as it is.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     must_be_free(path)?;
-    let new = temporary_path(path);
+    let new = temporary(path);
     let mut file = create(&new)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
     if written.is_err() {
@@ -187,7 +192,7 @@ fn take_up_saved(path: &Path, file: &File, limits: &History, hub: &Hub) {
 /// # Errors
 /// A sentence that says why no history can be saved.
 pub(crate) fn try_to_write(path: &Path) -> Result<(), String> {
-    let new = temporary_path(path);
+    let new = temporary(path);
     let made = create(&new);
     made.map_err(|e| format!("history.state: cannot write {}: {e}; history will not outlive a stop", new.display()))?;
     let _ = fs::remove_file(&new);
@@ -253,4 +258,20 @@ fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable>
     let slots = hub.restore(now, age, &state.runs);
     hub.drop_unused(now, &slots);
     Ok(format!("{} channels, saved {} s ago,", slots.len(), age.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saved_history_with_a_long_name_that_ends_like_a_temporary_one_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(format!("{}.new", "x".repeat(110)));
+        fs::write(&path, "ReCodExM and so on").unwrap();
+        try_to_write(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "ReCodExM and so on");
+        write(&path, b"ReCodExM anew").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "ReCodExM anew");
+    }
 }
