@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) struct Connected(Mutex<Slab<(u64, SocketAddr)>>);
 
 /// A broker's entry; dropping it takes the broker off the list.
+#[must_use]
 #[derive(Debug)]
 pub(crate) struct Entry {
     connected: Arc<Connected>,

@@ -13,6 +13,7 @@ pub(crate) struct OverLimit {
 }
 
 /// A connection's turn; dropping it makes room for another.
+#[must_use]
 #[derive(Debug)]
 pub struct Turn(Receiver<()>);
 

@@ -33,6 +33,7 @@ pub struct ConnectionLimit {
 }
 
 /// One connection's permit; dropping it frees the permit.
+#[must_use]
 #[derive(Debug)]
 pub(crate) struct Permit(Arc<ConnectionLimit>);
 
@@ -98,6 +99,7 @@ impl Drop for Permit {
 pub(crate) struct PerAddressLimit(Mutex<HashMap<IpAddr, usize>>);
 
 /// The permit of one connection of an address; dropping it frees the permit.
+#[must_use]
 #[derive(Debug)]
 pub(crate) struct AddressPermit {
     addresses: Arc<PerAddressLimit>,

@@ -135,8 +135,8 @@ impl Viewer {
         let Some((mut stream, _)) = self.take_stream() else { return Ok(()) };
         match protocol {
             Some(ClientProtocol::ZeroMq) => return Err(Disconnect::ZeroMq),
-            Some(ClientProtocol::Http) => return Err(upgrade::refuse(&mut stream, &TLS_REQUIRED).await.into()),
-            Some(ClientProtocol::Proxy) => return Err(upgrade::refuse(&mut stream, &NO_PROXY_HEADER).await.into()),
+            Some(ClientProtocol::Http) => return Err(self.refuse(&mut stream, &TLS_REQUIRED).await),
+            Some(ClientProtocol::Proxy) => return Err(self.refuse(&mut stream, &NO_PROXY_HEADER).await),
             Some(ClientProtocol::Tls) | None => {}
         }
         stream.send_at_once()?;
@@ -169,15 +169,17 @@ impl Viewer {
         }
         match upgrade::reply(&head[..end], |headers| self.admit(headers, unproxied)) {
             Ok(reply) => stream.write_all(&reply).await?,
-            Err(answer) => {
-                // It does not count for its address while it reads the refusal.
-                self.address_permit = None;
-                return Err(upgrade::refuse(&mut stream, answer).await.into());
-            }
+            Err(answer) => return Err(self.refuse(&mut stream, answer).await),
         }
         let rest = head.split_off(end);
         self.stage = Stage::Naming(Socket::new(stream, FrameBuffer::new(rest, false), Vec::new()));
         Ok(())
+    }
+
+    /// Answers with a refusal. The client does not count for its address while it reads that.
+    async fn refuse(&mut self, stream: &mut Stream, answer: &'static Answer) -> Disconnect {
+        self.address_permit = None;
+        upgrade::refuse(stream, answer).await.into()
     }
 
     /// Decides on a request by its headers. Fails with the answer of a refusal.
