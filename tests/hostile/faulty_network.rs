@@ -389,12 +389,12 @@ fn brokers_whose_machine_vanishes_hold_up_nobody() {
             viewer.texts(&[task("far", "COMPLETED")]);
             let mut half = RawPeer::ready(address);
             half.send(&message(&["job", "STARTED"])[..7]);
-            let strangers = [0, 10, 64, 70].map(|length| {
+            let peers = [0, 10, 64, 70].map(|length| {
                 let mut stranger = RawPeer::connect(address);
                 stranger.send(&greeted(b"\x04\x05READY")[..length]);
                 stranger
             });
-            (broker, half, strangers)
+            (broker, half, peers)
         });
         until("all are connected", || (monitor.descriptors() >= before + 6).then_some(()));
 
