@@ -17,7 +17,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The most descriptors in one message (Linux, `SCM_MAX_FD`).
 const PER_MESSAGE: usize = 253;
@@ -31,6 +31,9 @@ const CLOSED_BY: Duration = Duration::from_millis(20);
 
 /// The seals of the state: nobody can change it or make it shorter.
 const SEALS: SealFlag = SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK);
+
+/// The time in which another try to seal the state begins.
+const SEAL_TIME: Duration = Duration::from_secs(1);
 
 /// The first byte of the first message: the number of sockets follows.
 const COUNT: u8 = b'#';
@@ -99,7 +102,7 @@ impl FdQueue {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let mut file = File::from(memfd_create("recodex-monitor", flags)?);
         write(&mut file)?;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
+        seal(&file)?;
         setsockopt(&self.0, sockopt::SndBuf, &QUEUE)?;
         Ok(self.send(STATE, &[], &[file.as_raw_fd()])?)
     }
@@ -151,6 +154,18 @@ pub(super) fn open(queue: &OwnedFd, room: usize) -> io::Result<Received> {
     Ok(Received { sent: if complete { sockets.len() } else { sent.max(sockets.len()) }, sockets, complete, state })
 }
 
+/// Seals the state. The system refuses for as long as something else refers to its memory, as the kernel's own management of memory does
+/// for a moment. Each try waits for about 0.3 s by itself.
+fn seal(state: &File) -> Result<(), Errno> {
+    let begun = Instant::now();
+    loop {
+        match fcntl(state, FcntlArg::F_ADD_SEALS(SEALS)) {
+            Err(Errno::EBUSY) if begun.elapsed() < SEAL_TIME => {}
+            sealed => return sealed.map(drop),
+        }
+    }
+}
+
 /// Maps the state into memory. Most of it is history, which the hub copies once; so it is not copied before.
 fn map(state: &OwnedFd) -> io::Result<Mmap> {
     let seals = fcntl(state, FcntlArg::F_GET_SEALS).map_or(SealFlag::empty(), SealFlag::from_bits_retain);
@@ -192,8 +207,10 @@ fn receive(queue: &OwnedFd, room: usize) -> io::Result<Message> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use nix::fcntl::{SpliceFFlags, splice};
+    use std::io::{Write, pipe};
     use std::net::UdpSocket;
+    use std::thread;
 
     fn pair(length: usize) -> (FdQueue, OwnedFd) {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -223,6 +240,28 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         queue.send(STATE, &[], &[file.as_raw_fd()]).unwrap();
         assert_eq!(open(&theirs, usize::MAX).unwrap_err().to_string(), "its state is not sealed");
+    }
+
+    #[test]
+    fn a_state_whose_memory_is_held_for_a_moment_is_sealed_after_it() {
+        let (queue, theirs) = pair(QUEUE);
+        let (reader, writer) = pipe().unwrap();
+        let begun = Instant::now();
+        queue.put(&[]);
+        queue
+            .close(|file| {
+                file.write_all(&[7; 4096])?;
+                // The pipe refers to the page itself.
+                assert_eq!(splice(&*file, Some(&mut 0), &writer, None, 4096, SpliceFFlags::empty())?, 4096);
+                thread::spawn(move || {
+                    thread::sleep(Duration::from_millis(400));
+                    drop((reader, writer));
+                });
+                Ok(())
+            })
+            .unwrap();
+        assert!(begun.elapsed() > Duration::from_millis(300), "nothing was in the way");
+        assert_eq!(open(&theirs, 0).unwrap().state[..], [7; 4096]);
     }
 
     #[test]
