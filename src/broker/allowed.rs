@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// A peer's address, and the settings that may stop to allow it.
+/// A peer's address, and a receiver of the settings, which may stop allowing it.
 pub(super) struct Allowed {
     peer: SocketAddr,
     settings: watch::Receiver<Arc<Settings>>,
@@ -15,7 +15,7 @@ pub(super) struct Allowed {
 impl Allowed {
     pub(super) fn new(peer: SocketAddr, shared: &Shared) -> Self {
         let mut settings = shared.settings_from_now_on();
-        // A reload may have come since the address was checked.
+        // A reload may have changed the settings after the address was checked.
         settings.mark_changed();
         Self { peer, settings }
     }

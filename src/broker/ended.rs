@@ -12,10 +12,11 @@ use thiserror::Error;
 static FULL: Throttle = Throttle::new(Duration::from_secs(60));
 static VIOLATIONS: Throttle = Throttle::new(Duration::from_secs(10));
 static OTHER_PROTOCOLS: Throttle = Throttle::new(Duration::from_secs(10));
-/// A socket with CURVE or PLAIN may connect once only, so that its line must not be lost behind others.
+/// The throttle for peers that hang up. A socket with CURVE or PLAIN may connect only once, so its line must not be held back for
+/// long.
 static HUNG_UP: Throttle = Throttle::new(Duration::from_secs(10));
 
-/// The cause for which a link ended.
+/// The cause of a link's end.
 #[derive(Debug, Error)]
 pub(super) enum Ended {
     #[error("closed by the broker")]

@@ -1,4 +1,4 @@
-//! Explanations for the log of a handshake that failed, by the bytes that the peer sent.
+//! Explains a failed handshake for the log, from the bytes that the peer sent.
 
 use crate::wire::first_byte::{ClientProtocol, Shown};
 use crate::wire::zmtp::{MECHANISM_END, Parser, Stage};

@@ -30,7 +30,7 @@ const DRAIN_SILENCE: Duration = Duration::from_millis(100);
 /// The longest time, while the monitor stops, for a broker that does not pause.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
-/// Brokers connect seldom: more than these lines are caused by a peer that connects again and again.
+/// The throttle for connects. Brokers connect seldom: more lines than these come from a peer that connects again and again.
 static CONNECT_LOG: Throttle = Throttle::bursts(64, Duration::from_secs(60));
 static CROWDED: Throttle = Throttle::new(Duration::from_secs(60));
 static MALFORMED: Throttle = Throttle::new(Duration::from_secs(10));
@@ -145,7 +145,7 @@ impl Link {
         ended.report(peer, &self.shared);
     }
 
-    /// Receives until one side ends. The end is logged if the begin was (`logged`).
+    /// Receives until one side ends. The end is logged if the connect was logged (`logged`).
     async fn receive(mut self, permit: Permit, logged: bool) {
         let peer = self.peer;
         let _entry = self.shared.connected.enter(peer, self.since);
@@ -223,7 +223,7 @@ impl Link {
     }
 
     fn take_all(&mut self, now: Instant) -> Result<(), Ended> {
-        // Before the hub is locked, so that no two locks are held at once.
+        // The settings are read before the hub is locked, so that no two locks are held at once.
         let accept_exit = self.shared.settings().accept_exit;
         let mut publisher = self.shared.hub.publisher(now);
         while let Some(event) = self.parser.event()? {

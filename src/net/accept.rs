@@ -40,10 +40,11 @@ async fn accept_from<C>(mut next: impl FnMut(&mut Context<'_>) -> Poll<io::Resul
                     log::info!("accepting connections again");
                 }
                 serve(connection);
-                // One at a time: if this one was refused, or another was dropped for it, that is closed before the next takes a descriptor.
+                // Connections are accepted one at a time: one that was refused or dropped is closed before the next one takes a
+                // descriptor.
                 yield_now().await;
             }
-            // The client went before it was accepted.
+            // The client disconnected before it was accepted.
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(e) => {
                 failing.get_or_insert_with(|| {

@@ -4,8 +4,8 @@ use nix::ifaddrs::getifaddrs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Returns the IPv4 addresses of the interface of this name, that which libzmq binds first; `None` if there is no such interface.
-/// Fails if they cannot be looked up, for which a netlink socket is needed.
+/// Returns the IPv4 addresses of the interface of this name. The address that libzmq binds comes first. `None` if there is no such
+/// interface. Fails if they cannot be looked up, for which a netlink socket is needed.
 pub(super) fn addresses(name: &str) -> io::Result<Option<Vec<Ipv4Addr>>> {
     let mut found = None;
     for interface in getifaddrs()?.filter(|interface| interface.interface_name == name) {

@@ -1,4 +1,4 @@
-//! Listening TCP sockets: bound to every address of a host, beside those of the processes before.
+//! Listening TCP sockets: bound to every address of a host, beside those of previous processes.
 
 use crate::config::Address;
 use crate::deadline::timeout;
@@ -36,12 +36,12 @@ pub(super) const TAKES_INTERFACE: &str = "zeromq_uri";
 pub(crate) struct Port {
     /// This process's sockets.
     pub(crate) listeners: Vec<TcpListener>,
-    /// The sockets of the processes before at the same addresses: connects that wait there, or are on the way, are served, and no new
-    /// ones come.
+    /// The sockets of previous processes at the same addresses. Connects that wait there or have begun are served; they get no new
+    /// ones.
     pub(crate) previous: Vec<PreviousListener>,
 }
 
-/// A listening socket of a process before this one.
+/// A listening socket of a previous process.
 #[derive(Debug)]
 pub(crate) struct PreviousListener {
     listener: TcpListener,
@@ -149,7 +149,7 @@ fn bind_address(
     if previous.is_empty() {
         return Ok((listener, Vec::new()));
     }
-    // Without it, both get new connects; some may still be on the way when the older one is closed.
+    // Without this, both sockets get new connects; some may still be on the way when the older one is closed.
     route_connects(&listener, previous.len())
         .unwrap_or_else(|e| log::debug!("{at}: new connects cannot be told apart: {e}"));
     let successor = Arc::new(listener.as_fd().try_clone_to_owned()?);
@@ -186,7 +186,7 @@ fn listen_beside(
     let deadline = Instant::now() + CLOSE_TIMEOUT;
     loop {
         match listen(at, both_families, shares) {
-            // They are another user's, as `User=` was changed: two users cannot share a port.
+            // The previous sockets belong to another user, because `User=` was changed: two users cannot share a port.
             Err(e) if shares && e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 previous.drain(..).chain(kept.extract_if(.., |listener| is_near(listener))).for_each(Listener::close);
                 std::thread::sleep(RETRY_PAUSE);
@@ -209,7 +209,7 @@ fn route_connects(listener: &TcpListener, others: usize) -> io::Result<()> {
 /// Listens at an address, which it `shares` with other sockets if that is set.
 fn listen(at: SocketAddr, both_families: bool, shares: bool) -> io::Result<TcpListener> {
     let socket = if at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Without it a restarted monitor would wait for its old connections to time out.
+    // Without this option a restarted monitor would wait for its old connections to time out.
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(shares)?;
     if at.is_ipv6() {

@@ -69,7 +69,7 @@ impl Session {
         for _ in 0..EMPTY_READS {
             match self.tls.reader().read(buffer) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                // The client went without a close of TLS, as many do.
+                // The client disconnected without a close of TLS, as many do.
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 read => return read,
             }

@@ -74,7 +74,7 @@ pub(crate) fn bind_unix(
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        // By the mask and not afterwards: the directory's owner may have put anything in its place by then.
+        // The mask sets the mode. A later chmod might change another file, which the owner of the directory has put at this path.
         let mask = umask(stat::Mode::from_bits_truncate(!mode.bits() & 0o777));
         let listener = UnixListener::bind(&new);
         umask(mask);

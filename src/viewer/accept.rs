@@ -32,7 +32,7 @@ pub(crate) async fn accept_unix(listener: UnixListener, shared: Arc<Shared>) {
     accept::accept_unix(listener, |stream| admit_unix(stream, &shared)).await;
 }
 
-/// Accepts the viewers that wait at a Unix socket of the process before, to which nobody can connect any more.
+/// Accepts the viewers that wait at a Unix socket of the previous process, to which nobody can connect any more.
 pub(crate) async fn accept_waiting(listener: UnixListener, shared: Arc<Shared>) {
     drain_unix(listener, |stream| admit_unix(stream, &shared)).await;
 }
@@ -41,7 +41,8 @@ fn admit_unix(stream: UnixStream, shared: &Arc<Shared>) {
     admit(Stream::Unix(stream), Peer::Unix, shared);
 }
 
-/// Serves a connection. Over a limit of viewers it has a turn only, in which its request is read: it may be a health check.
+/// Serves a connection. Over a limit of viewers, the connection gets only a turn, in which its request is read, because it may be a
+/// health check.
 fn admit(stream: Stream, peer: Peer, shared: &Arc<Shared>) {
     let settings = shared.settings();
     let is_proxy = Proxy::any(&settings.trusted_proxies, peer);

@@ -20,7 +20,7 @@ impl Viewer {
         }
         let mut finish = reason.is_by_monitor() && self.shared.settings().clients.finish_on_close;
         let mut close = reason.close();
-        // Then it has the job's own FINISHED, or a part of it, of which the rest goes out first.
+        // In this case the viewer has the job's own FINISHED, or a part of it, whose rest is sent first.
         let has_all =
             matches!(&self.stage, Stage::Subscribed(delivery) if delivery.cursor.end() == Some(End::Finished));
         if has_all && reason.is_by_monitor() {
@@ -38,8 +38,8 @@ impl Viewer {
         }
     }
 
-    /// Answers a connection whose request has not been answered, if it can be told in HTTP; unless `always` is set, only if it has
-    /// begun a request.
+    /// Sends an HTTP answer to a connection whose request has not been answered, unless it still waits for a PROXY header or TLS.
+    /// If `always` is not set, the connection must have sent a part of a request.
     fn end_request(&mut self, answer: &Answer, always: bool) {
         let (mut stream, mut begun) = match std::mem::take(&mut self.stage) {
             Stage::Request { stream, head, .. } => (stream, !head.is_empty()),

@@ -80,7 +80,7 @@ impl Delivery {
     async fn keep_deadlines(&mut self, shared: &Shared) -> Result<(), Disconnect> {
         let paused = self.deadlines.was_paused();
         if self.deadlines.is_over() {
-            // What the viewer sent or took in time comes first.
+            // Bytes that the viewer sent or took in time are handled first.
             for _ in 0..turns() {
                 yield_now().await;
                 self.step_at_deadline(shared).await?;

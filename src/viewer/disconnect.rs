@@ -52,7 +52,7 @@ pub(super) enum Disconnect {
     ZeroMq,
     #[error("no header of the PROXY protocol: {0}")]
     Proxy(io::Error),
-    /// Not the end yet: the request is read in a turn of those over a limit.
+    /// This is not the end of the connection: its request is still read, in a turn of those over a limit.
     #[error("clients.max_per_address is reached")]
     OverAddressLimit,
     #[error("it was a health check")]
@@ -188,7 +188,7 @@ impl Disconnect {
         }
     }
 
-    /// Returns the kind as which a refusal is counted.
+    /// Returns the label under which a refusal is counted.
     fn refusal(&self) -> Option<ViewerRefusal> {
         match self {
             Self::Handshake => Some(ViewerRefusal::Timeout),
@@ -217,7 +217,7 @@ pub(super) fn refused(shared: &Shared, peer: Peer, why: ViewerRefusal) {
             &NO_PROXY,
             "websocket_proxy_protocol is on, and it sent no PROXY header or trusted_proxies does not name it",
         ),
-        // Logged elsewhere with what was wrong, or any stranger could fill the log.
+        // These are logged elsewhere, with the reason, or not at all, because anybody could cause them.
         ViewerRefusal::Origin | ViewerRefusal::Request | ViewerRefusal::Timeout | ViewerRefusal::Tls => return,
     };
     warn(throttle, peer, what);

@@ -60,13 +60,14 @@ impl Viewer {
                 }
             };
             let request = tokio::select! {
-                // Boxed: its room would be kept for as long as the viewer stays, and there are many.
+                // Boxed: otherwise the memory of this future would be kept as long as the viewer is connected.
                 request = timeout(limit, Box::pin(self.request())) => request.map_err(|_| Disconnect::Handshake)?,
                 _ = stop.wait_for(|stop| *stop) => return Err(Disconnect::Stopping),
                 () = turn_over => Err(Refused::Answered(self.refusal.unwrap_or(&FULL)).into()),
             };
             match request {
-                // Its proxy has named it. The bytes that have come are kept, and the request is read in a turn.
+                // A PROXY header has named an address over its limit. The received bytes are kept, and the request is read in a
+                // turn.
                 Err(Disconnect::OverAddressLimit) => turn = Some(self.enter_over_limit(&TOO_MANY)),
                 request => request?,
             }
@@ -74,7 +75,7 @@ impl Viewer {
         Ok(())
     }
 
-    /// Takes every step to the answer of the request, or the rest of them.
+    /// Takes all steps up to the answer of the request, from the current stage on.
     async fn request(&mut self) -> Result<(), Disconnect> {
         if let Stage::Connected(..) = self.stage {
             let client = self.read_proxy_header().await?;
@@ -98,7 +99,7 @@ impl Viewer {
             _ => Disconnect::Proxy(e),
         })?;
         let trusted = &self.shared.settings().trusted_proxies;
-        // The process before, or a reload, may have trusted others.
+        // The previous process, or the settings before a reload, may have trusted other peers.
         if !Proxy::any(trusted, proxy) {
             return Err(Disconnect::Proxy(io::ErrorKind::PermissionDenied.into()));
         }
@@ -130,7 +131,7 @@ impl Viewer {
 
     /// Shakes hands over TLS, if viewers are served over it. `protocol` is the protocol of the first bytes where TLS is to begin.
     async fn begin_request(&mut self, client: Client, protocol: Option<ClientProtocol>) -> Result<(), Disconnect> {
-        // Not before: a process that takes it over until here reads the PROXY header again.
+        // Set only now: if the connection is handed over before this point, the next process reads the PROXY header again.
         self.peer = client.peer;
         let Some((mut stream, _)) = self.take_stream() else { return Ok(()) };
         match protocol {
@@ -200,7 +201,7 @@ impl Viewer {
         if !self.take_address_permit(self.peer, &settings.clients) {
             return Err(&TOO_MANY);
         }
-        // Over a limit; another viewer may have left meanwhile.
+        // A viewer over a limit has no permit yet; another viewer may have left meanwhile.
         self.permit = self.permit.take().or_else(|| self.shared.viewers.take());
         if self.permit.is_some() { Ok(()) } else { Err(&FULL) }
     }

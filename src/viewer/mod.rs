@@ -38,9 +38,9 @@ pub struct Viewer {
     /// The client, once it is known; its proxy before.
     peer: Peer,
     shared: Arc<Shared>,
-    /// Its permit among the viewers; none over a limit.
+    /// Its permit among the viewers; `None` over a limit.
     permit: Option<Permit>,
-    /// The answer with which it is refused when its turn ends, over a limit.
+    /// The answer to a viewer over a limit when its turn ends.
     refusal: Option<&'static Answer>,
     /// Its permit among those of its address, if they are bounded.
     address_permit: Option<Box<AddressPermit>>,
@@ -75,8 +75,8 @@ impl Viewer {
 
     /// Serves the viewer until one side closes, or over a limit, until its turn is over.
     pub fn serve(mut self, turn: Option<Turn>) -> impl Future<Output = ()> + Send {
-        // Boxed as a whole, since tokio rounds up the size of a task; the handshake and the close by themselves, since the room of
-        // this one is taken for as long as the viewer stays, and there are many.
+        // The whole future is boxed, because tokio rounds up the size of a task. The handshake and the close have boxes of their
+        // own, because the memory of this future is kept as long as the viewer is connected.
         Box::pin(async move {
             let result = Box::pin(self.shake_hands(turn)).await;
             let reason = match (result, &mut self.stage) {

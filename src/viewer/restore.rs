@@ -15,7 +15,7 @@ use socket2::SockRef;
 use std::sync::Arc;
 
 impl Viewer {
-    /// Goes on with a viewer of the process before; `cursor` is its position in its channel, if it had one.
+    /// Goes on with a viewer of the previous process; `cursor` is its position in its channel, if it had one.
     pub(crate) fn resume(
         stream: Stream,
         left: state::Viewer<'_>,
@@ -54,7 +54,7 @@ impl Viewer {
         viewer
     }
 
-    /// Takes the connection and the state with which the next process can go on. As its run the state names the slot in the hub.
+    /// Takes the connection and the state with which the next process can go on. The state names a run by its slot in the hub.
     pub(super) fn take_state(&mut self) -> Option<(Stream, state::Viewer<'static>)> {
         let (socket, cursor) = match std::mem::take(&mut self.stage) {
             Stage::Gone => return None,

@@ -211,7 +211,7 @@ impl Socket {
 
     /// Queues a ping.
     pub(super) fn ping(&mut self) {
-        // A ping that finds the queue full is not missed: an unread one is in it already.
+        // If the queue is full, the ping is dropped. It is not needed: the queue already has one that the viewer has not read.
         let (protocol, mut wire) = self.split(0, CONTROL_LIMIT);
         let _ = protocol.write(&mut wire, Message::Ping(<_>::default()));
     }
