@@ -94,7 +94,7 @@ pub(crate) fn raise_open_files() {
 ///
 /// The write then fails with EFBIG, as a write to a full disk fails. This holds for all threads that are started later.
 pub(crate) fn survive_full_files() {
-    // Blocked and not ignored: only for this there is a safe call. The signal stays pending.
+    // The signal is blocked and not ignored, because only blocking has a safe call. It stays pending.
     let signals = SigSet::from(Signal::SIGXFSZ);
     let _ = signals.thread_block();
 }

@@ -41,8 +41,8 @@ fn start_and_relay(config: Option<&Path>) -> Result<(), Failure> {
     let fds = fd_store::take();
     let runtime = startup::runtime()?;
     let inside = runtime.enter();
-    // Before the ports are bound: from then on the monitor may be taken for started, and be stopped, and a signal must not end it
-    // while it holds what the previous process handed over.
+    // Signals are handled before the ports are bound. Once they are bound, somebody may think that the monitor has started, and
+    // stop it. The signal must not end the process while it holds inherited connections.
     let (hangup, asked) = (signals::handle(SignalKind::hangup())?, signals::handle(SignalKind::user_defined1())?);
     let stop = signals::stop()?;
     let (relay, inherited) = startup::start(settings.map_err(Failure::from), config, fds, log)?;

@@ -93,7 +93,8 @@ pub(super) fn drop_all(identity: Option<&Identity>) -> Result<(), Failure> {
     let refused =
         |what: &str, e: &dyn std::fmt::Display| Failure::new(Exit::NoPermission, format!("cannot {what}: {e}"));
     if let Some(Identity { uid, gid, groups }) = identity {
-        // Now, since it needs CAP_SETPCAP, which goes with the user id. In a container that withholds it there is less to drop.
+        // Cleared first, because that needs CAP_SETPCAP, which is lost with the user id. A container without CAP_SETPCAP has fewer
+        // capabilities to drop, so an error does not matter.
         let _ = caps::clear(None, CapSet::Bounding);
         setgroups(groups).map_err(|e| refused("set the supplementary groups", &e))?;
         setgid(*gid).map_err(|e| refused("set the group id", &e))?;
@@ -106,14 +107,14 @@ pub(super) fn drop_all(identity: Option<&Identity>) -> Result<(), Failure> {
             return Err(refused("give up root", &"it came back"));
         }
     }
-    // Also if the monitor was started as another user: a saved id could be a way back to root.
+    // Checked also if the monitor was started as another user: it could become root again by a saved id of root's.
     if !getresuid().is_ok_and(|ids| [ids.real, ids.effective, ids.saved].iter().all(|uid| !uid.is_root())) {
         return Err(refused("give up root", &"some user id of the process is still root's"));
     }
     prctl::set_no_new_privs().map_err(|e| refused("set no_new_privs", &e))?;
     // A service manager may have given a capability for a port below 1024. It is not needed any more, either.
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        // Read first: a sandbox may forbid to clear them where there is nothing to clear.
+        // Read first: a sandbox may forbid the call that clears them, even if there is nothing to clear.
         if !caps::read(None, set).map_err(|e| refused("read capabilities", &e))?.is_empty() {
             caps::clear(None, set).map_err(|e| refused("drop capabilities", &e))?;
         }

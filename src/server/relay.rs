@@ -26,9 +26,9 @@ use tokio::time::Instant;
 /// The kind of a stop that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// Nothing follows.
+    /// No process takes over.
     ForGood,
-    /// Another process follows at once, and can take over.
+    /// Another process starts at once, and can take over.
     ForRestart,
 }
 
@@ -45,7 +45,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct Ports {
     zeromq: Port,
-    /// Without any socket if viewers come in through a Unix socket.
+    /// Has no socket if viewers connect through a Unix socket.
     websocket: Port,
     status: Option<Port>,
 }
@@ -119,7 +119,7 @@ impl Relay {
                 ViewerListener::Unix(listener, file, previous)
             }
         };
-        // The inherited sockets that are left are no longer configured.
+        // The other inherited sockets are for addresses that are no longer configured.
         fds.listeners.drain(..).for_each(Listener::close);
         fds.unix.drain(..).for_each(|fds| drop(fds.into_listener()));
         let (each, too_many) =
@@ -193,7 +193,7 @@ impl Relay {
         tasks.spawn(certificate::watch(Arc::clone(&shared)));
         let hub = Arc::clone(&shared.hub);
         tasks.spawn(async move { hub.keep_time().await });
-        // Not one of `tasks`: it also sends what is said while they end.
+        // This task is not one of `tasks`, because it also sends messages while they end.
         tokio::spawn(notify::send_waiting());
         tasks.spawn(watchdog::report(Arc::clone(&shared)));
         Running { shared, tasks, socket_file }

@@ -77,7 +77,7 @@ impl Reader {
         read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let failed = |what: String| Failure::new(Exit::Software, what);
-        // One thread at a time: else each signal could leave one behind.
+        // Only one such thread runs at a time: otherwise each signal could add one that never ends.
         if self.0.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return Err(failed("the last reload still waits for a disk or a network file system".into()));
         }
@@ -133,7 +133,7 @@ impl Prepared {
         if let Some(path) = settings.history.state.as_deref().filter(|path| Some(*path) != old.history.state.as_deref())
         {
             history_file::check(path)?;
-            // A save that runs writes to the file in force, which is another.
+            // If a save is running, it writes to the file in force, which is a different one.
             warnings.extend(history_file::try_to_write(path).err());
         }
         // If `tls` changed, the old certificate stays until a restart, and its files may be gone.

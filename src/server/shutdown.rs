@@ -28,7 +28,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Makes ready for the end of all tasks: nobody is accepted any more, the hub keeps its history although viewers go, and a
+    /// Prepares the end of all tasks: no connection is accepted any more, the hub keeps its history although viewers leave, and a
     /// connection that is dropped records its state for the handover.
     pub(super) async fn freeze(mut self) {
         self.tasks.shutdown().await;
@@ -42,13 +42,13 @@ impl Running {
         let shared = &self.shared;
         log::info!("stopping with {} viewers and {} channels", shared.viewers.taken(), shared.hub.usage().channels);
         self.tasks.shutdown().await;
-        // At once, so that the web server in front sees it.
+        // Removed at once, so that the web server in front notices the stop.
         if let Some(file) = self.socket_file {
             file.remove();
         }
         shared.stop.send_replace(true);
         all_free(&shared.brokers, deadline).await;
-        // Before the hub stops: the saved history has no FINISHED in it for jobs that have failed and may go on.
+        // Saved before the hub stops: a job that may go on must have no FINISHED of the monitor's in the saved history.
         let saving = save_history(shared);
         shared.hub.stop();
         if !all_free(&shared.viewers, deadline).await {

@@ -41,7 +41,7 @@ pub(super) fn stop() -> Result<impl Future<Output = Stop>, Failure> {
     })
 }
 
-/// Logs a summary at each SIGUSR1, which is `asked`.
+/// Logs a summary at each SIGUSR1; `asked` receives that signal.
 pub(super) async fn log_summaries(mut asked: Signal, shared: Arc<Shared>) {
     while asked.recv().await.is_some() {
         for line in shared.summary() {

@@ -49,7 +49,7 @@ pub(super) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
         return Ok(());
     }
     let refused = |what: String| Failure::new(Exit::NoPermission, format!("user, group: {what}"));
-    // Read again: the file that is judged must be the one with these settings, also if it was exchanged in between.
+    // The file is read again: the checked file must be the one with these settings, even if it was replaced meanwhile.
     let unknown = |what: String| refused(format!("cannot tell who can write {}: {what}", path.display()));
     let read = read_bounded(path, MAX_FILE, Accept::File).map_err(unknown)?;
     if Settings::parse(path, &read.bytes)? != *settings {
@@ -61,7 +61,7 @@ pub(super) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
     let owner = User::from_uid(owner).ok().flatten().filter(|_| alone);
     let group = settings.group.as_deref();
     let is_group = |name: &str, gid| Group::from_name(name).ok().flatten().is_some_and(|group| group.gid == gid);
-    // Not the user of one with the group of the other: neither of them may name both.
+    // The user `recodex` with the owner's group, or the other way round, is not allowed: neither of them has both.
     let may_be = |owner: &User| owner.name == settings.user && group.is_none_or(|name| is_group(name, owner.gid));
     if owner.as_ref().is_some_and(may_be) {
         return Ok(());
@@ -145,7 +145,7 @@ fn of_entry(path: &Path, found: &FileStat) -> Vec<Writer> {
     let who = [
         (found.st_uid != 0).then(|| Who::User(Uid::from_raw(found.st_uid))),
         (found.st_mode & ALL_WRITE != 0).then_some(Who::Everybody),
-        // Also if the group is root's: the permissions of an access control list are shown there.
+        // Counts also if the group is root's, because the permissions of an access control list are shown there.
         (found.st_mode & GROUP_WRITES != 0).then(|| Who::Group(Gid::from_raw(found.st_gid))),
     ];
     who.into_iter().flatten().map(|who| Writer { path: path.into(), who }).collect()

@@ -38,7 +38,7 @@ impl Listener {
     /// Closes the socket, here and in the store.
     pub(crate) fn close(self) {
         forget(&self.name);
-        // So that it does not listen on until the service manager has closed its copy.
+        // Without this, the socket would listen until the service manager has closed its copy.
         if let Err(e) = SockRef::from(&self.socket).shutdown(Shutdown::Both) {
             log::debug!("{} listens on: {e}", self.name);
         }

@@ -1,4 +1,5 @@
-//! Messages to the service manager (`sd_notify(3)`). None waits on the relay's thread: a message that cannot go at once is queued.
+//! Messages to the service manager (`sd_notify(3)`). Sending never blocks the relay's thread: a message that cannot be sent at once
+//! is queued.
 
 mod queue;
 mod socket;

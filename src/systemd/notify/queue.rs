@@ -54,7 +54,7 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a message at once if no other waits, or has it wait. Where only the newest of its kind matters, the older one goes.
+    /// Sends a message at once if no other waits, or has it wait. If only the newest of its kind matters, the older one is dropped.
     pub(super) fn send(&self, message: Message) {
         let mut waiting = self.lock();
         if !message.kind.all_count() {
@@ -98,7 +98,8 @@ impl Queue {
             Err(e) => return log::warn!("cannot wait for the service manager: {e}"),
         };
         loop {
-            // Some changes are no events, such as a new socket in the place of the old one. For them it is tried after a pause.
+            // Some changes cause no event, such as a new socket at the path of the old one. So the task also tries again after a
+            // pause.
             let ready = timeout(PAUSE, socket.writable()).await;
             match self.flush() {
                 Outcome::Sent => self.changed.notified().await,
