@@ -20,7 +20,7 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     pub(crate) links: Vec<(OwnedFd, state::Link<'static>)>,
-    /// As their run the states name its slot in the hub.
+    /// The states name a run by its slot in the hub.
     pub(crate) viewers: Vec<(OwnedFd, state::Viewer<'static>)>,
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
-/// The room that several kinds of connections share, whatever the limit of each.
+/// The number of connections that several kinds may have together. Each kind also has a limit of its own.
 #[derive(Debug)]
 pub(crate) struct Room {
     size: usize,
@@ -49,7 +49,7 @@ impl ConnectionLimit {
         free.then(|| self.take_over())
     }
 
-    /// Takes a permit, even if none is free: for a connection that is there already.
+    /// Takes a permit, even if none is free: for a connection that was handed over.
     pub(crate) fn take_over(self: &Arc<Self>) -> Permit {
         self.taken.fetch_add(1, Ordering::Relaxed);
         self.room.taken.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The queue of descriptors between two processes: a pair of Unix sockets, of which the service manager keeps the end to be read.
+//! The queue of descriptors between two processes: a pair of Unix sockets, of which the service manager keeps the reading end.
 //!
 //! The service manager could keep each connection by itself. But systemd compares a new descriptor with all others, with one system
 //! call each, and names all of them in one environment variable, which has a limit of 128 KiB.
@@ -42,7 +42,7 @@ const SOCKETS: u8 = b's';
 /// The first byte of the last message, which has the state.
 const STATE: u8 = b'!';
 
-/// The end to be written of a queue that outlives the process.
+/// The writing end of a queue that outlives the process.
 #[derive(Debug)]
 pub struct FdQueue(OwnedFd);
 

@@ -42,7 +42,7 @@ fn temporary(path: &Path) -> PathBuf {
     with_suffix(path, "new")
 }
 
-/// Returns the path to which a history is renamed that cannot be used.
+/// Returns the path to which an unusable history is renamed.
 fn bad(path: &Path) -> PathBuf {
     with_suffix(path, "bad")
 }
@@ -61,7 +61,7 @@ fn foreign(found: &fs::Metadata) -> Option<String> {
 
 /// Looks at a path. A link is not followed.
 fn find(path: &Path) -> io::Result<Found> {
-    // Before it is opened: a file of another user is no less foreign if it cannot be read.
+    // The owner is checked before the file is opened: a file of another user is foreign even if it cannot be read.
     match symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         found => {
@@ -75,7 +75,7 @@ fn find(path: &Path) -> io::Result<Found> {
         Err(e) => return Ok(Found::Foreign(format!("it cannot be read ({e})"))),
         Ok(file) => file,
     };
-    // It may be another file by now.
+    // The path may lead to another file by now.
     let found = file.metadata()?;
     if let Some(what) = foreign(&found) {
         return Ok(Found::Foreign(what));
@@ -159,7 +159,7 @@ pub(crate) fn take_up(path: &Path, limits: &History, hub: Option<&Hub>) {
             Some(hub) => take_up_saved(path, &file, limits, hub),
         },
     }
-    // At the start, when there is still time to do something about it.
+    // Tested at the start, so that an administrator can correct the mistake before the stop.
     if let Err(why) = try_to_write(path) {
         log::error!("{why}");
     }
@@ -208,7 +208,7 @@ fn remove(path: &Path, file: &File) {
     }
 }
 
-/// The reason for which a saved history is not taken up.
+/// The reason why a saved history is not taken up.
 enum Unusable {
     /// It was saved this many seconds ago.
     Old(u64),
@@ -251,7 +251,7 @@ fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable>
         );
     }
     for run in &mut state.runs {
-        // No viewer has an offset in it. From 0 it never comes near the largest possible offset.
+        // No viewer has an offset in this run. An offset that begins at 0 never comes near the largest possible one.
         run.start = 0;
     }
     let now = Instant::now();

@@ -43,7 +43,7 @@ impl Inherited {
         let (inherited, listeners, status) = fds.listener_counts();
         let files = rlimit::open_files();
         let received = fd_queue::open(&queue, files.saturating_sub(rlimit::while_taking_over(inherited, listeners)));
-        // Also if it failed: the next process must not meet the same queue.
+        // The queue is forgotten even after an error: the next process must not read it again.
         fd_store::forget(fd_store::HANDOVER_QUEUE);
         let Received { sockets, sent, complete, state } = match received {
             Ok(received) => received,
@@ -60,8 +60,8 @@ impl Inherited {
         Some(inherited)
     }
 
-    /// Closes connections until at most `both` brokers and viewers are left, where brokers come first, and `handshakes` links that shake
-    /// hands. `files` is the limit of open files.
+    /// Closes connections until at most `both` brokers and viewers remain, and at most `handshakes` links that shake hands. Viewers
+    /// are closed before brokers. `files` is the limit of open files.
     fn close_excess(&mut self, both: usize, handshakes: usize, files: usize) {
         let Some(bytes) = &self.state else { return };
         let excess = if let Ok(state) = decode(bytes, &mut self.sockets, self.sent, self.complete) {

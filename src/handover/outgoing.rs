@@ -38,7 +38,7 @@ pub(crate) fn hand_over(queue: FdQueue, shared: &Shared) {
         Err(e) => {
             log::error!("cannot hand over {what}: {e}; they are closed");
             fd_store::forget(fd_store::HANDOVER_QUEUE);
-            // Now, so that brokers connect to the next process while the disk is slow.
+            // Closed before the history is saved, so that brokers can connect to the next process while the disk is slow.
             drop(links);
             refuse(viewers.into_iter().zip(viewer_states), finish);
             if let Some((path, history)) = history_to_save(shared) {

@@ -22,8 +22,8 @@ impl Hub {
         table.over = *left == 0;
     }
 
-    /// Makes room for what the run in `slot` has got since the table's `used` was `used`. While the history is over a bound that
-    /// has changed, this only keeps it from growing.
+    /// Evicts other runs if the run in `slot` has grown; `used` is the table's `used` before that. While the history is over a
+    /// bound that has changed, this only keeps it from growing.
     pub(super) fn make_room(&self, table: &mut Table, slot: usize, used: usize) {
         if table.runs[slot].is_probe() {
             return;
