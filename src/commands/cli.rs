@@ -105,7 +105,7 @@ fn monitor(run: &Run) -> Result<(), Failure> {
     }
     if run.check {
         let mut settings = config.map(Settings::load).transpose()?.unwrap_or_default();
-        // What does not fit is told to whoever starts it, and by `check`.
+        // Numbers that exceed the limit of open files are lowered without a warning here; a start and `check` warn of them.
         let _ = settings.fit(rlimit::open_files(), 0);
         return print(&settings.to_yaml());
     }

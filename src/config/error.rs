@@ -8,7 +8,7 @@ use thiserror::Error;
 /// Line and column in a file, from 1.
 pub(super) type Position = (usize, usize);
 
-/// A mistake in a file. Without a position it is one of the file as a whole.
+/// A mistake in a file. A mistake without a position concerns the whole file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mistake {
     pub(super) position: Option<Position>,

@@ -1,5 +1,5 @@
-//! Finds the position of a tag or an alias. The YAML library accepts the tags that it knows (`!!str`) without a word, and gives no
-//! position for an alias that it refuses.
+//! Finds the position of a tag or an alias. The YAML library accepts the tags that it knows (`!!str`), and gives no position for an
+//! alias that it refuses.
 
 use super::explain::BREAKS;
 use std::iter::Peekable;

@@ -147,7 +147,7 @@ mod tests {
         let config = directory.path().join("s.new");
         let settings = Settings::parse(&config, socket("s").as_bytes()).unwrap();
         assert!(settings.collision(&config).is_some());
-        // Devices may be named as often as one likes.
+        // Several settings may name the same device.
         let null = Path::new("/dev/null");
         let settings = Settings::parse(null, b"logger: {file: /dev/null}").unwrap();
         assert_eq!(settings.collision(null), None);

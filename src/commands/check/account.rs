@@ -1,4 +1,4 @@
-//! The user as whom a check looks at files, with its groups: the service's user.
+//! The user of the service with its groups: the check tests files as this user.
 
 use super::report::Finding;
 use super::unit::{UNIT, Unit};
@@ -88,7 +88,7 @@ fn group_id(group: &str) -> Result<Gid, String> {
     found.map(|group| group.gid).ok_or_else(|| format!("there is no group {group:?}; create it"))
 }
 
-/// The user as whom the check runs.
+/// The user that the check runs as.
 #[derive(Debug)]
 pub(super) struct CheckedAs {
     /// The first line of the output.

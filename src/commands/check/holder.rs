@@ -103,7 +103,7 @@ fn processes() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Chooses one of several holders: a stranger before the monitor, the monitor before the service manager.
+/// Chooses one of several holders: another process before the monitor, the monitor before the service manager.
 fn worst(pids: &BTreeSet<u32>, is_monitor: impl Fn(u32) -> bool) -> Holder {
     let (mut monitor, mut manager) = (None, None);
     for pid in pids.iter().copied() {

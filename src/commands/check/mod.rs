@@ -64,7 +64,7 @@ pub(crate) fn run(config: Option<&Path>) -> Result<(), Failure> {
     check.report.add("user", finding)?;
     check.listeners()?;
     check.limits()?;
-    // Only root can see these, so that they are looked at before the check becomes the monitor's user.
+    // Only root can see these, so they are looked up before the check becomes the monitor's user.
     let monitors = check.monitors();
     let certificate = settings.tls.as_ref().map(|tls| CertificateFiles::find(tls, unit));
     let Some(account) = account else { return check.report.end() };
@@ -169,7 +169,7 @@ fn no_settings(error: &ConfigError, config: Option<&Path>, is_named: bool) -> Re
 /// Sets the limit of open files to the service's, so that the default of `clients.max` is the service's, too.
 fn take_limit(unit: &Unit) {
     if let Some(files) = unit.open_files().filter(|files| *files >= FEWEST_FILES) {
-        // Without permission to raise it, it stays as it is.
+        // If this user may not raise the limit, it stays as it is.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, files, files);
     }
 }

@@ -29,7 +29,7 @@ fn outdated(unit: &Unit) -> Option<Finding> {
     })
 }
 
-/// Warns if another file of the unit would be used without the one that is used.
+/// Warns if systemd uses one file of the unit and ignores another file of the same name.
 fn shadowing(unit: &Unit) -> Option<Finding> {
     let (used, other) = unit.shadowed()?;
     let remove = if used.starts_with("/usr/local") { "packaging/install --uninstall" } else { "rm" };
@@ -65,7 +65,7 @@ fn configuration(unit: &Unit, config: Option<&Path>) -> Option<Finding> {
     }
 }
 
-/// Warns if the last start failed since systemd could not set up the unit's protection.
+/// Warns if the last start failed because systemd could not set up the unit's protection.
 fn unprotected(unit: &Unit) -> Option<Finding> {
     let what = unit.unprotected()?;
     // systemd writes this file in a container.

@@ -99,7 +99,7 @@ impl Unit {
         self.get(property) == "yes"
     }
 
-    /// Returns the file of the unit, and another file of the same name that would count without it.
+    /// Returns the file of the unit, and another file of the same name that systemd ignores because of it.
     pub(super) fn shadowed(&self) -> Option<(&Path, PathBuf)> {
         let used = Path::new(self.get("FragmentPath"));
         let real = used.canonicalize().ok()?;
@@ -123,7 +123,7 @@ impl Unit {
         }
     }
 
-    /// Returns the user as whom the service manager starts the monitor; `None` for root.
+    /// Returns the user that the service manager starts the monitor as; `None` for root.
     pub(super) fn user(&self) -> Option<&str> {
         Some(self.get("User")).filter(|user| !matches!(*user, "" | "root" | "0"))
     }
