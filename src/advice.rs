@@ -32,7 +32,10 @@ impl Directory {
 pub(crate) fn to_write(path: &Path, error: &Error, usual: Directory) -> String {
     match symlink_metadata(path) {
         Ok(found) if found.is_symlink() && is_about_the_way(error) => {
-            format!("it is a link to what user {} cannot have; remove the link, or name another path", user())
+            format!(
+                "it is a link to a path that user {} cannot write to; remove the link, or name another path",
+                user()
+            )
         }
         Ok(_) if error.kind() == ErrorKind::PermissionDenied => {
             format!("expected a file that user {} can write to, or another path", user())
@@ -68,7 +71,7 @@ pub(crate) fn to_read(path: &Path, what: String) -> String {
     let user = user();
     format!(
         "{what}; user {user} cannot read it; give it a group of that user (chgrp, and chmod g+r), or have systemd pass a copy on \
-         (LoadCredential=, with User= in the unit), which a renewed file needs a restart for"
+         (LoadCredential=, with User= in the unit); a renewed file then needs a restart"
     )
 }
 

@@ -79,7 +79,7 @@ pub(crate) async fn run(screen: &Screen, jobs: u64, stay: bool) -> Result<(), Fa
     let Board { done, messages, missed, .. } = *demo.board();
     let viewers = VIEWERS * done;
     if missed > 0 {
-        return Err(Failure::new(Exit::Failed, format!("{missed} of {viewers} viewers missed something")));
+        return Err(Failure::new(Exit::Failed, format!("{missed} of {viewers} viewers missed a message")));
     }
     if matches!(ended, Ended::Interrupted) && !stay {
         let what = format!("interrupted; {done} of {jobs} jobs had ended, and their viewers got every message");
@@ -196,7 +196,7 @@ impl Demo {
         if job.number <= self.jobs {
             let outcome = match missed {
                 0 => format!("all {VIEWERS} viewers got all of them"),
-                missed => format!("{missed} of {VIEWERS} viewers missed something"),
+                missed => format!("{missed} of {VIEWERS} viewers missed a message"),
             };
             self.screen.print(&format!("{}: {messages} messages, {outcome}", job.channel))?;
         }

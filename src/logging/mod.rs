@@ -69,7 +69,7 @@ pub(crate) struct Opened {
 pub(crate) fn begin(level: Level) -> Result<Waiting, Failure> {
     let (sender, requests) = mpsc::sync_channel(QUEUE);
     let queue = LOG.get_or_init(|| Queue::new(sender));
-    log::set_logger(queue).map_err(|_| Failure::new(Exit::Software, "the log was begun twice"))?;
+    log::set_logger(queue).map_err(|_| Failure::new(Exit::Software, "the log was started twice"))?;
     log::set_max_level(level.filter());
     Ok(Waiting { queue, requests })
 }

@@ -151,7 +151,7 @@ fn bind_address(
     }
     // Without this, both sockets get new connects; some may still be on the way when the older one is closed.
     route_connects(&listener, previous.len())
-        .unwrap_or_else(|e| log::debug!("{at}: new connects cannot be told apart: {e}"));
+        .unwrap_or_else(|e| log::debug!("{at}: an older socket also gets new connects: {e}"));
     let successor = Arc::new(listener.as_fd().try_clone_to_owned()?);
     let usable = |Listener { name, socket, .. }| {
         socket.set_nonblocking(true)?;

@@ -104,7 +104,7 @@ pub(super) fn drop_all(identity: Option<&Identity>) -> Result<(), Failure> {
             && groups.is_ok_and(|ids| [ids.real, ids.effective, ids.saved] == [*gid; 3])
             && setuid(Uid::from_raw(0)).is_err();
         if !gone {
-            return Err(refused("give up root", &"it came back"));
+            return Err(refused("give up root", &"the process could become root again"));
         }
     }
     // Checked also if the monitor was started as another user: it could become root again by a saved id of root's.

@@ -78,10 +78,10 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let connection = http.serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         served = connection => if let Err(e) = served {
-            log::debug!("a status request came to nothing: {e}");
+            log::debug!("a status request failed: {e}");
             warn_of_other_protocol(peer, &first);
         },
-        () = deadline.stalled() => log::debug!("a status request was given up: nothing was taken of the answer"),
+        () = deadline.stalled() => log::debug!("a status request was given up: the client took nothing of the answer"),
     }
     deadline.end();
 }

@@ -40,7 +40,7 @@ impl Listener {
         forget(&self.name);
         // Without this, the socket would listen until the service manager has closed its copy.
         if let Err(e) = SockRef::from(&self.socket).shutdown(Shutdown::Both) {
-            log::debug!("{} listens on: {e}", self.name);
+            log::debug!("{} is still listening: {e}", self.name);
         }
     }
 }

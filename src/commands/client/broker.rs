@@ -131,7 +131,7 @@ impl Broker {
         self.socket.send(message).await.map_err(|e| {
             Failure::new(
                 Exit::Unavailable,
-                format!("cannot send to {}: {e}; is it a monitor, and still there?", self.address),
+                format!("cannot send to {}: {e}; check that a monitor still listens there", self.address),
             )
         })
     }
@@ -153,6 +153,6 @@ impl Broker {
         };
         timeout(FLUSH_TIMEOUT, flushed)
             .await
-            .map_err(|_| Failure::new(Exit::Unavailable, format!("{} does not take what was sent to it", self.address)))
+            .map_err(|_| Failure::new(Exit::Unavailable, format!("{} did not take the message", self.address)))
     }
 }

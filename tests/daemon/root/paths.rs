@@ -53,8 +53,8 @@ fn a_log_that_names_a_file_of_roots_gains_nothing() {
         ("shared/shadow", "expected a file that user recodex can write to"),
         ("logs/sub/shadow", "expected a file that user recodex can write to"),
         ("logs/sub/new", "and user recodex must be able to write to it"),
-        ("logs/soft", "it is a link to what user recodex cannot have"),
-        ("logs/dangling", "it is a link to what user recodex cannot have"),
+        ("logs/soft", "it is a link to a path that user recodex cannot write to"),
+        ("logs/dangling", "it is a link to a path that user recodex cannot write to"),
         ("logs/hard", "expected a file that user recodex can write to"),
     ] {
         let log = place.path(log);
