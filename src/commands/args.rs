@@ -57,7 +57,7 @@ pub(super) enum Command {
         /// For wss://: also trust the certificates in this PEM file or pipe, which may be the server's own
         #[arg(long, value_name = "FILE")]
         ca: Option<PathBuf>,
-        /// Print each message as a line of JSON; this is the default if the output is no terminal
+        /// Print each message as a line of JSON; this is the default if the output is not a terminal
         #[arg(long)]
         json: bool,
         /// The job's number of tasks, 1 or more, to show a progress bar
@@ -66,8 +66,8 @@ pub(super) enum Command {
     },
     /// Check the configuration, and the ports, user, log, certificate and limits of this machine
     ///
-    /// Run it as root: then it checks as the user of the installed service, or else as the user in the configuration. Exits with 0 if
-    /// the monitor would start.
+    /// Run it as root. It then checks as the user of the installed service or, without a service, as the user in the configuration.
+    /// Exits with 0 if the monitor would start.
     Check {
         /// The configuration file [default: /etc/recodex/monitor/config.yml if it exists, else every setting has its default]
         #[arg(short, long, value_name = "FILE")]
