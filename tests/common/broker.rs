@@ -1,10 +1,10 @@
-//! A broker: libzmq, which is what the real one speaks.
+//! A broker that uses libzmq, as the real one does.
 
 use std::net::SocketAddr;
 
 use super::{DEADLINE, Event, Monitor, Viewer, command, unique, until};
 
-/// The routing id the monitor goes by.
+/// The routing id of the monitor.
 const MONITOR: &[u8] = b"recodex-monitor";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,7 +70,7 @@ impl Broker {
         self.send(&[channel, "TASK", id, "COMPLETED"]);
     }
 
-    /// What happens to the link (`zmq::SocketEvent`s) from now on.
+    /// Starts to collect the events of the link (`zmq::SocketEvent`).
     pub(crate) fn events(&self) -> Events {
         let endpoint = format!("inproc://{}", unique("events"));
         self.socket.monitor(&endpoint, i32::from(zmq::SocketEvent::ALL.to_raw())).expect("libzmq can watch sockets");
@@ -95,7 +95,7 @@ impl Events {
 
 /// Returns once the monitor has taken everything this broker has sent.
 ///
-/// A link keeps its order, so one message more, on a channel of its own, tells.
+/// Messages on a link keep their order. So the monitor has all of them once another message has arrived on a new channel.
 pub(crate) fn fence(monitor: &Monitor, broker: &Broker) {
     let channel = unique("fence");
     broker.send(&[channel.as_str(), "FINISHED"]);

@@ -45,18 +45,18 @@ impl Chromium {
         Self { client, driver, _profile: profile }
     }
 
-    /// What the console and its like (`browser`) or the inspector (`performance`) were told since this was asked last.
+    /// Returns the entries of a log since the last call: of the console (`browser`) or of the inspector (`performance`).
     pub(crate) async fn log(&self, kind: &str) -> Vec<Value> {
         let log = self.command("se/log", &json!({ "type": kind })).await;
         log.as_array().expect("a list of entries").clone()
     }
 
-    /// A command of the browser's inspector, by the protocol that is called CDP.
+    /// Runs a command of the browser's inspector, by the Chrome DevTools Protocol.
     pub(crate) async fn devtools(&self, name: &str, parameters: &Value) -> Value {
         self.command("goog/cdp/execute", &json!({ "cmd": name, "params": parameters })).await
     }
 
-    /// A command that chromedriver has beyond those of the standard.
+    /// Runs a command of chromedriver that is not in the standard.
     async fn command(&self, path: &str, body: &Value) -> Value {
         let session = self.client.session_id().await.unwrap().expect("there is a session");
         let answer = self.driver.post(&format!("/session/{session}/{path}"), body);
@@ -125,7 +125,7 @@ impl Driver {
 }
 
 impl Drop for Driver {
-    /// Asks it to go, since a chromedriver that is killed leaves its browser behind.
+    /// Asks chromedriver to end: if it were killed, its browser would go on running.
     fn drop(&mut self) {
         if let Ok(mut connection) = TcpStream::connect(("127.0.0.1", self.port)) {
             let _ = connection.set_read_timeout(Some(DEADLINE));

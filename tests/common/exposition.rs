@@ -25,7 +25,7 @@ pub(crate) enum Format {
 
 impl Metrics {
     /// # Panics
-    /// When the text is not in this format.
+    /// If the text is not in this format.
     pub(crate) fn parse(text: &str, format: Format) -> Self {
         let lines = match format {
             Format::OpenMetrics => text.strip_suffix("# EOF\n").expect("the end is marked"),
@@ -88,7 +88,7 @@ impl Metrics {
         *self.samples.get(series).unwrap_or_else(|| panic!("no {series}"))
     }
 
-    /// The same for one that counts.
+    /// Returns the value of a counter, as a whole number.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a whole number, as is asserted")]
     pub(crate) fn count(&self, series: &str) -> u64 {
         let value = self.value(series);
@@ -106,7 +106,7 @@ impl Metrics {
     }
 }
 
-/// What stands between the braces; no value here holds an escape or a comma.
+/// Parses the text between the braces. No value here contains an escape or a comma.
 fn labels(text: &str) -> Labels {
     let label = |part: &str| {
         let (name, value) = part.split_once('=').unwrap_or_else(|| panic!("no label: {part}"));
@@ -118,7 +118,7 @@ fn labels(text: &str) -> Labels {
     text.split(',').map(label).collect()
 }
 
-/// Buckets count those below them, too, and the last is +Inf with all.
+/// Asserts that each bucket also counts the values of the buckets before it, and that the last one is +Inf with all values.
 fn check_histogram(name: &str, family: &Family) {
     let of = |suffix: &str| {
         let series = format!("{name}{suffix}");

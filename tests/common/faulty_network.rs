@@ -1,4 +1,5 @@
-//! A faulty network: a TCP proxy that delays, splits, stalls and cuts, as a seed has it. It changes, loses and repeats nothing.
+//! A faulty network: a TCP proxy that delays, splits, stalls and cuts, all of it chosen by a seed. It never changes, loses or
+//! repeats a byte.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,10 +13,10 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
-/// How much is treated in one way.
+/// The number of bytes that get the same treatment.
 const PIECE: usize = 4096;
 
-/// The kernel's buffer for what a network has not read: small, so that one that stalls is soon felt.
+/// The kernel's buffer for unread bytes. It is small, so that the other side soon notices a network that stalls.
 const BUFFER: u32 = 8192;
 
 /// A sequence that looks random, and is the same for the same seed (splitmix64).
@@ -51,22 +52,22 @@ impl Random {
     }
 }
 
-/// The faults of a network, besides which it carries everything.
+/// The faults of a network. It passes on every byte that no fault stops.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Faults {
     None,
-    /// Every byte by itself.
+    /// Sends every byte alone.
     Bytes,
     /// Delays, splits and stalls.
     Delays,
-    /// The same, and it cuts; without resets, so that all that was carried is taken.
+    /// The same, and it cuts links. It uses no resets, so every byte that was passed on arrives.
     Cuts,
     /// The same, and some cuts are resets.
     Resets,
 }
 
 pub(crate) struct FaultyNetwork {
-    /// Whoever connects here is connected to the target.
+    /// A client that connects here is connected to the target.
     pub(crate) address: SocketAddr,
     state: Arc<State>,
     _runtime: Runtime,
@@ -76,7 +77,7 @@ struct State {
     target: SocketAddr,
     faults: Faults,
     mended: AtomicBool,
-    /// After how many bytes to the target the next link is cut.
+    /// The number of bytes to the target after which the next link is cut.
     limit: AtomicU64,
     cuts: AtomicUsize,
 }
@@ -108,17 +109,17 @@ impl FaultyNetwork {
         FaultyNetwork { address, state, _runtime: runtime }
     }
 
-    /// From now on everything is only carried.
+    /// Passes everything on without faults from now on.
     pub(crate) fn mend(&self) {
         self.state.mended.store(true, Ordering::Relaxed);
     }
 
-    /// Cuts the next link, without a reset, after so many bytes to the target.
+    /// Cuts the next link, without a reset, after this number of bytes to the target.
     pub(crate) fn cut_next_after(&self, bytes: u64) {
         self.state.limit.store(bytes, Ordering::Relaxed);
     }
 
-    /// How many links were cut so far.
+    /// Returns the number of links that were cut so far.
     pub(crate) fn cuts(&self) -> usize {
         self.state.cuts.load(Ordering::Relaxed)
     }
@@ -130,7 +131,7 @@ fn small_socket() -> TcpSocket {
     socket
 }
 
-/// How a link ends that neither side ended.
+/// The end of a link that the network has cut.
 #[derive(Debug, PartialEq)]
 enum Cut {
     End,

@@ -1,4 +1,4 @@
-//! A client of the status listener: one request a connection, as it answers one.
+//! A client of the status listener: one request for each connection, since the listener answers only one.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,16 +7,16 @@ use std::time::Instant;
 use super::exposition::{Format, Metrics};
 use super::{DEADLINE, Monitor};
 
-/// What a config says that turns the status listener on.
+/// The line of a configuration that turns the status listener on.
 pub(crate) const STATUS: &str = "status_uri: [\"127.0.0.1\", 0]\n";
 
-/// Where a monitor with [`STATUS`] answers.
+/// Returns the address of the status listener of a monitor with [`STATUS`].
 pub(crate) fn status(monitor: &Monitor) -> SocketAddr {
     monitor.wait_log("listening for status requests on ");
     monitor.addresses("status requests")[0]
 }
 
-/// The metrics now, in the format that Prometheus asks for.
+/// Returns the current metrics, in the format that Prometheus asks for.
 pub(crate) fn metrics(address: SocketAddr) -> Metrics {
     let answer = ask(address, "GET", "/metrics", "Accept: application/openmetrics-text;version=1.0.0\r\n");
     Metrics::parse(&answer.body, Format::OpenMetrics)
@@ -31,7 +31,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// What is said in this header, if it is there; it may be there once.
+    /// Returns the value of this header, if there is one. Fails if the header occurs twice.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.head.lines().filter_map(|line| line.split_once(": "));
         let mut found = found.by_ref().filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value);
@@ -54,7 +54,7 @@ impl Answer {
     }
 }
 
-/// What was sent in these chunks, of which the last is empty.
+/// Joins the content of these chunks, of which the last is empty.
 fn unchunked(mut chunks: &str) -> String {
     let mut text = String::new();
     loop {
@@ -80,7 +80,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
     ask(address, "GET", path, "")
 }
 
-/// What is answered on a connection on which everything was asked.
+/// Reads the answer on a connection to which the whole request was sent.
 pub(crate) fn answer(stream: TcpStream) -> Answer {
     Answer::read(stream)
 }
@@ -92,7 +92,7 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Asserts that the other side has closed, or does by the deadline; returns what it said before.
+/// Asserts that the other side has closed, or closes within the deadline. Returns the bytes before the close.
 pub(crate) fn read_to_close(mut stream: &TcpStream) -> Vec<u8> {
     let (mut all, mut piece) = (Vec::new(), [0; 1024]);
     loop {
@@ -108,7 +108,7 @@ pub(crate) fn read_to_close(mut stream: &TcpStream) -> Vec<u8> {
 /// A stream of server-sent events.
 pub(crate) struct Events {
     stream: TcpStream,
-    /// What came and is not decoded: in chunks, with their lengths.
+    /// Received bytes that are not decoded yet: chunks with their lengths.
     chunked: Vec<u8>,
     text: String,
     ended: bool,
@@ -138,7 +138,7 @@ impl Events {
         self.next_or_end().expect("an event was to come, not the end")
     }
 
-    /// The data of the next event of this name; what comes before it is passed over.
+    /// Returns the data of the next event of this name, and skips the events before it.
     pub(crate) fn next_of(&mut self, name: &str) -> String {
         let began = Instant::now();
         loop {
@@ -163,7 +163,7 @@ impl Events {
     /// The next event, or `None` at the proper end of the stream.
     ///
     /// # Panics
-    /// When what comes is no event as the monitor writes them, or the stream is cut.
+    /// If the monitor sends anything but an event in its usual form, or the stream is cut.
     pub(crate) fn next_or_end(&mut self) -> Option<(String, String)> {
         let began = Instant::now();
         loop {

@@ -1,4 +1,5 @@
-//! A service manager, as far as a service sees one: it hears notifications, keeps descriptors, and starts the next process with them.
+//! The parts of a service manager that a service can see: it receives notifications, keeps descriptors, and starts the next process
+//! with them.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -17,16 +18,16 @@ use super::{DEADLINE, Host, Monitor, open_directory, open_up, until};
 type Kept = Vec<(String, OwnedFd)>;
 
 pub(crate) struct Manager {
-    /// The socket that it hears notifications at.
+    /// The path of the socket that receives notifications.
     pub(crate) path: PathBuf,
     heard: Receiver<String>,
     kept: Arc<Mutex<Kept>>,
-    /// Who is to answer barriers, if not the manager at once.
+    /// The receiver of barriers, if the manager does not answer them at once.
     barriers: Barriers,
     _directory: tempfile::TempDir,
 }
 
-/// Where the descriptors of barriers go, each of which is answered once it is dropped.
+/// The sender of the barriers' descriptors. A barrier is answered once its descriptor is dropped.
 type Barriers = Arc<Mutex<Option<Sender<Vec<OwnedFd>>>>>;
 
 impl Manager {
@@ -34,7 +35,7 @@ impl Manager {
         Self::with_room(usize::MAX)
     }
 
-    /// One that keeps at most so many descriptors (`FileDescriptorStoreMax=`).
+    /// Creates a manager that keeps at most `room` descriptors (`FileDescriptorStoreMax=`).
     pub(crate) fn with_room(room: usize) -> Self {
         let directory = open_directory();
         let path = directory.path().join("notify");
@@ -48,19 +49,20 @@ impl Manager {
         Self { path, heard, kept, barriers, _directory: directory }
     }
 
-    /// Answers no barrier (`sd_notify_barrier(3)`) from now on: each is answered once what comes here is dropped.
+    /// Stops answering barriers (`sd_notify_barrier(3)`). A barrier is answered once the test drops the descriptors that it
+    /// receives here.
     pub(crate) fn holds_barriers(&self) -> Receiver<Vec<OwnedFd>> {
         let (sender, receiver) = channel();
         *self.barriers.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         receiver
     }
 
-    /// A monitor under this manager; `variables` are more of what a manager sets.
+    /// Starts a monitor under this manager, with `variables` in its environment.
     pub(crate) fn starts(&self, variables: &[&str], config: &str) -> Monitor {
         self.starts_at(Host::default(), variables, config)
     }
 
-    /// The next process: it is started with what is kept, and listens where `before` did.
+    /// Starts the next process, with the kept descriptors and the ports of `before`.
     pub(crate) fn restarts(&self, before: &Monitor, config: &str) -> Monitor {
         self.starts_at(
             Host { viewers: before.viewers.port(), brokers: before.brokers.port(), ..Host::default() },
@@ -73,7 +75,7 @@ impl Manager {
         Monitor::start_with(&self.descriptors(), &self.wrapper(variables), host, config)
     }
 
-    /// What a process is started through.
+    /// Returns the command that starts a process with the manager's environment.
     pub(crate) fn wrapper(&self, variables: &[&str]) -> Vec<String> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
@@ -89,19 +91,19 @@ impl Manager {
         kept.iter().map(|(_, fd)| fd.try_clone().expect("descriptors are left")).collect()
     }
 
-    /// The names of what is kept.
+    /// Returns the names of the kept descriptors.
     pub(crate) fn names(&self) -> Vec<String> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Keeps a descriptor that no process has given, and no other of that name.
+    /// Keeps a descriptor from the test, instead of any others of that name.
     pub(crate) fn keep(&self, name: &str, fd: OwnedFd) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(other, _)| other != name);
         kept.push((name.to_owned(), fd));
     }
 
-    /// Lets go of everything, as for a service that has stopped.
+    /// Forgets all descriptors, as for a service that has stopped.
     pub(crate) fn forgets(&self) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -123,7 +125,7 @@ impl Drop for Manager {
     }
 }
 
-/// Until an empty message comes.
+/// Handles messages until an empty one comes.
 fn listen(
     socket: &UnixDatagram,
     say: &Sender<String>,

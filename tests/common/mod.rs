@@ -1,4 +1,4 @@
-//! What the integration tests share: the program under test, and the peers it talks to.
+//! The harness of the integration tests: the program under test, and its peers.
 //!
 //! Every wait ends at an event or at [`DEADLINE`]; nothing here depends on how fast the machine is.
 
@@ -49,19 +49,19 @@ pub(crate) use zmtp::RawPeer;
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_recodex-monitor");
 
-/// How long to wait for what must happen. Only a failing test waits this long.
+/// The longest wait for an event that must happen. Only a failing test waits this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The time within which a stop ends: five seconds are promised, and one more is for a machine that has other things to do.
 pub(crate) const PROMPT: Duration = Duration::from_secs(6);
 
-/// How long to watch for what must *not* happen, where no event can tell.
+/// The wait in which something must *not* happen, if no event shows that it cannot happen any more.
 pub(crate) const A_WHILE: Duration = Duration::from_millis(500);
 
-/// Asks again and again until there is an answer.
+/// Calls `ask` again and again until it returns a value.
 ///
 /// # Panics
-/// When there is none by [`DEADLINE`].
+/// If there is none within [`DEADLINE`].
 pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -73,18 +73,18 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A channel id nobody else uses.
+/// Returns a channel id that no other test uses.
 pub(crate) fn unique(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The text a command without a task becomes.
+/// Returns the text that a viewer gets for a command without a task.
 pub(crate) fn command(word: &str) -> String {
     format!("{{\"command\": \"{word}\"}}")
 }
 
-/// The text a task becomes.
+/// Returns the text that a viewer gets for a task.
 pub(crate) fn task(id: &str, state: &str) -> String {
     format!("{{\"command\": \"TASK\", \"task_id\": \"{id}\", \"task_state\": \"{state}\"}}")
 }
@@ -98,7 +98,7 @@ pub(crate) fn task_id(text: &str) -> &str {
 /// Runs the program to its end.
 ///
 /// # Panics
-/// When it does not end by [`DEADLINE`]; it is killed then.
+/// If it does not end within [`DEADLINE`]; it is then killed.
 pub(crate) fn run(args: &[&str]) -> Output {
     run_words(&[&[PROGRAM], args].concat())
 }
@@ -128,14 +128,14 @@ pub(crate) fn kill(pid: u32, signal: &str) -> ExitStatus {
     Command::new("sh").args(["-c", "kill -\"$0\" \"$1\"", signal, &pid.to_string()]).status().expect("sh runs")
 }
 
-/// A port of the loopback address, taken for as long as the listener lives.
+/// Takes a port of the loopback address, until the listener is dropped.
 pub(crate) fn taken_port() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     (listener, address)
 }
 
-/// A file in a directory of its own, which goes with the returned guard.
+/// Makes a file in a new directory, which is removed with the returned guard.
 pub(crate) fn temporary(name: &str, content: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join(name);
@@ -161,7 +161,7 @@ pub(crate) fn open_up(path: &Path) {
     set_permissions(path, Permissions::from_mode(0o777)).expect("it is ours");
 }
 
-/// Raises the limit of open files of this process, which the monitor inherits, to 20,000 if it may be; returns how many it is.
+/// Raises the limit of open files of this process, which the monitor inherits, to 20,000 if that is allowed. Returns the limit.
 pub(crate) fn raise_open_files() -> usize {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("there is a limit");
     let limit = hard.min(20_000).max(soft);
@@ -169,7 +169,7 @@ pub(crate) fn raise_open_files() -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// Returns whether the test runs as root. A test that needs root is ignored without it, which `tests/run` counts.
+/// Returns true if the test runs as root. A test that needs root is ignored without it, which `tests/run` counts.
 pub(crate) fn is_root() -> bool {
     geteuid().is_root()
 }

@@ -1,4 +1,4 @@
-//! The program under test: started with a config of its own, its log kept, killed when dropped.
+//! The program under test. It has a configuration of its own and its log is kept; dropping it kills the process.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,7 @@ use nix::unistd::User;
 
 use super::{DEADLINE, PROGRAM, is_root, kill, temporary, until};
 
-/// Where a monitor listens, as its config says it.
+/// The host and the ports in a monitor's configuration.
 #[derive(Clone, Copy)]
 pub(crate) struct Host<'a> {
     pub(crate) name: &'a str,
@@ -52,7 +52,7 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Starts one on free ports of 127.0.0.1; `config` is what its config says beyond that.
+    /// Starts a monitor on free ports of 127.0.0.1. `config` has more lines of its configuration.
     pub(crate) fn start(config: &str) -> Self {
         Self::start_at(Host::default(), config)
     }
@@ -61,25 +61,25 @@ impl Monitor {
         Self::start_through(&[], host, config)
     }
 
-    /// Starts one whose viewers come through a Unix socket.
+    /// Starts a monitor whose viewers connect to a Unix socket.
     pub(crate) fn start_unix(path: &Path, config: &str) -> Self {
         let uri = format!("\"unix:{}\"", path.display());
         Self::launch_for(&uri, &[], &[], Host::default(), config)
     }
 
-    /// The same with `descriptors` from 3 on, by way of another program.
+    /// The same, started by another program, with `descriptors` from number 3 on.
     pub(crate) fn start_unix_with(descriptors: &[OwnedFd], wrapper: &[String], path: &Path, config: &str) -> Self {
         let uri = format!("\"unix:{}\"", path.display());
         let wrapper: Vec<_> = wrapper.iter().map(String::as_str).collect();
         Self::launch_for(&uri, descriptors, &wrapper, Host::default(), config)
     }
 
-    /// Starts one by way of another program, which must end in `exec "$@"`.
+    /// Starts a monitor by another program, which must end with `exec "$@"`.
     pub(crate) fn start_through(wrapper: &[&str], host: Host<'_>, config: &str) -> Self {
         Self::launch(&[], wrapper, host, config)
     }
 
-    /// Starts one by way of another program, with `descriptors` from 3 on.
+    /// Starts a monitor by another program, with `descriptors` from number 3 on.
     pub(crate) fn start_with(descriptors: &[OwnedFd], wrapper: &[String], host: Host<'_>, config: &str) -> Self {
         Self::launch(descriptors, &wrapper.iter().map(String::as_str).collect::<Vec<_>>(), host, config)
     }
@@ -89,14 +89,14 @@ impl Monitor {
         Self::launch_for(&uri, descriptors, wrapper, host, config)
     }
 
-    /// `uri` is where viewers connect.
+    /// Starts a monitor. `uri` is the address for viewers.
     fn launch_for(uri: &str, descriptors: &[OwnedFd], wrapper: &[&str], host: Host<'_>, config: &str) -> Self {
         let Host { name, brokers, .. } = host;
         let mut text = String::new();
         writeln!(text, "websocket_uri: {uri}").expect("strings grow");
         writeln!(text, "zeromq_uri: [\"{name}\", {brokers}]").expect("strings grow");
         text.push_str(config);
-        // As root it becomes somebody else, who must be there.
+        // A monitor that is started as root becomes another user, and that user must exist.
         if is_root() && !config.contains("user:") {
             text.push_str("\nuser: nobody\n");
         }
@@ -105,12 +105,12 @@ impl Monitor {
         Self::run_with(&path, Some(directory), viewers_by_tcp, descriptors, wrapper)
     }
 
-    /// Starts one with a config of the test's own.
+    /// Starts a monitor with the configuration at `path`.
     pub(crate) fn start_from(path: &Path) -> Self {
         Self::run_with(path, None, true, &[], &[])
     }
 
-    /// Starts one whose log the test reads, or nobody, with the ports that its config has.
+    /// Starts a monitor with the ports in its configuration. The harness does not read its log.
     pub(crate) fn start_unread(path: &Path, wrapper: &[&str], ports: [SocketAddr; 2], stderr: Stdio) -> Self {
         let child = spawn(path, &[], wrapper, stderr);
         let log = Log { lines: Mutex::new(Lines { all: Vec::new(), ended: true }), changed: Condvar::new() };
@@ -152,7 +152,7 @@ impl Monitor {
         monitor
     }
 
-    /// Every address said to be listened on so far, as a client connects to it.
+    /// Returns the addresses that the log has named so far, in a form to which a client can connect.
     pub(crate) fn addresses(&self, whom: &str) -> Vec<SocketAddr> {
         let said = format!("listening for {whom} on ");
         let address = |line: String| {
@@ -170,25 +170,25 @@ impl Monitor {
         self.log().into_iter().filter_map(address).collect()
     }
 
-    /// The log so far.
+    /// Returns the log so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lines.lock().expect("nobody panics holding it").all.clone()
     }
 
-    /// Lines so far that hold all of `words`, in either case.
+    /// Returns the lines so far that contain all of `words`, in upper or lower case.
     pub(crate) fn logged(&self, words: &[&str]) -> Vec<String> {
         self.log().into_iter().filter(|line| holds(line, words)).collect()
     }
 
-    /// Waits for a line that holds `text` in either case.
+    /// Waits for a line that contains `text`, in upper or lower case.
     pub(crate) fn wait_log(&self, text: &str) -> String {
         self.wait_logged(&[text])
     }
 
-    /// Waits for a line that holds all of `words` in either case.
+    /// Waits for a line that contains all of `words`, in upper or lower case.
     ///
     /// # Panics
-    /// When none comes by [`DEADLINE`], or the log ends without one.
+    /// If none comes within [`DEADLINE`], or the log ends without one.
     pub(crate) fn wait_logged(&self, words: &[&str]) -> String {
         let end = Instant::now() + DEADLINE;
         let mut lines: MutexGuard<'_, Lines> = self.log.lines.lock().expect("nobody panics holding it");
@@ -206,7 +206,7 @@ impl Monitor {
         }
     }
 
-    /// Under which name the viewer of this channel is known, of which the log tells at level `debug`.
+    /// Returns the name of this channel's viewer in the log, which has it at level `debug`.
     pub(crate) fn viewer_of(&self, channel: &str) -> String {
         let line = self.wait_log(&format!("subscribed to channel {channel}"));
         let name = line.split_once("viewer ").and_then(|(_, rest)| rest.split_once(" subscribed"));
@@ -221,7 +221,7 @@ impl Monitor {
         assert!(kill(self.child.id(), name).success(), "the process is there to be signalled");
     }
 
-    /// Waits for the process to end, and for the last of its log.
+    /// Waits for the end of the process and of its log.
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
         let child = &mut self.child;
         let status = until("the monitor ends", || child.try_wait().expect("it is our child"));
@@ -234,7 +234,7 @@ impl Monitor {
     /// Stops it by SIGTERM and returns how long that took.
     ///
     /// # Panics
-    /// When the exit status is not 0.
+    /// If the exit status is not 0.
     pub(crate) fn stop(&mut self) -> Duration {
         let start = Instant::now();
         self.signal("TERM");
@@ -243,18 +243,18 @@ impl Monitor {
         start.elapsed()
     }
 
-    /// Asserts that the process started at first is still there.
+    /// Asserts that the process still runs.
     pub(crate) fn assert_alive(&mut self) {
         let ended = self.child.try_wait().expect("it is our child");
         assert_eq!(ended, None, "the monitor has ended");
     }
 
-    /// Resident memory, in KiB.
+    /// Returns the resident memory, in KiB.
     pub(crate) fn rss_kib(&self) -> u64 {
         self.memory("VmRSS:")
     }
 
-    /// The most that it has been, in KiB.
+    /// Returns the largest resident memory so far, in KiB.
     pub(crate) fn peak_kib(&self) -> u64 {
         self.memory("VmHWM:")
     }
@@ -265,7 +265,7 @@ impl Monitor {
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of kB")
     }
 
-    /// Processor time used so far, user's and system's.
+    /// Returns the processor time used so far, in user and in kernel mode.
     pub(crate) fn cpu(&self) -> Duration {
         let stat = self.proc("stat");
         let fields: Vec<&str> = stat.rsplit_once(')').expect("the name ends").1.split_whitespace().collect();
@@ -273,12 +273,12 @@ impl Monitor {
         Duration::from_millis(ticks * 10) // USER_HZ is 100 wherever Linux runs
     }
 
-    /// Descriptors open now.
+    /// Returns the number of open descriptors.
     pub(crate) fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process is there").count()
     }
 
-    /// Lowers its limit of open files while it runs, as its own user, who may.
+    /// Lowers its limit of open files while it runs, as the user that it runs as, which may do that.
     pub(crate) fn limit_open_files(&self, files: usize) {
         let mut words = Vec::new();
         if is_root() {
@@ -315,7 +315,7 @@ fn spawn(config: &Path, descriptors: &[OwnedFd], wrapper: &[&str], stderr: Stdio
     with_descriptors(&mut command, descriptors).spawn().expect("the program starts")
 }
 
-/// Has a program started with these descriptors, from 3 on.
+/// Makes a command pass these descriptors to its program, from number 3 on.
 pub(crate) fn with_descriptors<'a>(program: &'a mut Command, descriptors: &[OwnedFd]) -> &'a mut Command {
     // Moved up first, so that none is overwritten by another.
     let high: Vec<OwnedFd> = descriptors.iter().map(dup_above).collect();

@@ -1,4 +1,4 @@
-//! Machines of their own, as far as the network goes.
+//! Simulated machines with a network of their own.
 
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
@@ -8,13 +8,14 @@ use nix::sched::{CloneFlags, setns};
 
 use super::{skipped, unique};
 
-/// A network namespace, which goes when dropped.
+/// A network namespace; dropping it removes it.
 pub(crate) struct Namespace {
     name: String,
 }
 
 impl Namespace {
-    /// Two machines and the cable between them; the first has [`Namespace::NEAR`]. Or, where that cannot be, nothing.
+    /// Makes two machines and the cable between them; the first has [`Namespace::NEAR`]. Returns `None` if this machine cannot do
+    /// that.
     pub(crate) fn pair() -> Option<(Self, Self)> {
         if !ip(&["netns", "list"]) {
             skipped("needs the command ip");
@@ -34,7 +35,7 @@ impl Namespace {
         Some((near, far))
     }
 
-    /// The first machine's address.
+    /// The address of the first machine.
     pub(crate) const NEAR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
     fn new() -> Option<Self> {
@@ -46,7 +47,7 @@ impl Namespace {
         assert!(ip(&[&["-n", self.name.as_str()], words].concat()), "ip cannot do this: {words:?}");
     }
 
-    /// Does something on this machine. What is begun there stays there: sockets, threads, processes.
+    /// Runs a function on this machine. Sockets, threads and processes that it starts stay there.
     pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let act = || {
             let namespace = fs::File::open(format!("/run/netns/{}", self.name)).expect("ip has put it there");
@@ -56,7 +57,7 @@ impl Namespace {
         thread::scope(|scope| scope.spawn(act).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// The machine is gone at once, and nothing it sends from now on leaves it.
+    /// Disconnects the machine at once: nothing that it sends from now on reaches the other one.
     pub(crate) fn vanish(&self) {
         self.ip(&["link", "set", "cable", "down"]);
     }

@@ -1,4 +1,4 @@
-//! A viewer that is a Python program, in a process of its own.
+//! A viewer in a Python program, which is another process.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Lines};
@@ -27,7 +27,7 @@ impl PythonViewer {
         self.lines.next().expect("the viewer prints a line").unwrap()
     }
 
-    /// The lines to the end of the viewer.
+    /// Returns the lines up to the end of the viewer.
     pub(crate) fn rest(mut self) -> Vec<String> {
         self.lines.by_ref().map(Result::unwrap).collect()
     }

@@ -12,13 +12,13 @@ use super::{Host, Monitor, open_directory};
 pub(crate) struct Reloadable {
     pub(crate) monitor: Monitor,
     pub(crate) config: PathBuf,
-    /// What every configuration begins with.
+    /// The beginning of every configuration.
     pub(crate) ports: String,
     _directory: tempfile::TempDir,
 }
 
 impl Reloadable {
-    /// Starts one by way of another program, which must run what follows it.
+    /// Starts a monitor by another program, which must run its arguments.
     pub(crate) fn start(wrapper: &[&str], config: &str) -> Self {
         let directory = open_directory();
         let path = directory.path().join("config.yml");
@@ -35,12 +35,12 @@ impl Reloadable {
         self.monitor.signal("HUP");
     }
 
-    /// Writes the configuration and does not reload it.
+    /// Writes the configuration, without a reload.
     pub(crate) fn write(&self, config: &str) {
         write(&self.config, format!("{}{config}", self.ports)).expect("it is ours");
     }
 
-    /// Changes the configuration all the time, so that a reload does not come to its end. It is always good, but for its last line.
+    /// Changes the configuration again and again, so that a reload does not end. It is always valid, except for its last line.
     pub(crate) fn keep_changing(&self) -> Changing {
         let (path, ports, stop) = (self.config.clone(), self.ports.clone(), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
@@ -58,7 +58,7 @@ impl Reloadable {
     }
 }
 
-/// Goes on until it is dropped.
+/// A thread that goes on until this is dropped.
 pub(crate) struct Changing {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,

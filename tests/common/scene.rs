@@ -1,14 +1,14 @@
-//! Somebody to be harmed: a monitor with a broker and a viewer that must not notice what others do.
+//! A monitor with a broker and a viewer, which must not notice an attack.
 
 use std::time::{Duration, Instant};
 
 use super::{Broker, Monitor, Viewer, fence, task};
 
-/// What a monitor may take, whatever it is sent.
+/// The memory that a monitor may use, whatever it receives.
 pub(crate) const MEMORY_KIB: u64 = 32 * 1024;
 
-/// How long a message may take while an attack runs. It takes milliseconds; this is for the slowest machine, and half of the
-/// timeout by which an attack that starves others would end.
+/// The longest time for a message during an attack. It usually takes milliseconds; this is for the slowest machine. It is half of
+/// the timeout that would end an attack that blocks others.
 const PROMPT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Scene {
@@ -32,7 +32,7 @@ impl Scene {
         Scene { monitor, broker, viewer, next: 0, slowest: Duration::ZERO }
     }
 
-    /// Asserts that a message still reaches the viewer, and at once; returns how long that took.
+    /// Asserts that a message still reaches the viewer at once. Returns the time that it took.
     pub(crate) fn relays(&mut self) -> Duration {
         let took = relays_at_once(&self.broker, &mut self.viewer, self.next);
         self.slowest = self.slowest.max(took);
@@ -40,13 +40,13 @@ impl Scene {
         took
     }
 
-    /// Asserts that the same process serves as before, those who were there and newcomers, and is small.
+    /// Asserts that the same process still serves connected and new clients, and uses little memory.
     pub(crate) fn is_unharmed(&mut self) {
         self.serves_newcomers();
         self.is_unharmed_for_those_who_are_there();
     }
 
-    /// The same while there is no place for newcomers.
+    /// The same while no new client can connect.
     pub(crate) fn is_unharmed_for_those_who_are_there(&mut self) {
         self.serves_those_who_are_there();
         let rss = self.monitor.rss_kib();
@@ -54,7 +54,7 @@ impl Scene {
         eprintln!("the slowest of {} messages took {:?}; {rss} KiB", self.next, self.slowest);
     }
 
-    /// Asserts that it serves as before, whatever its size.
+    /// Asserts that it still serves connected and new clients, whatever memory it uses.
     pub(crate) fn serves_all(&mut self) {
         self.serves_newcomers();
         self.serves_those_who_are_there();
@@ -71,7 +71,7 @@ impl Scene {
     }
 }
 
-/// Asserts that message `number` of the channel "healthy" reaches the viewer, and at once; returns how long that took.
+/// Asserts that message `number` of the channel "healthy" reaches the viewer at once. Returns the time that it took.
 pub(crate) fn relays_at_once(broker: &Broker, viewer: &mut Viewer, number: usize) -> Duration {
     let id = number.to_string();
     let start = Instant::now();

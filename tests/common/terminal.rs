@@ -1,4 +1,4 @@
-//! A program on a terminal: a pseudo-terminal, and what an emulator makes of the bytes that come out of it.
+//! A program on a pseudo-terminal, whose output an emulator turns into a screen.
 
 use super::{DEADLINE, kill};
 use nix::pty::{Winsize, openpty};
@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Instant;
 
-/// How many lines are kept that have left the screen.
+/// The number of lines that are kept after they have left the screen.
 const SCROLLBACK: usize = 1000;
 
 pub(crate) struct Terminal {
@@ -20,7 +20,7 @@ pub(crate) struct Terminal {
     device: PathBuf,
     output: Receiver<Vec<u8>>,
     emulator: vt100::Parser,
-    /// Everything that came.
+    /// All bytes that came.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -53,12 +53,12 @@ impl Terminal {
         Self { child, keyboard, device, output, emulator, bytes: Vec::new() }
     }
 
-    /// The lines on the screen.
+    /// Returns the lines on the screen.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.emulator.screen().contents().lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
-    /// The rows on the screen and those that have left it, the oldest first.
+    /// Returns the rows that have left the screen, the oldest first, and those on the screen.
     pub(crate) fn all_rows(&mut self) -> Vec<String> {
         let (rows, columns) = self.emulator.screen().size();
         let (rows, columns) = (usize::from(rows.get()), columns.get());
@@ -74,7 +74,7 @@ impl Terminal {
         all
     }
 
-    /// Waits until what is on the screen is `wanted`.
+    /// Waits until `wanted` holds for the lines on the screen.
     pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&[String]) -> bool) {
         let start = Instant::now();
         while !wanted(&self.lines()) {
@@ -98,12 +98,12 @@ impl Terminal {
         self.child.wait().expect("it is ours").code()
     }
 
-    /// Types at its keyboard.
+    /// Types on its keyboard.
     pub(crate) fn write(&mut self, text: &str) {
         self.keyboard.write_all(text.as_bytes()).expect("the terminal is there");
     }
 
-    /// Makes the terminal larger or smaller, as an emulator does that cuts off lines that have no room.
+    /// Changes the size of the terminal, as an emulator does that cuts off the lines for which there is no room.
     pub(crate) fn resize(&mut self, rows: u16, columns: u16) {
         let size = ["rows".into(), rows.to_string(), "columns".into(), columns.to_string()];
         let status = Command::new("stty").arg("-F").arg(&self.device).args(size).status().expect("stty runs");

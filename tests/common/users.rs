@@ -1,4 +1,4 @@
-//! Users for a start as root: a program runs where there are `recodex` and others, whatever users this machine has.
+//! Users for a start as root: a program runs in a namespace that has `recodex` and other users, whatever users this machine has.
 
 use std::os::unix::fs::chown;
 use std::path::Path;
@@ -12,16 +12,16 @@ pub(crate) const RECODEX: u32 = 64_001;
 pub(crate) const ALICE: u32 = 64_002;
 /// User and group `admin`, who is also in root's group.
 const ADMIN: u32 = 64_004;
-/// Group `secrets`, in which nobody is.
+/// Group `secrets`, which has no members.
 pub(crate) const SECRETS: u32 = 64_003;
 
-/// A place where these users are, by a mount namespace of its own.
+/// A mount namespace in which these users exist.
 pub(crate) struct Users {
     directory: tempfile::TempDir,
 }
 
 impl Users {
-    /// `None`, and said, where that is not possible.
+    /// Returns `None`, and prints that the test is skipped, if this machine cannot do that.
     pub(crate) fn new() -> Option<Self> {
         let directory = open_directory();
         let others = |path: &str| {
@@ -44,7 +44,7 @@ impl Users {
         can.then_some(users)
     }
 
-    /// What a program is started through.
+    /// Returns the command that starts a program there.
     pub(crate) fn wrapper(&self) -> Vec<String> {
         let at = self.directory.path().display();
         let script =

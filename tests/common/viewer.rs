@@ -14,11 +14,11 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::DEADLINE;
 
-/// The key of RFC 6455's example, and what it must be answered with.
+/// The key in the example of RFC 6455, and the answer to it.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// What is not random here need not be: the mask only has to be used.
+/// The mask need not be random; it only has to be used.
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
 #[derive(Debug, Clone, PartialEq)]
@@ -33,7 +33,7 @@ pub(crate) enum Event {
     Cut,
 }
 
-/// What its bytes go through.
+/// The connection under the WebSocket.
 enum Stream {
     Plain(TcpStream),
     Tls(Box<Session>),
@@ -70,9 +70,9 @@ pub(crate) struct Viewer {
     unread: Vec<u8>,
     /// Every byte after the upgrade.
     pub(crate) received: Vec<u8>,
-    /// How many bytes it reads at once.
+    /// The number of bytes that it reads at once.
     pub(crate) piece: usize,
-    /// Whether TLS said that nothing more would come (`close_notify`).
+    /// True once TLS has said that nothing more will come (`close_notify`).
     pub(crate) was_told: bool,
 }
 
@@ -84,7 +84,7 @@ impl Viewer {
         viewer
     }
 
-    /// The same for a channel without messages; returns when the monitor has read it.
+    /// The same for a channel without messages. Returns once the monitor has read the channel id.
     pub(crate) fn subscribed(address: SocketAddr, channel: &str) -> Self {
         Self::watch(address, channel).once_subscribed()
     }
@@ -95,13 +95,13 @@ impl Viewer {
         self
     }
 
-    /// As [`Viewer::subscribed`], but the kernel takes little for a viewer that does not read.
+    /// The same as [`Viewer::subscribed`], but the kernel buffers little for a viewer that does not read.
     pub(crate) fn subscribed_with_small_buffer(address: SocketAddr, channel: &str) -> Self {
         // Still so much that one that reads is not slow.
         Self::connected(address).with_buffer(131_072).upgrade(&[]).subscribe(channel)
     }
 
-    /// The kernel takes so many bytes for it, about, until it reads.
+    /// Makes the kernel buffer about this number of bytes for it until it reads.
     pub(crate) fn with_buffer(self, bytes: usize) -> Self {
         use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
         setsockopt(self.stream.tcp(), RcvBuf, &bytes).expect("a TCP socket");
@@ -140,7 +140,7 @@ impl Viewer {
         self.try_secured(config).expect("hands are shaken")
     }
 
-    /// The same, if the other side does.
+    /// The same, but returns an error if the other side does not shake hands.
     pub(crate) fn try_secured(self, config: &Arc<ClientConfig>) -> std::io::Result<Self> {
         let Stream::Plain(tcp) = self.stream else { panic!("it speaks TLS already") };
         let name = tcp.peer_addr()?.ip().into();
@@ -153,7 +153,7 @@ impl Viewer {
         Ok(Self::over(Stream::Tls(Box::new(session))))
     }
 
-    /// Its TLS session.
+    /// Returns its TLS session.
     pub(crate) fn session(&mut self) -> &mut Session {
         match &mut self.stream {
             Stream::Tls(session) => session,
@@ -184,20 +184,20 @@ impl Viewer {
         Self::over(Stream::Plain(OwnedFd::from(stream).into()))
     }
 
-    /// Sends an upgrade request with more headers, which is accepted.
+    /// Sends an upgrade request with more headers, and asserts that it is accepted.
     pub(crate) fn upgrade(mut self, headers: &[(&str, &str)]) -> Self {
         self.send_raw(upgrade_request_with("/", headers).as_bytes());
         self.read_upgrade();
         self
     }
 
-    /// The same, but it is refused; returns the answer.
+    /// The same, but asserts that the request is refused. Returns the answer.
     pub(crate) fn refused(mut self, headers: &[(&str, &str)]) -> String {
         let _ = self.try_send_raw(upgrade_request_with("/", headers).as_bytes());
         String::from_utf8(self.raw_to_end()).expect("answers are text")
     }
 
-    /// Names a channel without messages; returns when the monitor has read it.
+    /// Names a channel without messages. Returns once the monitor has read the channel id.
     pub(crate) fn subscribe(mut self, channel: &str) -> Self {
         self.send_text(channel);
         self.once_subscribed()
@@ -209,7 +209,7 @@ impl Viewer {
         head.unwrap_or_else(|| panic!("no upgrade, but: {:?}", String::from_utf8_lossy(&self.unread)))
     }
 
-    /// The same, or nothing if the connection ends before.
+    /// The same, but returns `None` if the connection ends before.
     pub(crate) fn upgrade_or_end(&mut self) -> Option<String> {
         let end = Instant::now() + DEADLINE;
         let length = loop {
@@ -252,15 +252,15 @@ impl Viewer {
         self.send_frame(0x88, &code.to_be_bytes());
     }
 
-    /// No more will be sent, but all is read: half a connection.
+    /// Ends sending, but not reading.
     pub(crate) fn shut_sending(&self) {
         let _ = self.stream.tcp().shutdown(Shutdown::Write); // the other side may have gone
     }
 
-    /// The next frame, or the end, within `time`.
+    /// Returns the next frame, or the end, if one comes within `time`.
     ///
     /// # Panics
-    /// When what comes is not what a server may send: masked, fragmented, not encoded in the shortest way, binary.
+    /// If the frame is one that the monitor must not send: masked, fragmented, not encoded in the shortest way, or binary.
     pub(crate) fn next_within(&mut self, time: Duration) -> Option<Event> {
         let end = Instant::now() + time;
         loop {
@@ -276,7 +276,7 @@ impl Viewer {
         }
     }
 
-    /// The next frame that is not a ping; pings are answered.
+    /// Returns the next frame that is not a ping, and answers pings.
     pub(crate) fn next(&mut self) -> Event {
         let end = Instant::now() + DEADLINE;
         loop {
@@ -288,7 +288,7 @@ impl Viewer {
         }
     }
 
-    /// The next text; anything else but a ping fails the test.
+    /// Returns the next text. Any other frame than a ping fails the test.
     pub(crate) fn text(&mut self) -> String {
         match self.next() {
             Event::Text(text) => text,
@@ -296,14 +296,14 @@ impl Viewer {
         }
     }
 
-    /// Asserts that this is what comes next, each once and in this order.
+    /// Asserts that these texts come next, each once and in this order.
     pub(crate) fn texts<T: AsRef<str>>(&mut self, expected: &[T]) {
         for (index, text) in expected.iter().enumerate() {
             assert_eq!(self.text(), text.as_ref(), "message {index}");
         }
     }
 
-    /// Asserts that the server closes now and with this code, answers it, and sees the connection end.
+    /// Asserts that the server closes now with this code. Answers the close, and asserts that the connection ends.
     pub(crate) fn closes(&mut self, code: u16) {
         match self.next() {
             Event::Close(got) => assert_eq!(got, Some(code), "the close code"),
@@ -329,7 +329,7 @@ impl Viewer {
         }
     }
 
-    /// Everything up to the end of the connection; if that is inside a frame, the last event says so.
+    /// Returns all events up to the end of the connection. If that is inside a frame, the last event says so.
     pub(crate) fn rest(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
@@ -349,7 +349,7 @@ impl Viewer {
         }
     }
 
-    /// Bytes that came without being frames, up to the end of the connection.
+    /// Returns the bytes up to the end of the connection, which need not be frames.
     pub(crate) fn raw_to_end(&mut self) -> Vec<u8> {
         let end = Instant::now() + DEADLINE;
         while self.fill(end) {}
@@ -357,14 +357,14 @@ impl Viewer {
         std::mem::take(&mut self.unread)
     }
 
-    /// Bytes up to the end of a head, or of the connection.
+    /// Returns the bytes up to the end of a head, or of the connection.
     pub(crate) fn raw_head(&mut self) -> Vec<u8> {
         let end = Instant::now() + DEADLINE;
         while !self.unread.windows(4).any(|four| four == b"\r\n\r\n") && self.fill(end) {}
         std::mem::take(&mut self.unread)
     }
 
-    /// Reads the answer to an upgrade request; false if it is a refusal for want of room.
+    /// Reads the answer to an upgrade request; returns false if the monitor refuses for its limit of viewers.
     pub(crate) fn upgrade_or_refusal(&mut self) -> bool {
         let end = Instant::now() + DEADLINE;
         while self.unread.len() < "HTTP/1.1 503".len() && self.fill(end) {}
@@ -375,7 +375,7 @@ impl Viewer {
         true
     }
 
-    /// Whether the connection ends within `time`, whatever comes before.
+    /// Returns true if the connection ends within `time`, whatever comes before.
     pub(crate) fn is_gone_within(&mut self, time: Duration) -> bool {
         let end = Instant::now() + time;
         while self.fill(end) {}
@@ -453,7 +453,7 @@ fn event(opcode: u8, payload: Vec<u8>) -> Event {
     }
 }
 
-/// A client's frame, masked, with the shortest length.
+/// Returns a client's frame, masked, with the shortest form of its length.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -476,7 +476,7 @@ pub(crate) fn upgrade_request(path: &str) -> String {
     upgrade_request_with(path, &[])
 }
 
-/// An upgrade request with headers more than it needs.
+/// Returns an upgrade request with additional headers.
 pub(crate) fn upgrade_request_with(path: &str, headers: &[(&str, &str)]) -> String {
     let mut request = format!(
         "GET {path} HTTP/1.1\r\nHost: monitor.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -488,7 +488,7 @@ pub(crate) fn upgrade_request_with(path: &str, headers: &[(&str, &str)]) -> Stri
     request + "\r\n"
 }
 
-/// What a PROXY header of version 2 begins with.
+/// The beginning of a PROXY header of version 2.
 pub(crate) const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// A PROXY header of version 2 for a TCP connection over IPv4 from port 4711, with `more` after the addresses.
@@ -497,7 +497,7 @@ pub(crate) fn proxy_header(client: [u8; 4], more: &[u8]) -> Vec<u8> {
     [V2, &[0x21, 0x11], &length, &client, &[127, 0, 0, 1, 0x12, 0x67, 0, 80], more].concat()
 }
 
-/// Sends a request as it is, and returns everything that is answered until the connection ends.
+/// Sends a request without changes, and returns the answer up to the end of the connection.
 pub(crate) fn http(address: SocketAddr, request: &[u8]) -> String {
     let mut client = Viewer::connected(address);
     let _ = client.try_send_raw(request); // a server may answer before it has read everything

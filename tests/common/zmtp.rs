@@ -1,4 +1,4 @@
-//! A peer on the brokers' port that says exactly what it is told to, however wrong.
+//! A peer on the brokers' port that sends exactly the bytes of the test, right or wrong.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ pub(crate) struct RawPeer {
     pub(crate) stream: TcpStream,
 }
 
-/// A command the monitor sent: its name and what follows.
+/// A command from the monitor: its name, and the bytes after it.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Command {
     pub(crate) name: String,
@@ -44,7 +44,7 @@ impl RawPeer {
         Self::connect(address).shaken()
     }
 
-    /// The same from an address of its own; returns when the monitor has given it a place.
+    /// The same from another address. Returns once the monitor has accepted the link.
     pub(crate) fn placed(from: IpAddr, address: SocketAddr) -> Self {
         let mut peer = Self::connect_from(from, address).shaken();
         peer.send(&command("PING", &[0, 0]));
@@ -59,12 +59,12 @@ impl RawPeer {
         self
     }
 
-    /// No more will be sent, but all is read.
+    /// Ends sending, but not reading.
     pub(crate) fn shut_sending(&self) {
         let _ = self.stream.shutdown(Shutdown::Write); // the other side may have gone
     }
 
-    /// Leaves by a reset.
+    /// Ends the connection with a reset.
     pub(crate) fn reset(self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
     }
@@ -77,7 +77,7 @@ impl RawPeer {
         self.stream.write_all(bytes)
     }
 
-    /// Sends until all is sent or the other side has closed.
+    /// Sends until all bytes are sent or the other side has closed.
     pub(crate) fn send_what_goes(&mut self, bytes: &[u8]) {
         let _ = self.try_send(bytes);
     }
@@ -103,7 +103,7 @@ impl RawPeer {
         }
     }
 
-    /// Asserts that the monitor closes this link, whatever it says before.
+    /// Asserts that the monitor closes this link, whatever it sends before.
     pub(crate) fn is_closed(&mut self) {
         let mut chunk = [0; 4096];
         loop {
@@ -116,7 +116,7 @@ impl RawPeer {
         }
     }
 
-    /// Asserts that the link stands and is silent for `time`.
+    /// Asserts that the link stays open and is silent for `time`.
     pub(crate) fn is_silent_for(&mut self, time: Duration) {
         self.stream.set_read_timeout(Some(time)).expect("a timeout above zero");
         let read = self.stream.read(&mut [0]);
@@ -169,7 +169,7 @@ pub(crate) fn message<P: AsRef<[u8]>>(parts: &[P]) -> Vec<u8> {
     bytes
 }
 
-/// A frame with these flags, in the short form if it can be.
+/// Returns a frame with these flags, in the short form if possible.
 pub(crate) fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = match u8::try_from(body.len()) {
         Ok(length) => vec![flags, length],
@@ -179,7 +179,7 @@ pub(crate) fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The head of a frame in the long form, whatever its length.
+/// Returns the head of a frame in the long form, whatever its length.
 pub(crate) fn long_head(flags: u8, length: u64) -> Vec<u8> {
     let mut bytes = vec![flags | 0x02];
     bytes.extend_from_slice(&length.to_be_bytes());
