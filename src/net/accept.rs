@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::yield_now;
 
-/// The pause after accepting has failed, usually for want of descriptors.
+/// The pause after accepting has failed, usually because there is no free descriptor.
 const PAUSE: Duration = Duration::from_millis(100);
 
 static CANNOT_ACCEPT: Throttle = Throttle::new(Duration::from_secs(60));

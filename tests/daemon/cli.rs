@@ -1,4 +1,4 @@
-//! The command line and the config file: what is printed, and the status it ends with.
+//! The command line and the configuration file: the output and the exit status.
 
 use crate::common;
 

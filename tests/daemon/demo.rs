@@ -1,4 +1,4 @@
-//! `demo` on terminals, in a pipe, beside another monitor; and what it shows when it stays.
+//! `demo` on terminals, in a pipe, beside another monitor, and with `--stay`.
 
 use crate::common;
 

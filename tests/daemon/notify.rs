@@ -1,4 +1,4 @@
-//! A service manager that takes no messages: the relay goes on, and what matters arrives when there is room.
+//! A service manager that takes no messages: the relay goes on, and the messages that matter arrive when there is room.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! The scripts of the packages and `packaging/install` against files and directories that are there before them, each in a mount
+//! The scripts of the packages and `packaging/install` on machines with files and directories from earlier, each in a mount
 //! namespace of its own (as root).
 
 use std::process::Command;

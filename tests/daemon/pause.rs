@@ -1,11 +1,12 @@
-//! A process that was paused (SIGSTOP, as a virtual machine's snapshot): what was in its sockets comes before its deadlines.
+//! A process that was paused (SIGSTOP, or a snapshot of the virtual machine): it handles the bytes in its sockets before its
+//! deadlines.
 //!
-//! Each test stops the program before a deadline, lets its peer send, waits until the deadline is over, and lets the program go on.
-//! Deadlines of a stop and of a restart are in `pause_stop.rs`, those of the commands in `pause_commands.rs`. Every timer of the
-//! program is in one of the three, or here:
+//! Each test stops the program before a deadline, lets its peer send, waits until the deadline has passed, and continues the
+//! program. Deadlines of a stop and of a restart are in `pause_stop.rs`, those of the commands in `pause_commands.rs`. Every timer
+//! of the program is in one of the three, or here:
 //!
 //! - The status page's time to take an answer (30 s): too long for a pause in a test; a unit test beside it moves the clock.
-//! - A listening socket of the process before is kept for 64 s, too long as well, and a Unix socket that nobody can reach for 1 s.
+//! - A listening socket of the previous process is kept for 64 s, too long as well, and a Unix socket that nobody can reach for 1 s.
 //!   Both wait by `deadline::timeout`, as the handshakes here do.
 //! - A reload waits 30 s for its files: their reader is paused with it, and has the whole time again.
 //! - The probe behind `/readyz` (`status/report.rs`) waits for the hub only, in which no time passes in a pause.

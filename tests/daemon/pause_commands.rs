@@ -1,4 +1,4 @@
-//! The commands after a pause (Ctrl-Z, SIGSTOP): what a monitor sent meanwhile comes before their deadlines.
+//! The commands after a pause (Ctrl-Z, SIGSTOP): they handle the monitor's bytes before their deadlines.
 //!
 //! TCP connects, handshakes of TLS and the close of a connection wait as the cases here do. A monitor is given up after 80 s of
 //! silence, which no test waits for. `demo` has no other waits than `watch`.

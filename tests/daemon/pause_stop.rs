@@ -1,4 +1,5 @@
-//! A pause (SIGSTOP) across a stop or a restart: what brokers, viewers and the service manager have sent counts, and viewers get their end.
+//! A pause (SIGSTOP) across a stop or a restart: messages that brokers, viewers and the service manager have sent still count, and
+//! viewers get their end.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! `publish`: what it sends, and what it refuses to send.
+//! `publish`: the messages that it sends, and those that it refuses.
 
 use crate::common;
 

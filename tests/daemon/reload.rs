@@ -1,4 +1,5 @@
-//! A reload: what is taken up and what is refused, files that are no files or are being saved, and a stop that comes meanwhile.
+//! A reload: settings that are taken up or refused, files that are being saved or are not regular files, and a stop during a
+//! reload.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! The monitor as a service: what it tells its service manager, what signals do, and what is left of root.
+//! The monitor as a service: its messages to the service manager, signals, and giving up root.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! Stopping: what was sent is delivered, viewers are told, and it does not take long.
+//! The stop: messages that were sent are delivered, viewers get their end, and the time is limited.
 
 use crate::common;
 

@@ -1,5 +1,5 @@
-//! What the packages install for the service: unit, user, log directory and configuration, against the program, against
-//! each other, and against systemd's own tools.
+//! The unit, user, log directory and configuration that the packages install: they fit the program and each other, and systemd's
+//! tools accept them.
 
 use crate::common;
 use std::collections::{BTreeMap, BTreeSet};

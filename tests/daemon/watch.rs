@@ -1,4 +1,4 @@
-//! `watch`: what it prints, and how it says what is wrong.
+//! `watch`: its output, and its errors.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! The layers of the source: a file uses only its own folder and those below it, so that no two folders use each other.
+//! The layers of the source: a file uses only its own folder and lower layers, so that no two folders use each other.
 
 use std::fs;
 use std::path::{Path, PathBuf};

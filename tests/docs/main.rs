@@ -1,4 +1,4 @@
-//! The documents and the source against each other.
+//! The documents agree with the source.
 
 mod layers;
 mod manual_pages;

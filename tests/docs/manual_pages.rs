@@ -1,4 +1,4 @@
-//! The manual pages and docs/configuration.md: writes what the program knows into them, and checks what else they say about it.
+//! The manual pages and docs/configuration.md: writes the parts that can be generated from the program, and checks the others.
 //!
 //! `UPDATE=1 cargo test --test docs` writes the generated parts: in the pages, what each key takes and its default, the usage of each
 //! command, the values of limits, and everything between `.\" generated: NAME` and `.\" end`.

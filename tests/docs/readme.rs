@@ -1,4 +1,4 @@
-//! The README against the program: its commands, and what it shows of `status`.
+//! The README's commands and its example of `status` agree with the program.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

@@ -1,5 +1,5 @@
-//! The daemon among programs that are not ours: a browser with the web client's logic, Python's `websockets`, and
-//! libzmq in the broker's place. `tests/run` installs what they need.
+//! The daemon with clients of other projects: a browser with the web client's logic, and Python's `websockets`; libzmq plays the
+//! broker. `tests/run` installs what they need.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! The daemon among programs that are not ours: browsers, Python, web servers and Prometheus. `tests/run` installs them.
+//! The daemon with programs of other projects: browsers, Python, web servers and Prometheus. `tests/run` installs them.
 
 #[path = "../common/mod.rs"]
 mod common;

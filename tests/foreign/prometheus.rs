@@ -1,4 +1,4 @@
-//! The metrics in a real Prometheus, set up by the examples that are shipped. `tests/run` installs what this needs.
+//! The metrics in a real Prometheus, set up by the examples in the packages. `tests/run` installs what this needs.
 
 use crate::common;
 

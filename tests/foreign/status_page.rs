@@ -1,4 +1,4 @@
-//! The status page in Chromium. `tests/run` installs what it needs; `target/screenshots/` has what it looked like.
+//! The status page in Chromium. `tests/run` installs what it needs; Pictures of it are in `target/screenshots/`.
 
 use crate::common;
 

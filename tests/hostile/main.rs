@@ -1,4 +1,4 @@
-//! Attacks on both ports, faulty networks, and a system that is short of something: others do not notice.
+//! Attacks on both ports, faulty networks, and a system that lacks resources: other clients do not notice.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,5 +1,5 @@
-//! Both ports are reachable by anybody: whatever comes, the process lives, stays small, and serves the others.
-//! What comes on the brokers' port is in `brokers`.
+//! Random bytes, half requests and hostile text on both ports: the process goes on, uses little memory, and serves the other clients.
+//! Other attacks on the brokers' port are in `brokers`.
 
 use crate::common;
 

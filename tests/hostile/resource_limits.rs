@@ -1,4 +1,4 @@
-//! When the system is short of something, or sets its clock: those who are connected do not notice.
+//! A system that lacks descriptors or memory, or sets its clock: connected clients do not notice.
 
 use crate::common;
 
@@ -15,7 +15,7 @@ use common::{Broker, Event, Host, Monitor, RawPeer, Scene, Viewer, command, fenc
 /// How many files the monitor may have open.
 const FILES: usize = 64;
 
-/// Takes all of the monitor's descriptors and more; whoever is connected must not notice, and the rest is patience.
+/// Takes all of the monitor's descriptors and more. Connected clients must not notice, and new ones wait.
 ///
 /// `takes` connects one that stays.
 fn out_of_descriptors<T>(takes: impl Fn(&Scene) -> T, target: impl Fn(&Monitor) -> std::net::SocketAddr) {

@@ -1,4 +1,5 @@
-//! The viewers' port is public: whatever comes, the process lives, stays small, and serves the others without delay.
+//! Attacks on the viewers' port, which is public: the process goes on, uses little memory, and serves the other clients without
+//! delay.
 
 use crate::common;
 

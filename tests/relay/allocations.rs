@@ -1,4 +1,4 @@
-//! On its way from a broker's socket to viewers' a message takes no memory but its place in the history.
+//! A message that goes from a broker's socket to viewers' sockets allocates no memory except in the history.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! The brokers' side: libzmq in all the ways a broker may use it, links that break, and ports that come back.
+//! The brokers' port: libzmq as a broker may use it, links that break, and ports that are opened again.
 
 use crate::common;
 

@@ -1,5 +1,5 @@
 //! The student's dialog, which ends on FINISHED only: whenever the monitor itself ends a subscription, FINISHED comes before the
-//! close, and the close says by its code whose end it was.
+//! close, and the code of the close shows that it was not the job's end.
 //!
 //! Other suites show the same where they look at an end: `stopping`, `channels`, `viewers`, `handover`, `tls`, and in a browser
 //! `foreign`.

@@ -1,4 +1,4 @@
-//! The way of a message from a broker to viewers: both protocols, channels, TLS, access, and what the status listener says of it.
+//! The path of a message from a broker to viewers: both protocols, channels, TLS, access, and the status listener.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,4 +1,4 @@
-//! The bytes on both wires: what a broker sends, by libzmq, becomes exactly what a browser must get.
+//! The bytes on both wires: each message of a broker, sent by libzmq, becomes exactly the expected text for a browser.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! The limit of open files: what one process accepts, the next one takes over with the same limit.
+//! The limit of open files: the next process takes over all connections that one process accepts, with the same limit.
 
 use crate::{alone, common, ids};
 

@@ -1,4 +1,5 @@
-//! History in a file (`history.state`): from a process that stops, and from one whose successor cannot start; and what is not ours.
+//! History in a file (`history.state`): from a process that stops, and from one whose next process cannot start; and files that are
+//! not a saved history.
 
 use crate::{alone, common, ids};
 

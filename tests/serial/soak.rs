@@ -1,6 +1,6 @@
-//! A month of jobs, a million, on a clock that is moved: what is due goes, and its memory with it.
+//! A month of jobs, a million, on a simulated clock: runs are removed when they are due, and their memory is freed.
 //!
-//! It measures the memory of its whole process.
+//! The test measures the memory of its whole process.
 
 use crate::alone;
 use recodex_monitor::internals::config::History;

@@ -1,4 +1,4 @@
-//! `recodex-monitor check`: what it finds, what it says to do, and that it changes nothing.
+//! `recodex-monitor check`: its findings and its advice. It changes nothing.
 
 mod configuration;
 mod running;

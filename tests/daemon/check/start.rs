@@ -1,4 +1,4 @@
-//! The status of a check is that of a start.
+//! The exit status of a check is that of a start.
 
 use super::Machine;
 use crate::common::users::{ALICE, RECODEX, give};

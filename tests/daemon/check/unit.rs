@@ -1,4 +1,4 @@
-//! Findings about the systemd unit, by a stand-in for `systemctl`.
+//! Findings about the systemd unit, with a test program in place of `systemctl`.
 
 use super::{Machine, PORTS, certificate, check, has_line};
 use crate::common::{PROGRAM, is_root, open_directory, run_words, skipped, temporary};

@@ -1,4 +1,4 @@
-//! The journal of systemd, by a stand-in.
+//! The journal of systemd, which a test program plays.
 
 use super::{Daemon, MANY, Stderr, free_ports, listening_at, output_of};
 use crate::common::{self, Broker, PROGRAM, Viewer, make_open, open_directory, open_up, skipped, until};

@@ -1,4 +1,4 @@
-//! The log: the form of its lines, where they go, and that nothing which befalls a log disturbs the relay.
+//! The log: the form of its lines and their destination. A log that fails does not disturb the relay.
 
 mod file;
 mod inherited;

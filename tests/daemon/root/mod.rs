@@ -1,4 +1,4 @@
-//! A start as root: what it does with a configuration and with paths that others than root can write.
+//! A start as root, with a configuration and with paths that other users can write.
 
 mod configuration;
 mod paths;

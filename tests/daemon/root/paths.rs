@@ -1,4 +1,4 @@
-//! Paths that others than root can write, and root that is not given up.
+//! Paths that other users than root can write, and root ids that cannot be given up.
 
 use super::{Place, configure, make, start, stop, text};
 use crate::common::users::{RECODEX, give};

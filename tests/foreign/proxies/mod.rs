@@ -1,6 +1,5 @@
-//! The monitor behind nginx, Apache httpd, Caddy and `HAProxy`, set up by the examples that are shipped: who comes
-//! through them over TLS sees what is seen directly, and the monitor sees who that is. `tests/run` installs what this
-//! needs.
+//! The monitor behind nginx, Apache httpd, Caddy and `HAProxy`, set up by the examples in the packages. A client behind one of them
+//! over TLS gets the same as a client without it, and the monitor knows the client's address. `tests/run` installs what this needs.
 
 /// Tests that do the same with one server each.
 macro_rules! with_each {

@@ -1,4 +1,4 @@
-//! Whatever comes on the brokers' port, the process lives, stays small, and serves the others.
+//! Attacks on the brokers' port: the process goes on, uses little memory, and serves the other clients.
 
 mod handshake;
 mod traffic;

@@ -1,4 +1,4 @@
-//! Who may come in, and as whom: origins, proxies, shares of an address, Unix sockets.
+//! Access for viewers: origins, proxies, the limit of an address, Unix sockets.
 
 mod origins;
 mod proxies;

@@ -1,4 +1,4 @@
-//! Limits of an address, and health checks beside them.
+//! The limit of viewers from one address, and health checks over a limit.
 
 use super::loopback;
 use crate::common::viewer::{upgrade_request, upgrade_request_with};

@@ -1,4 +1,4 @@
-//! What a channel does: when it ends, how long its history stays, and how much of it.
+//! Channels: their end, the time for which history is kept, and its size.
 
 mod bounds;
 mod release;

@@ -1,4 +1,4 @@
-//! Paths, answers, and clients that ask too much.
+//! Paths, answers, and clients that exceed a limit.
 
 use super::{PLAIN, start};
 use crate::common::http::{self, Events, STATUS, ask, connect, get, metrics, read_to_close, status};

@@ -1,4 +1,4 @@
-//! The stream of events, and a job that is watched.
+//! The stream of events, and the stream of one job.
 
 use super::{PLAIN, counts, json_of, start};
 use crate::common::http::{Events, STATUS, get, metrics, status};

@@ -1,4 +1,4 @@
-//! The status listener: what it answers, to whom it does not, and that the numbers are right.
+//! The status listener: its answers, the requests that it refuses, and its numbers.
 
 mod answers;
 mod command;

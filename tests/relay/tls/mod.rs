@@ -1,4 +1,4 @@
-//! Viewers over TLS that the monitor itself speaks: real handshakes, by certificates that are made here.
+//! Viewers over the monitor's own TLS: real handshakes, with certificates that are made here.
 
 mod certificates;
 mod deadlines;

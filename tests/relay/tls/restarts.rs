@@ -1,4 +1,4 @@
-//! Restarts of a monitor that speaks TLS.
+//! Restarts of a monitor with TLS.
 
 use super::{Files, LONG, Pair, Server, hello, ids, tasks, texts};
 use crate::common::viewer::proxy_header;

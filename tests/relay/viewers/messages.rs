@@ -1,4 +1,4 @@
-//! The subscription, and what a viewer sends after it.
+//! The subscription, and messages from a viewer after it.
 
 use crate::common::viewer::frame;
 use crate::common::{Broker, Event, Monitor, Viewer, command};

@@ -1,4 +1,4 @@
-//! The viewers' side: what a browser, or what is none, may do, and what it is told.
+//! The viewers' port: the things that a client may do, a browser or not, and the answers.
 
 mod deadlines;
 mod messages;

@@ -1,4 +1,4 @@
-//! Viewers that do not answer, read or stay.
+//! Viewers that do not answer, do not read, or disappear.
 
 use crate::common::viewer::upgrade_request;
 use crate::common::{A_WHILE, Broker, DEADLINE, Event, Monitor, Viewer, command, fence, task_id, until};
@@ -125,7 +125,7 @@ fn the_kernel_buffers_little_for_a_viewer_that_does_not_read() {
     assert_eq!(events.len(), 1001);
 }
 
-/// Only a place that becomes free tells, as whoever reads to find out does not stall.
+/// The test sees the end by the permit that becomes free. It cannot read to see it, because a viewer that reads does not stall.
 #[test]
 fn a_viewer_whose_write_stalls_is_let_go_after_the_stall_timeout() {
     let monitor = Monitor::start("clients: {max: 1, stall_timeout: 0.5, ping_interval: 3600, ping_timeout: 3600}");

@@ -1,4 +1,4 @@
-//! The upgrade to a WebSocket, and what is refused.
+//! The upgrade to a WebSocket, and requests that are refused.
 
 use super::answer;
 use crate::common::http::{STATUS, metrics, status};

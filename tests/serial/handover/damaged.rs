@@ -1,4 +1,4 @@
-//! A state that is damaged, hostile or none.
+//! A state that is damaged, hostile or missing.
 
 use super::{pair, state, takes_over, takes_over_at};
 use crate::alone;

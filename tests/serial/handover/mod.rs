@@ -1,4 +1,4 @@
-//! What a process gets from the one before it, through the service manager: listening sockets, connections, history.
+//! The listening sockets, connections and history that a process gets from the previous one, through the service manager.
 
 mod connections;
 mod damaged;

@@ -165,7 +165,7 @@ fn a_history_that_is_too_old_is_said_and_removed() {
     monitor.wait_logged(&["ERROR", "history.state: cannot save the history to /proc/history"]);
 }
 
-/// As a full disk: the signal that comes with such a write must not end the process before it has told everybody.
+/// Such a write fails as on a full disk. Its signal must not end the process before the viewers get their end.
 #[test]
 fn what_is_larger_than_a_file_may_be_is_neither_saved_nor_handed_over_and_said() {
     let _alone = alone();
