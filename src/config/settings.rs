@@ -41,7 +41,7 @@ pub struct Settings {
     pub accept_exit: bool,
     /// The user that the monitor becomes if root starts it.
     pub user: String,
-    /// The group that the monitor takes on with `user`; by default the user's own group.
+    /// The group that the monitor changes to together with `user`; by default the user's own group.
     pub group: Option<String>,
     /// The log.
     #[serde(deserialize_with = "value::or_default")]
@@ -99,12 +99,10 @@ pub struct History {
     /// The time for which an unfinished job's history is kept after its last message or new viewer.
     #[serde(deserialize_with = "value::seconds::<_, 100, 31_536_000>")]
     pub unfinished: Seconds,
-    /// The time after FAILED without another message until the monitor finishes the job itself, `history.unfinished` at most; 0 turns
-    /// this off.
+    /// The time of silence after FAILED until the monitor itself sends FINISHED, at most `history.unfinished`; 0 turns this off.
     #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
     pub release_failed: Seconds,
-    /// The time after ABORTED without another message until the monitor finishes the job itself, `history.unfinished` at most; 0 turns
-    /// this off.
+    /// The time of silence after ABORTED until the monitor itself sends FINISHED, at most `history.unfinished`; 0 turns this off.
     #[serde(deserialize_with = "value::seconds::<_, 0, 604_800>")]
     pub release_aborted: Seconds,
     /// The file that keeps the history from a stop to the next start.
@@ -134,7 +132,8 @@ pub struct Clients {
     /// The time limit for a client to send its request.
     #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
     pub handshake_timeout: Seconds,
-    /// The time limit for a viewer to name its channel after that; then FINISHED is sent, and the viewer is closed with 1008.
+    /// The time limit for a viewer to name its channel after its request; then FINISHED is sent, and the viewer is closed with
+    /// 1008.
     #[serde(deserialize_with = "value::seconds::<_, 100, 3600>")]
     pub subscribe_timeout: Seconds,
     /// The time between two pings of a viewer.
