@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 const VIEWERS: usize = 50;
 
-/// How often a relay takes memory in its life, in which it delivers `rounds` times a few messages.
+/// Returns the number of allocations of a relay that delivers a few messages `rounds` times.
 fn allocations(rounds: usize) -> u64 {
     let (tell, addresses) = mpsc::channel();
     let (stop, stopped) = oneshot::channel();

@@ -9,7 +9,7 @@ use common::zmtp::{command, greeting, message, ready};
 use common::{Broker, Host, Kind, Monitor, RawPeer, Viewer, fence, unique, until};
 use zmq::SocketEvent;
 
-/// A broker of each sort the design names, with more options if wanted.
+/// The kinds of brokers that ReCodEx may use, with more options if wanted.
 fn each_sort(monitor: &Monitor, options: impl Fn(&zmq::Socket) -> zmq::Result<()>) -> Vec<(&'static str, Broker)> {
     let named = |socket: &zmq::Socket| socket.set_identity(b"broker-1").and_then(|()| options(socket));
     vec![
@@ -34,7 +34,7 @@ fn routers_with_and_without_identity_and_dealers_are_served() {
     }
 }
 
-/// libzmq drops a link whose PINGs are not answered in time, so no drop means that they are.
+/// libzmq drops a link if its PINGs are not answered in time. A link that stays shows that they are answered.
 #[test]
 fn links_with_heartbeats_stand() {
     let monitor = Monitor::start("");
@@ -143,7 +143,7 @@ fn a_handshake_other_libraries_send_is_understood() {
     }
 }
 
-/// The whole conversation may come in pieces of any size.
+/// The bytes of the whole link may come in pieces of any size.
 #[test]
 fn a_conversation_sent_byte_by_byte_is_understood() {
     let monitor = Monitor::start("");
@@ -215,7 +215,7 @@ fn two_brokers_with_the_same_identity_are_both_served() {
     }
 }
 
-/// What a broker had sent in full when it died is delivered; what it had only begun is not.
+/// If a broker dies, its whole messages are delivered, and a message that it had only begun is not.
 #[test]
 fn of_a_broker_that_dies_inside_a_message_all_whole_messages_are_delivered_and_nothing_else() {
     let monitor = Monitor::start("");
@@ -242,7 +242,7 @@ fn of_a_broker_that_dies_inside_a_message_all_whole_messages_are_delivered_and_n
     }
 }
 
-/// A broker does not notice more than a pause when the monitor is restarted.
+/// If the monitor is restarted, a broker notices only a pause.
 #[test]
 fn a_broker_finds_a_restarted_monitor_again() {
     let mut first = Monitor::start("");
@@ -309,7 +309,7 @@ fn an_asterisk_listens_on_every_address() {
     }
 }
 
-/// As libzmq's bind.
+/// The same as libzmq's bind.
 #[test]
 fn the_name_of_an_interface_is_its_first_ipv4_address_for_brokers_only() {
     let ports = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [lo, 0]\nuser: nobody\n";

@@ -16,8 +16,8 @@ use std::process::{Command, Stdio};
 /// A job that never finishes expires, and a viewer that answers no ping is given up.
 const IMPATIENT: &str = "history: {unfinished: 1, total_bytes: 65536}\nclients: {ping_interval: 0.3, ping_timeout: 0.5";
 
-/// What the viewers of one monitor get at its ends: expiry, silence, eviction, no channel in time, stop; one that names no channel
-/// then is the last.
+/// Returns what viewers get at each end by the monitor: expiry, silence, eviction, no channel in time, and a stop, the last time
+/// for a viewer that has named no channel.
 fn ends(finish_on_close: bool) -> Vec<Vec<Event>> {
     let mut monitor = Monitor::start(&format!("{IMPATIENT}, finish_on_close: {finish_on_close}}}"));
     let broker = Broker::connect(monitor.brokers);
@@ -60,7 +60,7 @@ fn at_every_end_of_the_monitors_finished_comes_before_the_close_unless_that_is_o
     assert_eq!(ends(false), codes.map(|code| vec![close(code)]));
 }
 
-/// However much of its job's own FINISHED a viewer has got when it is given up: it gets one, and the code that goes with it.
+/// A viewer that is given up gets one FINISHED and the code for it, whatever part of its job's own FINISHED it has got.
 #[test]
 fn a_viewer_that_is_given_up_in_the_middle_of_its_jobs_finished_gets_no_second_one() {
     const VIEWERS: usize = 24;
@@ -111,8 +111,7 @@ fn a_viewer_that_is_given_up_in_the_middle_of_its_jobs_finished_gets_no_second_o
     }
 }
 
-/// Viewers of a job that has finished, which read it late: wherever they are in it, they get FINISHED once, and the code that goes
-/// with it.
+/// Viewers that read a finished job slowly get FINISHED once, and the code for it, at whatever position they are.
 #[test]
 fn if_the_next_process_cannot_start_everybody_gets_one_finished_and_its_code() {
     let manager = Manager::new();
@@ -236,7 +235,7 @@ fn watch_tells_the_monitors_end_from_the_jobs_by_the_code() {
     assert_eq!((status, printed), (Some(0), format!("{}\n", command("FINISHED"))), "{said}");
 }
 
-/// A server that sends FINISHED and then says nothing.
+/// A server that sends FINISHED and then nothing more.
 #[test]
 fn watch_does_not_wait_for_ever_for_the_close_after_finished() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");

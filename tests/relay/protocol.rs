@@ -13,10 +13,10 @@ use std::collections::BTreeSet;
 use common::viewer::frame;
 use common::{Broker, Event, Monitor, Viewer, command, fence};
 
-/// What must come of a case.
+/// The expected result of a case.
 #[derive(Clone, Debug, PartialEq)]
 enum Outcome {
-    /// The connection serves on as if nothing had been.
+    /// The connection goes on as before.
     Stays,
     /// The message was taken for the id of this channel.
     Watches(Vec<u8>),
@@ -36,7 +36,7 @@ struct Case {
     number: String,
     frames: Vec<Vec<u8>>,
     pongs: Vec<Vec<u8>>,
-    /// What must come of it where the channel's id is awaited, and where it is there.
+    /// The expected results: at a monitor that waits for the channel's id, and at one that has it.
     outcomes: [Outcome; 2],
 }
 
@@ -87,7 +87,7 @@ fn fragments<P: AsRef<[u8]>>(parts: &[P]) -> Vec<Vec<u8>> {
 /// Longer cases are not sent octet by octet.
 const LONG: usize = 100_000;
 
-/// How the bytes are cut into writes.
+/// The sizes of the writes.
 fn ways(case: &Case) -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let whole = case.frames.concat();
     let mut ways = vec![("frame by frame", case.frames.clone())];
@@ -98,7 +98,7 @@ fn ways(case: &Case) -> Vec<(&'static str, Vec<Vec<u8>>)> {
     ways
 }
 
-/// Runs the cases of a section, and asserts that the monitor serves as before.
+/// Runs the cases of a section, and asserts that the monitor still serves other clients.
 fn run(cases: &[Case]) {
     let monitor = Monitor::start("");
     let broker = Broker::connect(monitor.brokers);
@@ -132,7 +132,7 @@ fn run(cases: &[Case]) {
     assert_eq!(monitor.logged(&["panicked"]), [""; 0]);
 }
 
-/// Asserts that what comes is what must.
+/// Asserts that the result is the expected one.
 fn judge(viewer: &mut Viewer, name: &str, case: &Case, subscribed: bool, outcome: &Outcome) {
     const LAST: &[u8] = b"still there?";
     let expected = match outcome {

@@ -77,7 +77,7 @@ fn every_vector_becomes_its_text_to_the_byte_from_a_dealer() {
     every_vector_from(Kind::Dealer);
 }
 
-/// All vectors over one link: a bad message in between takes nothing with it.
+/// All vectors over one link: a bad message between them does not affect the others.
 #[test]
 fn the_stream_goes_on_after_every_bad_message() {
     let monitor = Monitor::start("");
@@ -119,7 +119,7 @@ fn a_channel_id_over_256_bytes_is_malformed_and_the_stream_goes_on() {
     monitor.wait_log("dropped a message from broker");
 }
 
-/// A late viewer gets the very bytes that the one who was there got, the close included.
+/// A late viewer gets exactly the bytes that an earlier viewer got, the close included.
 #[test]
 fn what_is_replayed_is_byte_for_byte_what_was_live() {
     let monitor = Monitor::start("history: {release_failed: 0}");
@@ -168,7 +168,7 @@ fn every_length_is_encoded_in_its_shortest_form() {
     Viewer::watch(monitor.viewers, &channel).texts(&expected);
 }
 
-/// 65,535 and 65,536 are where the frame's length changes its form.
+/// The frame's length changes its form between 65,535 and 65,536.
 #[test]
 fn texts_around_64_kib_are_exact() {
     let monitor = Monitor::start("");

@@ -6,7 +6,7 @@ use std::fs::{Permissions, set_permissions, write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 
-/// A viewer from 127.0.0.`last` with these headers, which subscribes; returns under which name it is known.
+/// A viewer from 127.0.0.`last` with these headers, which subscribes. Returns its name in the log.
 fn known_as(monitor: &Monitor, last: u8, headers: &[(&str, &str)]) -> String {
     let channel = unique("job");
     let viewer = Viewer::connected_from(loopback(last), monitor.viewers).upgrade(headers).subscribe(&channel);
@@ -23,7 +23,7 @@ fn only_trusted_proxies_are_believed() {
     assert_eq!(known_as(&monitor, 2, &[("X-Forwarded-For", "192.0.2.1, 127.0.0.3")]), "192.0.2.1");
 }
 
-/// A socket for both families has its peers of IPv4 in their form for IPv6, and tools print them so.
+/// A socket for both families shows IPv4 peers in their IPv6 form, and tools print that form.
 #[test]
 fn an_address_of_ipv4_is_the_same_in_its_form_for_ipv6() {
     let config = "logger: {level: debug}\ntrusted_proxies: [\"::ffff:127.0.0.2\", \"::ffff:127.0.0.8/125\"]\n\

@@ -118,7 +118,7 @@ fn a_viewer_refused_by_clients_max_does_not_count_for_its_address() {
         .collect();
 }
 
-/// Whoever stays over a limit and sends nothing keeps out no health check.
+/// Silent connections over a limit do not block a health check.
 #[test]
 fn silent_connections_over_a_limit_are_refused_for_those_after_them() {
     for config in

@@ -100,7 +100,7 @@ fn over_channel_bytes_the_oldest_go_and_late_viewers_get_the_tail() {
     monitor.wait_log("channel_bytes");
 }
 
-/// A gap would tell a student something wrong; a close makes the page ask anew.
+/// A gap would show a student something wrong. A close makes the page connect again.
 #[test]
 fn a_viewer_that_fell_behind_what_is_kept_is_closed_1013_and_never_sees_a_gap() {
     const MESSAGES: usize = 3000;
@@ -131,7 +131,7 @@ fn fill(broker: &Broker, channel: &str) {
     }
 }
 
-/// Whether a channel still has its history.
+/// Returns true if a channel still has its history.
 fn is_kept(monitor: &Monitor, channel: &str) -> bool {
     match Viewer::watch(monitor.viewers, channel).next_within(A_WHILE) {
         None => false,

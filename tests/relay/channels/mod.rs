@@ -6,14 +6,14 @@ mod runs;
 
 use crate::common::{Broker, Monitor, Viewer, command, unique};
 
-/// A monitor and a broker, which is all most tests here need.
+/// A monitor and a broker, which is enough for most tests here.
 fn start(config: &str) -> (Monitor, Broker) {
     let monitor = Monitor::start(config);
     let broker = Broker::connect(monitor.brokers);
     (monitor, broker)
 }
 
-/// Returns when a failed job that the monitor took now has been released, so that any that failed before would be too.
+/// Returns once a failed job that is sent now has been released. A job that failed earlier would then be released, too.
 fn release_passes(monitor: &Monitor, broker: &Broker) {
     release_passes_after("FAILED", monitor, broker);
 }

@@ -145,7 +145,7 @@ fn release_failed_0_and_release_aborted_0_mean_never() {
     }
 }
 
-/// Others get their messages meanwhile; that what is due goes in slices is shown in the hub's own tests.
+/// Other viewers get their messages meanwhile. Unit tests of the hub show that due runs are handled in slices.
 #[test]
 fn two_hundred_thousand_failed_jobs_write_a_few_lines() {
     const JOBS: usize = 200_000;

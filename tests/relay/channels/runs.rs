@@ -45,7 +45,7 @@ fn a_viewer_gets_its_own_channel_and_no_other() {
     }
 }
 
-/// Viewers that come at any time see the same: what there is, then what comes.
+/// Viewers that come at any time get the same: the history, then the new messages.
 #[test]
 fn history_and_live_messages_join_without_a_seam() {
     const MESSAGES: usize = 5000;
@@ -189,7 +189,7 @@ fn whoever_comes_gets_one_run_and_the_whole_of_it() {
     drop(sending.join().expect("all runs are sent"));
 }
 
-/// Those who are there are not late.
+/// Viewers that are connected already are not late.
 #[test]
 fn with_finished_0_only_those_who_watch_get_the_end() {
     let (monitor, broker) = start("history: {finished: 0}");

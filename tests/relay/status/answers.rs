@@ -83,7 +83,7 @@ fn the_page_may_run_nothing_but_itself() {
     assert!(!page.body.contains("http://") && !page.body.contains("https://"));
 }
 
-/// A page of another site may have its own name lead here.
+/// A page of another site may make a host name of its own resolve to this address.
 #[test]
 fn every_host_of_a_request_must_be_the_monitors() {
     let monitor = start("");
@@ -264,7 +264,7 @@ fn places_of_those_who_leave_are_free_at_once() {
     scene.is_unharmed();
 }
 
-/// A job of 16 MiB, which thirty watch and do not read.
+/// A job of 16 MiB with thirty watchers that do not read.
 #[test]
 fn streams_that_are_not_read_take_little_memory_and_cost_the_others_nothing() {
     const MESSAGES: usize = 270;

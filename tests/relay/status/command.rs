@@ -116,7 +116,7 @@ fn status_says_69_where_no_monitor_answers() {
     }
 }
 
-/// What `status` ends with when its output goes there.
+/// Returns the exit status of `status` with this standard output.
 fn ended_into(address: &str, output: impl Into<std::process::Stdio>) -> (Option<i32>, String) {
     let ran = std::process::Command::new(PROGRAM).args(["status", address]).stdout(output).output();
     let ran = ran.expect("the program starts");

@@ -55,7 +55,7 @@ fn both_formats_say_the_same_and_only_who_asks_gets_openmetrics() {
     assert!(!open.samples().contains_key("recodex_monitor_certificate_expiry_timestamp_seconds"), "without tls");
 }
 
-/// If it moved, every scrape would be a restart to who counts them.
+/// If the start time changed, Prometheus would count a restart at every scrape.
 #[test]
 fn the_time_of_the_start_does_not_move() {
     let monitor = start("");

@@ -22,7 +22,7 @@ fn metrics_when(monitor: &Monitor, what: &str, wanted: impl Fn(&Metrics) -> bool
     until(what, || Some(metrics(at)).filter(|metrics| wanted(metrics)))
 }
 
-/// Asserts these counts, each of a sample without the prefix that all have.
+/// Asserts these values of samples, whose names are without the common prefix.
 fn counts(metrics: &Metrics, expected: &[(&str, u64)]) {
     for (series, count) in expected {
         assert_eq!(metrics.count(&format!("recodex_monitor_{series}")), *count, "{series}");

@@ -72,7 +72,7 @@ fn a_viewer_over_tls_that_answers_no_ping_is_let_go_and_only_it() {
     answers.texts(&texts(&ids(1, 2)));
 }
 
-/// One job of many times what is kept, before a hundred that do not read and one that does.
+/// One job, many times larger than the kept history, for a hundred viewers that do not read and one that does.
 #[test]
 fn a_hundred_viewers_over_tls_that_never_read_cost_little_and_are_let_go() {
     const MESSAGES: usize = 1000;
@@ -111,7 +111,7 @@ fn a_hundred_viewers_over_tls_that_never_read_cost_little_and_are_let_go() {
     scene.is_unharmed();
 }
 
-/// What they are still to get stays where it is, once for all.
+/// The messages that they have not got yet are kept once for all of them.
 #[test]
 fn a_hundred_viewers_over_tls_that_never_read_a_long_history_cost_little() {
     let mut scene = Scene::new("");

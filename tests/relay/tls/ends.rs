@@ -45,7 +45,7 @@ fn a_health_check_is_answered_also_where_viewers_are_all() {
     assert!(ask(upgrade_request("/").as_bytes()).starts_with("HTTP/1.1 503 "));
 }
 
-/// There is one place, so that the next viewer shows that the one before has gone.
+/// There is one permit, so the next viewer shows that the previous one has disconnected.
 #[test]
 fn who_goes_in_any_way_makes_room_for_the_next() {
     let server = Server::start("clients: {max: 1}\nlogger: {level: info}\n");

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::crypto::ring::{ALL_CIPHER_SUITES, cipher_suite};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, ConnectionTrafficSecrets};
 
-/// Ends what runs beside a test also when it fails, as threads are waited for.
+/// Ends the threads beside a test even if it fails, because the test waits for them.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -135,7 +135,7 @@ struct Forger {
 impl Forger {
     const DATA: u8 = 0x17;
 
-    /// One that has named its channel.
+    /// Creates a session that has named its channel.
     fn new(pair: &Pair, address: SocketAddr) -> Self {
         let mut config = pair.trust_with(&[cipher_suite::TLS13_AES_128_GCM_SHA256], &[&TLS13]);
         config.enable_secret_extraction = true;
@@ -299,7 +299,7 @@ fn key_updates_delay_nobody_and_those_without_end_are_refused() {
     scene.is_unharmed();
 }
 
-/// Who updates keys gets its messages all the same, by the keys of that time.
+/// A viewer that updates its keys still gets its messages, under the new keys.
 #[test]
 fn messages_go_on_after_key_updates() {
     let server = Server::start("");

@@ -33,7 +33,7 @@ use tokio_rustls::rustls::{
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// A year, so that nobody warns.
+/// A year, so that the monitor does not warn.
 const LONG: u64 = 365 * DAY;
 
 /// A certificate with its key, as PEM.
@@ -62,7 +62,7 @@ impl Pair {
         Self::of(&KeyPair::from_pem(RSA_KEY).expect("a key"), now() + LONG, "127.0.0.1")
     }
 
-    /// What a client needs that trusts this certificate.
+    /// Returns the TLS configuration of a client that trusts this certificate.
     fn trust(&self) -> Arc<ClientConfig> {
         Arc::new(self.trust_with(ALL_CIPHER_SUITES, &[&TLS12, &TLS13]))
     }
@@ -126,7 +126,7 @@ impl Files {
         }
     }
 
-    /// What a config says to use them.
+    /// Returns the lines of a configuration that use them.
     fn keys(&self) -> String {
         tls_keys(&self.certificate(), &self.key())
     }
@@ -191,7 +191,7 @@ impl Server {
         viewer.closes(1000);
     }
 
-    /// How many viewers were refused for this reason; with [`STATUS`].
+    /// Returns the number of viewers that were refused for this reason. Needs [`STATUS`].
     fn refused(&self, reason: &str) -> u64 {
         let series = format!("recodex_monitor_refused_viewers_total{{reason=\"{reason}\"}}");
         metrics(status(&self.monitor)).count(&series)
@@ -207,7 +207,7 @@ impl Server {
     }
 }
 
-/// A monitor with a broker and a viewer that must not notice what others do: [`common::Scene`] over TLS.
+/// A monitor with a broker and a viewer, which must not notice an attack: [`common::Scene`] over TLS.
 struct Scene {
     server: Server,
     broker: Broker,
@@ -228,14 +228,14 @@ impl Scene {
         scene
     }
 
-    /// Asserts that a message still reaches the viewer, and at once; returns how long that took.
+    /// Asserts that a message still reaches the viewer at once. Returns the time that it took.
     fn relays(&mut self) -> Duration {
         let took = relays_at_once(&self.broker, &mut self.viewer, self.next);
         self.next += 1;
         took
     }
 
-    /// Asserts that the same process serves as before, and is small.
+    /// Asserts that the same process still serves its clients, and uses little memory.
     fn is_unharmed(&mut self) {
         self.serves_all();
         let rss = self.server.monitor.rss_kib();

@@ -36,7 +36,7 @@ fn what_is_not_tls_1_2_or_1_3_is_refused_and_counted() {
     scene.is_unharmed();
 }
 
-/// How a client of ours is answered that sends these bytes.
+/// Returns the answer to a client that sends these bytes.
 fn answer_to(server: &Server, bytes: &[u8]) -> String {
     let mut client = server.connected();
     let _ = client.try_send_raw(bytes);
@@ -71,7 +71,7 @@ fn who_speaks_zeromq_where_tls_is_spoken_is_closed_at_once_and_told_once() {
     assert_eq!(scene.server.monitor.logged(&["refused viewer"]).len(), 1);
 }
 
-/// Which of the two is on is for the proxy to know.
+/// The proxy must know whether this port expects TLS or the PROXY protocol.
 #[test]
 fn a_proxy_header_before_tls_that_nobody_expects_is_told() {
     let server = Server::start("clients: {handshake_timeout: 600}\n");

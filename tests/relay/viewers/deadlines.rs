@@ -72,7 +72,7 @@ fn pings_and_fragments_do_not_extend_the_subscribe_timeout() {
     }
 }
 
-/// The deadlines end with what they are for.
+/// A deadline no longer applies once its step is done.
 #[test]
 fn a_subscribed_viewer_outlives_the_handshake_and_subscribe_timeouts() {
     let monitor = Monitor::start("clients: {handshake_timeout: 0.3, subscribe_timeout: 0.3}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Asserts that the server ends this connection by a close with this code.
 ///
-/// The client here is not polite: it may have sent more than the server cared to read.
+/// The client may have sent more bytes than the server has read.
 fn ends_with(viewer: &mut Viewer, code: u16, why: &str) {
     match viewer.next() {
         Event::Close(got) => assert_eq!(got, Some(code), "{why}"),
@@ -156,7 +156,7 @@ fn pings_are_answered_before_and_after_subscribing() {
     }
 }
 
-/// Of many pings the last must be answered, and nothing may grow by those that are not.
+/// If a viewer sends many pings, the last must be answered, and the others must not take memory.
 #[test]
 fn a_flood_of_pings_does_no_harm() {
     let monitor = Monitor::start("");

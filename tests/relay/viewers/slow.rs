@@ -47,7 +47,7 @@ fn a_viewer_that_answers_no_ping_is_let_go_and_only_it() {
     });
 }
 
-/// Messages are no reason not to ask whether anybody is there.
+/// A viewer is pinged even while messages are sent to it.
 #[test]
 fn a_viewer_that_answers_no_ping_is_let_go_though_messages_flow() {
     let monitor = Monitor::start("clients: {ping_interval: 0.2, ping_timeout: 0.5}");
@@ -64,7 +64,7 @@ fn a_viewer_that_answers_no_ping_is_let_go_though_messages_flow() {
     }
 }
 
-/// The history is bounded and the others do not wait; the one that reads nothing sees no gap, only an end.
+/// The history is bounded, and the other viewers do not wait. A viewer that does not read gets no gap, only a close.
 #[test]
 fn a_viewer_that_never_reads_costs_the_others_nothing() {
     const MESSAGES: usize = 4000; // of 8 KiB: 32 MiB, twice what is kept
@@ -96,7 +96,7 @@ fn a_viewer_that_never_reads_costs_the_others_nothing() {
     reads.closes(1000);
 }
 
-/// What waits to be sent to a peer, as the kernel counts it, in bytes.
+/// Returns the number of bytes that wait in the kernel to be sent to a peer.
 fn sending(from: SocketAddr, to: SocketAddr) -> usize {
     let hex = |at: SocketAddr| format!("0100007F:{:04X}", at.port());
     let table = std::fs::read_to_string("/proc/self/net/tcp").expect("there is /proc");

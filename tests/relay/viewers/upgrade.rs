@@ -124,7 +124,7 @@ fn a_plain_http_request_is_answered_426_and_one_line() {
     assert!(head.contains("\r\ncontent-type: text/plain"), "{whole}");
 }
 
-/// It has sent the beginning of its handshake, and waits for an answer to that.
+/// The peer has sent the beginning of its handshake, and waits for the answer.
 #[test]
 fn a_client_that_speaks_tls_is_answered_400_at_once_and_told_once() {
     let monitor = Monitor::start("clients: {handshake_timeout: 600}");
@@ -140,7 +140,7 @@ fn a_client_that_speaks_tls_is_answered_400_at_once_and_told_once() {
     assert_eq!(monitor.logged(&["refused viewer"]).len(), 1);
 }
 
-/// A broker that has the viewers' port: libzmq, and all that a slow one could send.
+/// A broker that connects to the viewers' port: libzmq, and every part of its bytes that a slow one could send.
 #[test]
 fn who_speaks_zeromq_is_closed_at_once_and_told_once() {
     let monitor = Monitor::start(&format!("{STATUS}clients: {{handshake_timeout: 600}}\n"));
