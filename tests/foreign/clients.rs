@@ -72,7 +72,7 @@ async fn the_dialog_of_a_job_that_failed_without_finishing_ends() {
     browser.leave().await;
 }
 
-/// A dialog in a browser, of a job of which one message was sent.
+/// Opens a dialog in a browser for a job with one message.
 async fn begun(monitor: &Monitor, broker: &Broker) -> Browser {
     let browser = Browser::watch(monitor, JOB, 2).await;
     browser.until(|dialog| dialog.state == "watching").await;
@@ -81,7 +81,7 @@ async fn begun(monitor: &Monitor, broker: &Broker) -> Browser {
     browser
 }
 
-/// Asserts that the dialog has ended, though the job has not, and leaves.
+/// Asserts that the dialog has ended although the job has not, and closes the browser.
 async fn is_ended_with(code: u16, browser: Browser) {
     let dialog = browser.until(|dialog| dialog.closed.is_some()).await;
     let closed = Some(Closed { code, clean: true });
@@ -204,7 +204,7 @@ fn finished(completed: u32, skipped: u32, failed: u32, commands: &[&str]) -> Dia
     }
 }
 
-/// What a student sees, and what the page noted about its connection.
+/// The state of the dialog, and the page's notes about its connection.
 #[derive(Debug, PartialEq, Deserialize)]
 struct Dialog {
     completed: u32,

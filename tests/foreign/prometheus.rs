@@ -19,7 +19,7 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/usr/share/doc/recodex-monitor/examples").join(name)
 }
 
-/// Runs promtool; it must find nothing.
+/// Runs promtool, and asserts that it finds no mistake.
 fn promtool(arguments: &[&str], input: Option<&str>) {
     let input = input.map(|text| common::temporary("input", text));
     let mut words = vec!["sh", "-c", "exec promtool \"$@\" < \"$0\""];
@@ -85,7 +85,7 @@ fn complete() -> (Monitor, TempDir) {
 /// A metric, and labels with the values of which each must be there.
 type Selector = (String, Vec<(String, Vec<String>)>);
 
-/// Each selector of ours in an expression.
+/// Returns each selector of the monitor's metrics in an expression.
 fn selectors(expression: &str) -> Vec<Selector> {
     let mut found = Vec::new();
     let mut rest = expression;
@@ -106,7 +106,7 @@ fn selectors(expression: &str) -> Vec<Selector> {
     found
 }
 
-/// Asserts that everything that these expressions select is there.
+/// Asserts that all metrics in these expressions exist.
 fn are_there(metrics: &Metrics, source: &str, expressions: &[String]) {
     let samples: Vec<_> = metrics.families().values().flat_map(|family| &family.samples).collect();
     let mut count = 0;
@@ -230,7 +230,7 @@ impl Prometheus {
         read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// What its HTTP interface says about this.
+    /// Returns the answer of its HTTP interface.
     fn api(&self, path: &str) -> Value {
         let answer = ask(self.address, "GET", path, "Connection: close\r\n");
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
@@ -238,7 +238,7 @@ impl Prometheus {
         answer["data"].clone()
     }
 
-    /// The one value of a metric, if it has one.
+    /// Returns the value of a metric, if there is exactly one.
     fn value(&self, series: &str) -> Option<f64> {
         let data = self.api(&format!("/api/v1/query?query={series}"));
         let result = data["result"].as_array().expect("a list");

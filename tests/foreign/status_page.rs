@@ -10,7 +10,7 @@ use common::http::{STATUS, status};
 use common::{Broker, DEADLINE, Monitor, Viewer};
 use serde_json::{Value, json};
 
-/// What nobody's page may do, noted from before its first script.
+/// A script that notes errors and forbidden actions of the page, from before its first script.
 const WATCH_FOR_TROUBLE: &str = "
     window.trouble = [];
     addEventListener('error', event => trouble.push(`error: ${event.message}`), true);
@@ -18,7 +18,7 @@ const WATCH_FOR_TROUBLE: &str = "
     addEventListener('securitypolicyviolation', event => trouble.push(`policy: ${event.violatedDirective} ${event.blockedURI}`));
 ";
 
-/// Text that would do something if it were taken for HTML.
+/// Text that would run if the page used it as HTML.
 const HTML: &str = "<img src=x onerror=\"trouble.push('run')\"><b id=bold>b</b>";
 
 struct Page {
@@ -36,7 +36,7 @@ impl Page {
         page
     }
 
-    /// What a script returns.
+    /// Returns the result of a script.
     async fn get(&self, script: &str) -> Value {
         self.chromium.client.execute(script, Vec::new()).await.unwrap()
     }
@@ -103,7 +103,7 @@ impl Page {
         self.chromium.devtools("Emulation.setEmulatedMedia", &features).await;
     }
 
-    /// Asserts that the page asked only its monitor for anything, and that nothing went wrong in it.
+    /// Asserts that the page sent requests only to its monitor, and had no error.
     async fn is_clean(&self) {
         assert_eq!(self.get("return window.trouble").await, json!([]));
         let console = self.chromium.log("browser").await;

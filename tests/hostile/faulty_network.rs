@@ -16,10 +16,10 @@ use common::{
     fence, task, task_id, unique, until,
 };
 
-/// What a viewer got in one connection.
+/// The messages that a viewer got in one connection.
 struct Session {
     texts: Vec<String>,
-    /// How the monitor closed it; if it did not, the network cut it.
+    /// The code of the monitor's close; `None` if the network cut the connection.
     closed: Option<u16>,
 }
 
@@ -108,7 +108,7 @@ fn fence_after_a_cut(monitor: &Monitor, broker: &Broker) {
     });
 }
 
-/// Both wires give every byte by itself.
+/// Both networks deliver every byte alone.
 #[test]
 fn a_wire_that_splits_at_every_byte_changes_nothing() {
     let monitor = Monitor::start("");
@@ -337,7 +337,7 @@ fn a_broker_restarts_50_times_under_load() {
     }
 }
 
-/// A viewer's machine vanishes: only the missing answer to a ping tells.
+/// A viewer's machine vanishes: the monitor notices only that a ping is not answered.
 #[test]
 #[ignore = "needs root"]
 fn a_viewer_whose_machine_vanishes_is_given_up_after_a_ping_and_others_do_not_notice() {

@@ -63,7 +63,7 @@ fn viewers_that_only_connect_and_leave_leave_nothing_behind() {
 
 // The log.
 
-/// Whatever others can put into a line of the log must not look like another line, or paint the terminal.
+/// Text from outside in a line of the log must not look like another line, and must not control the terminal.
 #[test]
 fn nothing_from_outside_reaches_the_log_raw() {
     const FORGED: &str = "x\nFORGED line\r\x1b[31mFORGED\x1b]0;FORGED\x07\u{9b}31m\u{85}FORGED\u{2028}FORGED";
@@ -123,7 +123,7 @@ fn nothing_from_outside_reaches_the_log_raw() {
     }
 }
 
-/// Who knows a channel's id may watch its job, so a log that many may read must not tell it.
+/// Everybody who knows a channel's id can watch its job, so the log must not show the whole id.
 #[test]
 fn no_channel_id_is_logged_in_full_above_debug() {
     const ID: &str = "student-5d1f3c7a9be24f60";

@@ -12,12 +12,12 @@ use common::{Broker, Event, Host, Monitor, RawPeer, Scene, Viewer, command, fenc
 
 // Descriptors.
 
-/// How many files the monitor may have open.
+/// The number of files that the monitor may have open.
 const FILES: usize = 64;
 
 /// Takes all of the monitor's descriptors and more. Connected clients must not notice, and new ones wait.
 ///
-/// `takes` connects one that stays.
+/// `takes` makes a connection that stays open.
 fn out_of_descriptors<T>(takes: impl Fn(&Scene) -> T, target: impl Fn(&Monitor) -> std::net::SocketAddr) {
     const LINE: &str = "cannot accept connections";
     let config =
@@ -73,7 +73,7 @@ fn out_of_descriptors_on_the_brokers_port_nobody_connected_notices() {
     out_of_descriptors(|scene| RawPeer::ready(scene.monitor.brokers), |monitor| monitor.brokers);
 }
 
-/// Unless its config says otherwise, viewers are turned away before descriptors run out.
+/// By default, viewers are refused before descriptors run out.
 #[test]
 fn by_default_viewers_leave_descriptors_to_brokers() {
     let few = ["sh", "-c", "ulimit -n 200; exec \"$@\"", "sh"];
@@ -133,7 +133,7 @@ fn faketime() -> Option<String> {
     path
 }
 
-/// Whatever waits goes by a clock that nobody can set.
+/// All timers use a clock that cannot be set.
 #[test]
 fn a_clock_that_is_set_by_hours_moves_no_deadline() {
     let Some(library) = faketime() else { return };

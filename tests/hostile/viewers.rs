@@ -12,7 +12,7 @@ use common::viewer::{frame, http, upgrade_request, upgrade_request_with};
 use common::{DEADLINE, Event, Scene, Viewer, command, raise_open_files, task_id, unique, until};
 use socket2::{Domain, Socket, Type};
 
-/// Relays messages during an attack, each at once, and says what they took at most.
+/// Relays messages during an attack, each at once, and prints the longest time.
 fn serves_at_once(scene: &mut Scene, attack: &str) {
     let longest = (0..50).map(|_| scene.relays()).max().unwrap_or_default();
     eprintln!("{attack}: {longest:?}, {} KiB", scene.monitor.rss_kib());
@@ -26,7 +26,7 @@ fn flood<'scope>(scope: &'scope Scope<'scope, '_>, viewer: Viewer, bytes: Vec<u8
     });
 }
 
-/// Ends the floods also when the test fails, as their threads are waited for.
+/// Ends the floods even if the test fails, because the test waits for their threads.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -78,7 +78,7 @@ fn floods_after_a_close_delay_nobody() {
     bears("anything after a violation", &frame(0x83, b""), &[0xFF; 100]);
 }
 
-/// Who sends without end is nevertheless asked whether it reads, and must answer.
+/// A viewer that sends without end is still pinged, and must answer.
 #[test]
 fn endless_fragments_do_not_escape_the_deadlines() {
     let mut scene = Scene::new("clients: {subscribe_timeout: 0.3, ping_interval: 0.3, ping_timeout: 0.3}");

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
-/// A process that may have `files` open, where `before` listened.
+/// Starts a process that may open `files` files, at the ports of `before`.
 fn start(manager: &Manager, before: Option<&Monitor>, files: usize, config: &str) -> Monitor {
     let mut wrapper = manager.wrapper(&[]);
     wrapper.extend(["prlimit".into(), format!("--nofile={files}:{files}")]);
@@ -232,7 +232,7 @@ fn those_for_whom_there_is_no_room_are_told() {
     });
 }
 
-/// Connections over `clients.max` have a share of their own, whatever it is that they send.
+/// Connections over `clients.max` have a share of their own, whatever they send.
 #[test]
 fn connections_over_the_limit_take_their_share_and_no_more() {
     let _alone = alone();

@@ -21,7 +21,7 @@ fn fails(manager: &Manager, prefix: &[&str], config: &str) -> Output {
     fails_as_it_is(manager, &[user, prefix].concat(), config)
 }
 
-/// The same, as the user who runs the tests.
+/// The same, as the user that runs the tests.
 fn fails_as_it_is(manager: &Manager, prefix: &[&str], config: &str) -> Output {
     let directory = common::open_directory();
     let path = directory.path().join("c.yml");
@@ -134,7 +134,7 @@ fn without_a_file_for_it_the_viewers_are_told_and_nothing_is_saved() {
     viewer.is_ended_with(1001);
 }
 
-/// A start whose file is this; what it says if it is refused.
+/// Runs a check and a start with this file. Returns their errors if the start is refused.
 fn refusal(path: &Path, more: &str) -> Option<String> {
     let (_directory, config) =
         common::temporary("c.yml", format!("{PORTS}{more}history: {{state: '{}'}}\n", path.display()));

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How many of the month's jobs come, unless the environment variable JOBS says otherwise.
+/// The number of jobs, unless the environment variable JOBS has another one.
 const JOBS: u64 = 200_000;
 
 /// The time between two jobs: a million take thirty days.
@@ -24,15 +24,16 @@ const PACE: Duration = Duration::from_millis(2_592);
 /// never finish go, and as many are held as ever will be.
 const FIRST: u64 = 40_000;
 
-/// By how much memory may differ then and at the end, in KiB: a leak of 128 bytes a job that never finished is more.
+/// The largest difference of memory between then and the end, in KiB. A leak of 128 bytes for each job that never finished is
+/// larger.
 const TOLERANCE_KIB: u64 = 512;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// After how many times [`PACE`] a job ends.
+/// The length of a job, in multiples of [`PACE`].
 const LENGTH: u64 = 3;
 
-/// How a job ends. Of fifty, one never does, one fails and one is aborted without a FINISHED.
+/// The end of a job. Of fifty jobs, one never ends, one fails, and one is aborted without a FINISHED.
 fn end_of(job: u64) -> Option<Kind> {
     match job % 50 {
         7 => None,
@@ -56,7 +57,7 @@ fn frame(command: &str, size: usize) -> Vec<u8> {
     Message { channel: "x", command, task: Some(&task), state: Some("COMPLETED") }.encode(&mut buffer).to_vec()
 }
 
-/// Reads all there is; how many bytes, and how it ends.
+/// Reads all available bytes. Returns their number, and the end.
 fn read(cursor: &mut Cursor) -> (usize, Turn) {
     let mut bytes = 0;
     loop {
@@ -71,7 +72,7 @@ fn read(cursor: &mut Cursor) -> (usize, Turn) {
     }
 }
 
-/// What a hub must hold when job number `now` has begun: channels, and those of them that have finished.
+/// Returns the numbers that a hub must have once job number `now` has begun: all channels, and the finished ones.
 fn held(now: u64) -> (usize, usize) {
     let (mut channels, mut finished) = (0, 0);
     for job in now.saturating_sub(40_000)..=now {

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::common::{Broker, Monitor, command, until};
 
-/// As the example says, with `HAProxy`'s own version of HTTP, also where viewers have all places.
+/// The health check of the example, with `HAProxy`'s own version of HTTP, also if `clients.max` is reached.
 #[test]
 fn haproxy_asks_whether_the_monitor_serves_viewers() {
     let monitor = Monitor::start("clients: {max: 1}\nlogger: {level: debug}\n");
@@ -56,7 +56,7 @@ fn the_monitor_sees_who_is_behind_nginx_and_haproxy_on_one_machine() {
     knows_the_client(&monitor, &Proxy::start(&NGINX, &outer, TIMEOUT));
 }
 
-/// Else nobody could tell a proxy from a client on its machine that sends a header.
+/// Otherwise the monitor could not tell a proxy from a client on the same machine that sends a header.
 #[test]
 fn behind_two_proxies_with_one_address_every_viewer_counts_as_them_and_it_is_said() {
     let monitor = Monitor::start("trusted_proxies: [\"127.0.0.1\"]\nlogger: {level: debug}\n");

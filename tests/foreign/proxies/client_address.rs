@@ -48,7 +48,7 @@ fn sees_who_it_is_at_a_unix_socket(server: &Server) {
     knows_the_client(&monitor, &Proxy::start(server, &example, TIMEOUT));
 }
 
-/// Without X-Forwarded-For, so that the protocol alone tells.
+/// X-Forwarded-For is not set, so that only the PROXY protocol names the client.
 fn sees_who_it_is_by_the_proxy_protocol(option: &str) {
     let config = "websocket_proxy_protocol: true\ntrusted_proxies: [\"127.0.0.1\"]\nlogger: {level: debug}\n";
     let monitor = Monitor::start(config);
@@ -58,7 +58,7 @@ fn sees_who_it_is_by_the_proxy_protocol(option: &str) {
     knows_the_client(&monitor, &Proxy::start(&HAPROXY, &example, TIMEOUT));
 }
 
-/// Where the monitor believes a header that the example clears.
+/// The monitor believes a header that the example clears.
 fn passes_no_other_header_on(server: &Server) {
     for header in ["x-real-ip", "forwarded"] {
         let config = format!("trusted_proxies: [\"127.0.0.1\"]\nproxy_header: {header}\nlogger: {{level: debug}}\n");

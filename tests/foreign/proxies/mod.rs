@@ -27,13 +27,13 @@ const JOB: &str = "student_5d1f";
 /// After how many seconds of silence a server gives up on a connection: by default, and where a test outlasts that.
 const TIMEOUT: u64 = 60;
 
-/// Where the examples have the monitor.
+/// The address of the monitor in the examples.
 const ADDRESS: &str = "127.0.0.1:4567";
 
 /// An address of this machine's that no proxy has.
 const CLIENT: &str = "127.0.0.9";
 
-/// What a client sends that would rather be somebody else.
+/// The headers of a client that claims another address.
 const PRETENDED: [&str; 5] = [
     "X-Forwarded-For: 203.0.113.7",
     "x-forwarded-for: 203.0.113.8, 127.0.0.1",
@@ -62,17 +62,17 @@ fn comes_through(monitor: &Monitor, proxy: &Proxy) {
     }
 }
 
-/// What differs between the servers.
+/// The differences between the servers.
 struct Server {
     /// Runs it in the foreground, with server.conf in the directory $0 and its log on stderr.
     command: &'static str,
-    /// What it logs once it listens.
+    /// The text that it logs once it listens.
     ready: &'static str,
-    /// What is shipped.
+    /// The example in the packages.
     example: &'static str,
     /// The line of it, there as a comment, that reaches the monitor through its Unix socket.
     at_socket: &'static str,
-    /// What to put into server.conf: TLS on a port, a timeout, and example.conf, whose text is given.
+    /// Returns the content of server.conf: TLS on a port, a timeout, and example.conf, whose text is given.
     config: fn(u16, u64, &str) -> String,
 }
 
@@ -94,7 +94,7 @@ fn with_replaced(example: &str, words: &str, others: &str) -> String {
     example.replace(words, others)
 }
 
-/// Whether this is no comment, and has these words.
+/// Returns true if the line is not a comment, and has these words.
 fn says(line: &str, words: &str) -> bool {
     !line.trim_start().starts_with('#') && line.contains(words)
 }
@@ -286,13 +286,13 @@ impl Proxy {
         self.directory.path().join("certificate.pem")
     }
 
-    /// What a GET without an upgrade is answered.
+    /// Returns the answer to a GET without an upgrade.
     fn get(&self, path: &str) -> String {
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
         String::from_utf8(self.answers("127.0.0.1", request.as_bytes())).unwrap()
     }
 
-    /// What a client at this address is answered, until the server closes.
+    /// Returns the bytes that a client at this address gets, until the server closes.
     fn answers(&self, address: &str, sent: &[u8]) -> Vec<u8> {
         let mut client = Command::new("openssl")
             .args(["s_client", "-quiet", "-verify_quiet", "-verify_return_error", "-servername", "test", "-CAfile"])
@@ -308,7 +308,7 @@ impl Proxy {
 }
 
 impl Drop for Proxy {
-    /// Asks it to go, since one that is killed leaves its workers behind.
+    /// Asks the server to end: if it were killed, its workers would go on running.
     fn drop(&mut self) {
         if matches!(self.process.try_wait(), Ok(None)) {
             kill(self.process.id(), "TERM");

@@ -11,10 +11,10 @@ use std::fmt::Display;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Makes only what is wrong close a link, and not the time it takes.
+/// A timeout so long that only a mistake closes a link.
 const PATIENT: &str = "zeromq: {handshake_timeout: 600}";
 
-/// Sends what closes a link; each attack alone, then the monitor must be as before.
+/// Sends bytes that close a link, each attack alone, and asserts that the monitor still serves others.
 fn each_closes_its_link<N: Display, B: AsRef<[u8]>>(attacks: &[(N, B)]) {
     let mut scene = Scene::new(PATIENT);
     for (name, bytes) in attacks {
@@ -48,7 +48,7 @@ fn the_one_line_on(act: impl Fn(SocketAddr)) -> String {
     said.split_once(": ").expect("it says why").1.to_owned()
 }
 
-/// What is said of a peer that sends these bytes and waits.
+/// Returns the log's reason for a peer that sends these bytes and waits.
 fn said_of(bytes: &[u8]) -> String {
     the_one_line_on(|brokers| {
         let mut peer = RawPeer::connect(brokers);
@@ -102,7 +102,7 @@ fn what_a_peer_says_of_itself_is_told_escaped() {
     assert_eq!(socket, format!("Socket-Type \"{}\", expected ROUTER or DEALER", "x".repeat(64)));
 }
 
-/// A mechanism that is not whole is not told.
+/// The log does not name a mechanism that is incomplete.
 #[test]
 fn a_peer_that_hangs_up_in_its_handshake_is_told_how_far_it_was() {
     let before = |bytes: &str| {
@@ -142,7 +142,7 @@ fn a_peer_that_hangs_up_in_its_handshake_is_told_how_far_it_was() {
     }
 }
 
-/// libzmq sees the monitor's mechanism and goes, for good. It may do so before it has sent a byte.
+/// libzmq sees the monitor's mechanism, disconnects and does not try again. It may do so before it has sent a byte.
 #[test]
 fn a_socket_of_libzmq_with_plain_is_told() {
     let mut scene = Scene::new(&format!("logger: {{level: debug}}\n{PATIENT}"));
@@ -205,7 +205,7 @@ fn random_bytes_are_closed() {
     each_closes_its_link(&attacks);
 }
 
-/// Whoever knows how a handshake goes, and only then sends noise.
+/// A peer that shakes hands correctly and then sends random bytes.
 #[test]
 fn random_bytes_after_a_greeting_or_a_handshake_do_no_harm() {
     let mut scene = Scene::new("");
@@ -265,7 +265,7 @@ fn handshakes_with_something_wrong_are_closed() {
     ]);
 }
 
-/// Of a READY whose frame is whole, no beginning will do.
+/// A READY that ends too early is refused, wherever it ends.
 #[test]
 fn a_ready_that_ends_too_early_closes_the_link() {
     let whole = &ready(&[("Identity", b"x"), ("Socket-Type", b"DEALER")])[2..];
@@ -282,7 +282,7 @@ fn flags_that_mean_nothing_close_the_link() {
     each_closes_its_link(&before);
 }
 
-/// A frame is judged by its head, before a byte of it has come.
+/// The head of a frame is checked before its body comes.
 #[test]
 fn announced_gigabytes_close_the_link_before_they_come() {
     let named = |what, bytes: Vec<u8>| (what, bytes);
@@ -383,7 +383,7 @@ fn who_is_silent_keeps_nobody_out() {
     scene.is_unharmed();
 }
 
-/// A peer whose link was taken, and who does not shake hands.
+/// Connects a peer that does not shake hands.
 fn stranger(scene: &Scene) -> RawPeer {
     let mut peer = RawPeer::connect(scene.monitor.brokers);
     peer.read_greeting();

@@ -71,7 +71,7 @@ fn a_large_message_in_dribbles_closes_the_link_and_takes_no_memory() {
     scene.is_unharmed();
 }
 
-/// What would be gigabytes in dribbles is refused at its head; what is not too long may take its time.
+/// A frame that announces gigabytes is refused at its head. A frame within the limit may come slowly.
 #[test]
 fn a_frame_of_8_gib_is_refused_at_its_head_and_one_at_the_limit_may_dribble() {
     const LIMIT: usize = 65_536;
@@ -106,7 +106,7 @@ fn many_half_messages_take_little_memory() {
     scene.is_unharmed();
 }
 
-/// Answers that nobody reads must not pile up.
+/// Answers that the peer does not read must not take memory without bound.
 #[test]
 fn pings_whose_answers_are_not_read_take_no_memory() {
     let mut scene = Scene::new("");
@@ -151,7 +151,7 @@ fn links_over_max_connections_are_closed_until_one_has_left() {
     scene.is_unharmed();
 }
 
-/// The default cap, filled by peers whose handshakes are flawless and who then say nothing.
+/// The default limit of links, used up by peers that shake hands correctly and then send nothing.
 #[test]
 fn idle_peers_that_fill_the_cap_keep_out_only_newcomers_and_are_kept_out_by_zeromq_allow() {
     const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));

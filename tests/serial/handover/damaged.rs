@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
-/// The viewers' port is known, and nearly all of them are between two frames.
+/// The viewers are known by their port, and nearly all of them are between two frames.
 #[test]
 fn viewers_are_told_if_the_state_cannot_be_read_and_brokers_are_not() {
     let _alone = alone();
@@ -60,7 +60,7 @@ fn a_state_that_cannot_be_used_is_refused_in_one_line_and_its_connections_closed
     assert_eq!(client.next(), Event::Pong(b"read?".to_vec()));
 }
 
-/// What is claimed is looked at before memory is taken for it.
+/// The lengths in a state are checked before memory is taken for them.
 #[test]
 fn a_hostile_state_takes_little_memory() {
     let _alone = alone();

@@ -6,7 +6,7 @@ use crate::common::{self, Broker, DEADLINE, Host, Manager, Monitor, Viewer, comm
 use crate::{alone, ids};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-/// Two listening sockets of a process that is gone, and where they listen.
+/// Keeps two listening sockets of a process that has ended. Returns their addresses.
 fn left_listening(manager: &Manager) -> [SocketAddr; 2] {
     ["listener-0-0", "listener-0-1"].map(|name| {
         let listener = TcpListener::bind("127.0.0.1:0").expect("some port is free");
@@ -173,7 +173,7 @@ fn a_proxy_that_is_no_longer_trusted_after_a_restart_is_closed_in_the_middle_of_
     service.monitor.wait_logged(&["WARNING", "refused viewer 127.0.0.1:", "trusted_proxies does not name it"]);
 }
 
-/// Each viewer has sent a PROXY header and half a request when the process ends, and then says that it is somebody else.
+/// Each viewer has sent a PROXY header and half a request when the process ends. Its other half claims another address.
 #[test]
 fn a_restart_does_not_forget_that_a_proxy_named_nobody() {
     let _alone = alone();

@@ -55,12 +55,12 @@ fn tasks(broker: &Broker, channel: &str, from: usize, to: usize) {
     }
 }
 
-/// Puts a state of one's own in the place of what a process left; returns the log line about it.
+/// Starts a process that gets these sockets and this state from a previous one. Returns its log line about them.
 fn takes_over(sockets: &[&TcpStream], state: &[u8]) -> (String, Monitor) {
     takes_over_at(0, sockets, state)
 }
 
-/// The same by a process whose viewers come to this port.
+/// The same for a process with this port for viewers.
 fn takes_over_at(viewers: u16, sockets: &[&TcpStream], state: &[u8]) -> (String, Monitor) {
     let manager = Manager::new();
     let (ours, theirs) =
