@@ -36,7 +36,7 @@ fn refused(config: impl AsRef<[u8]>, place: &str, words: &[&str]) {
     assert_eq!(said.lines().count(), 1, "one line is enough:\n{said}");
 }
 
-/// What `--check` prints for a config that is right.
+/// Returns the output of `--check` for a valid configuration.
 fn accepted(config: &str) -> String {
     let (output, _) = check(config);
     assert_eq!(output.status.code(), Some(0), "{config}\n{}", stderr(&output));
@@ -131,7 +131,7 @@ fn a_file_that_would_take_long_is_refused() {
     assert!(stderr(&output).contains(&format!("{path}: expected at most 65536 bytes")), "{}", stderr(&output));
 }
 
-/// As by a shell's `<(…)`.
+/// A configuration from a pipe, as a shell's `<(…)` makes it.
 #[test]
 fn a_config_may_come_from_a_pipe_that_is_not_empty() {
     let from = |input: &str| {
@@ -167,7 +167,7 @@ fn output_that_cannot_be_written_is_an_error_and_no_panic() {
     }
 }
 
-/// Such as `| head`: it has what it wanted.
+/// A reader such as `| head`, which has read enough.
 #[test]
 fn a_reader_that_has_gone_is_no_error() {
     // `check` needs ports that are free, whatever else runs here.

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What each job's line begins with while the job runs.
+/// The beginning of each job's line while the job runs.
 const BAR: &str = "job ";
 
 fn is_bar(line: &str) -> bool {
@@ -128,7 +128,7 @@ fn one_that_stays_runs_new_jobs_until_it_is_interrupted() {
     assert!(end.contains(" jobs, ") && end.contains(" viewers: each got all of its job"), "{lines:?}");
 }
 
-/// Such as `demo --stay | head`: it would never end by itself.
+/// With a reader such as `| head`. `demo --stay` would never end by itself.
 #[test]
 fn one_that_stays_ends_once_nobody_reads_it() {
     let mut child = Command::new(PROGRAM)

@@ -288,7 +288,7 @@ fn a_proxy_header_that_has_come_is_taken() {
     });
 }
 
-/// How long a handshake of TLS may take here: a debug build on a busy machine takes more than a second.
+/// The longest time for a TLS handshake here: a debug build on a busy machine takes more than a second.
 const TLS: Duration = Duration::from_secs(8);
 
 /// A client's end of TLS, whose steps are made one by one.
@@ -323,7 +323,7 @@ impl Tls {
         Self { session, tcp }
     }
 
-    /// What it has to send now.
+    /// Returns the bytes that it has to send now.
     fn next(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.session.wants_write() {
@@ -472,7 +472,7 @@ fn a_viewer_that_took_nothing_over_a_pause_has_its_time_again() {
     in_time(|| stalls_and_pauses(FAR_OVER, false));
 }
 
-/// Else the end would be a reset, since its answer would be unread.
+/// Otherwise the connection would end with a reset, because its answer would be unread.
 #[test]
 fn a_close_that_was_answered_is_over() {
     in_time(|| {

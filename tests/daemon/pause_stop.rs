@@ -107,7 +107,7 @@ fn a_viewer_that_has_answered_its_close_over_a_pause_is_not_missed() {
     assert_eq!(monitor.logged(&["did not take what was sent to them"]), [""; 0]);
 }
 
-/// It does not get all that there is, since a stop has its end, but no gap, and its close.
+/// The viewer does not get all messages, because a stop has a time limit. But it gets no gap, and it gets its close.
 #[test]
 fn a_viewer_that_has_made_room_over_a_pause_gets_its_close() {
     let mut monitor = Monitor::start("");
@@ -140,7 +140,7 @@ fn a_viewer_that_has_made_room_over_a_pause_gets_its_close() {
     }
 }
 
-/// Else the restart would be a stop, which all viewers notice.
+/// Otherwise the restart would become a stop, which all viewers notice.
 #[test]
 fn a_service_manager_that_has_answered_over_a_pause_keeps_everything() {
     in_time(|| {

@@ -59,7 +59,7 @@ fn what_is_too_large_or_nested_too_deep_is_refused_at_a_reload() {
     relays(&reloadable);
 }
 
-/// It would open everything: every setting has its default then.
+/// Such a file would remove every restriction, because every setting would have its default.
 #[test]
 fn a_file_that_sets_nothing_is_refused_at_a_reload_and_taken_at_a_start() {
     let reloadable = Reloadable::start(&[], "zeromq: {allow: [192.0.2.1]}\n");

@@ -319,7 +319,7 @@ fn completions_are_printed_for_each_shell() {
     assert_eq!(common::run(&["completions", "tcsh"]).status.code(), Some(64));
 }
 
-/// As in a container without a service manager: PID 1, another user, no capability, and nothing that can be written to.
+/// A container without a service manager: PID 1, another user, no capability, and a read-only file system.
 #[test]
 #[ignore = "needs root"]
 fn as_pid_1_on_a_read_only_root_it_relays_and_ends_with_sigterm() {

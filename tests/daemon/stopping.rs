@@ -107,7 +107,7 @@ fn with_a_thousand_viewers_it_ends_within_5_seconds_and_tells_all_who_read() {
     drop(connected);
 }
 
-/// What brokers had sent when the signal came is taken and delivered before the close.
+/// Messages that brokers had sent when the signal came are delivered before the close.
 #[test]
 fn what_brokers_have_already_sent_is_delivered_first() {
     let mut monitor = Monitor::start("");

@@ -58,7 +58,7 @@ fn json_has_every_message_as_it_is_and_ends_with_the_job() {
     assert_eq!(status, Some(0));
 }
 
-/// What others named must not paint the terminal.
+/// Text from outside must not control the terminal.
 #[test]
 fn no_escape_sequence_of_others_is_printed() {
     let monitor = Monitor::start("");
@@ -376,7 +376,7 @@ struct Tls {
 }
 
 impl Tls {
-    /// One that `issuer` signed, or itself.
+    /// Makes a certificate that `issuer` signs, or that signs itself.
     fn new(params: &CertificateParams, issuer: Option<&Issuer<'_, KeyPair>>) -> Self {
         let key = KeyPair::generate().expect("there is randomness");
         let certificate = match issuer {
@@ -472,7 +472,7 @@ fn a_self_signed_certificate_is_trusted_if_it_is_given_whatever_it_says_of_cas()
     }
 }
 
-/// Such as in a container without the package ca-certificates.
+/// A machine without trusted certificates, such as a container without the package ca-certificates.
 #[test]
 fn a_machine_that_trusts_nothing_needs_a_certificate_that_is_given() {
     let tls = Tls::new(&params("127.0.0.1"), None);
@@ -553,7 +553,7 @@ fn a_certificate_out_of_its_time_is_refused_also_if_it_is_given() {
     }
 }
 
-/// Such as `| head -1`.
+/// A reader such as `| head -1`.
 #[test]
 fn a_reader_that_has_gone_ends_it_quietly_and_a_full_disk_is_an_error() {
     let monitor = Monitor::start("");

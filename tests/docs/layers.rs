@@ -99,7 +99,7 @@ fn used(source: &str) -> Vec<String> {
     names
 }
 
-/// What is wrong with a file of this layer.
+/// Returns the forbidden imports of a file of this layer.
 fn wrong(layer: &str, source: &str) -> Vec<String> {
     let level = |name: &str| LAYERS.iter().position(|layer| *layer == name);
     let Some(own) = level(layer) else { return vec![format!("{layer} has no place in LAYERS")] };

@@ -296,7 +296,7 @@ fn refused(config: &str) -> String {
     Settings::parse(Path::new("c.yml"), config.as_bytes()).expect_err(config).to_string()
 }
 
-/// What the program says it expects of a key's value.
+/// Returns the program's description of the values that a key may have.
 fn takes(key: &str) -> String {
     // A word that is no value where words are; else what is neither a scalar nor what the key takes.
     let list = Settings::parse(Path::new("c.yml"), set(key, "[]").as_bytes());

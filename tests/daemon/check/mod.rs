@@ -13,7 +13,7 @@ use std::process::Output;
 
 const PORTS: &str = "websocket_uri: [\"127.0.0.1\", 0]\nzeromq_uri: [\"127.0.0.1\", 0]\nuser: nobody\n";
 
-/// What `systemctl show` tells of a unit like the packaged one; but the tests' files are in `/tmp`, and their user is `nobody`.
+/// The output of `systemctl show` for a unit like the packaged one, but with files in `/tmp` and the user `nobody`.
 const UNIT: &str = "\
 MainPID=0
 ExecStart={ path=/usr/bin/recodex-monitor ; argv[]=/usr/bin/recodex-monitor -c CONFIG ; ignore_errors=no ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }
@@ -44,7 +44,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// One without the unit.
+    /// Creates a machine without the unit.
     fn new() -> Self {
         let machine = Self { directory: tempfile::tempdir().expect("a temporary directory") };
         // The monitor's user is to find the way.
@@ -55,7 +55,7 @@ impl Machine {
         machine
     }
 
-    /// One with the unit, in which these pieces are replaced.
+    /// Creates a machine with the unit, in which these texts are replaced.
     fn with_unit(changes: &[(&str, &str)]) -> Self {
         let machine = Self::new();
         let unit = changes.iter().fold(UNIT.to_owned(), |unit, (from, to)| {
@@ -74,13 +74,13 @@ impl Machine {
         self.path("config.yml")
     }
 
-    /// Has a program of this name print an answer.
+    /// Makes a program of this name that prints an answer.
     fn answers(&self, program: &str, answer: &str) {
         write(self.path(&format!("{program}.answer")), answer).expect("it is ours");
         self.does(program, &format!("/bin/cat '{}'", self.path(&format!("{program}.answer")).display()));
     }
 
-    /// Has a program of this name run a script.
+    /// Makes a program of this name that runs a script.
     fn does(&self, program: &str, script: &str) {
         let new = self.path(&unique("program"));
         let script = format!("#!/bin/sh\n{script}\n");
@@ -95,7 +95,7 @@ impl Machine {
         self.check_by(PROGRAM)
     }
 
-    /// The same by another copy of the program, of the configuration that is there.
+    /// The same with another copy of the program, for the configuration that exists.
     fn check_by(&self, program: &str) -> (i32, String, String) {
         self.check_with(&[program, "check", "-c", self.config().to_str().expect("UTF-8")])
     }

@@ -80,10 +80,10 @@ impl Scene {
     }
 }
 
-/// What is in the way, made in a scene; returns lines of the configuration.
+/// A function that makes an obstacle in a scene. Returns lines of the configuration.
 type Arrange = fn(&mut Scene) -> String;
 
-/// What may be in the way of a start, with the status of the start, or none where that depends on the machine.
+/// The obstacles to a start, with its exit status; `None` if that depends on the machine.
 const SITUATIONS: &[(&str, Option<i32>, Arrange)] = &[
     ("nothing", Some(0), |_| String::new()),
     // The log

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Output, Stdio};
 
-/// What the program wrote to a descriptor that it was started with as standard error, until it ended; `read` returns it so far.
+/// Returns all bytes that the program wrote to its inherited standard error until it ended; `read` returns the bytes so far.
 fn stderr_of(logger: &str, wrapper: &[&str], stderr: Stdio, read: impl Fn() -> String) -> String {
     let mut daemon = Daemon::prepare(|_| {}).on_ports(wrapper, logger, stderr);
     daemon.has_viewers(20);

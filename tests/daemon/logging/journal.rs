@@ -207,7 +207,7 @@ fn the_journal_gets_messages_with_priorities_and_fields() {
     }
 }
 
-/// Has a journal go away, for a while, and the monitor stop later; returns the number of lost lines as it was reported.
+/// Ends a journal for a while, and later stops the monitor. Returns the reported number of lost lines.
 fn loses_its_journal(mut daemon: Daemon, journal: Journal, go: impl Fn(&mut Journal)) -> u64 {
     journal.wait(&["listening for brokers"]);
     let journal = Mutex::new(journal);
@@ -329,7 +329,7 @@ fn output_auto_is_the_journal_only_if_stderr_is_connected_to_it() {
     }
 }
 
-/// As in a container, which inherits the stream but has no journal.
+/// A container that inherits the stream but has no journal.
 #[test]
 #[ignore = "needs root"]
 fn output_auto_is_stderr_if_the_journal_cannot_be_reached() {

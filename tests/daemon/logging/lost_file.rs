@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// As a full disk: the signal that comes with such a write must not end the daemon.
+/// The limit acts like a full disk: the signal of such a write must not end the daemon.
 #[test]
 fn a_log_at_the_limit_of_a_files_size_does_not_disturb_the_relay_and_lost_lines_are_counted() {
     let limit = ["prlimit", "--fsize=8192"];
@@ -111,7 +111,7 @@ fn stderr_is_told_once_that_the_disk_is_full_and_that_it_is_no_longer() {
     }
 }
 
-/// The same for everybody, by a device that is always full.
+/// The same without root, with a device that is always full.
 #[test]
 fn stderr_is_told_once_that_a_file_takes_nothing_and_that_the_next_one_does() {
     let stderr = Stderr::new();
@@ -153,7 +153,7 @@ fn a_lost_directory_does_not_disturb_the_relay_and_the_log_goes_on_in_a_new_one(
     assert!(text.contains("] stopped: "), "{text}");
 }
 
-/// Has a log lose its directory for a while.
+/// Removes the directory of a log for a while.
 fn loses_its_directory(stderr: Stdio) -> Daemon {
     let daemon = Daemon::prepare(|_| {}).on_ports(&[], "output: file, file: LOG, level: debug", stderr);
     let logs = daemon.directory.path().join("logs");

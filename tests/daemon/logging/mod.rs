@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How many viewers cause more lines than the 1024 that may wait: each causes two.
+/// A number of viewers that cause more lines than the 1024 that may wait: each causes two.
 const MANY: usize = 700;
 
 /// A monitor whose log is somewhere else than with the harness.
@@ -32,7 +32,7 @@ struct Daemon {
     directory: tempfile::TempDir,
 }
 
-/// What goes into the configuration besides the log: the ports, and whom to become.
+/// The other lines of the configuration: the ports and the user.
 fn listening_at([viewers, brokers]: [SocketAddr; 2]) -> String {
     let uri = |address: SocketAddr| format!("[\"{}\", {}]", address.ip(), address.port());
     format!("websocket_uri: {}\nzeromq_uri: {}\nuser: nobody\n", uri(viewers), uri(brokers))
@@ -53,7 +53,7 @@ impl Daemon {
         Self::prepare(|_| {}).in_file(logger)
     }
 
-    /// One that is about to be started; `prepare` sees its directory of logs.
+    /// Prepares a monitor for a start; `prepare` gets its directory of logs.
     fn prepare(prepare: impl FnOnce(&Path)) -> Start {
         let directory = open_directory();
         let logs = directory.path().join("logs");
@@ -76,7 +76,7 @@ impl Daemon {
         wait_in(&self.log(), words)
     }
 
-    /// Whether a broker's message comes to a viewer now.
+    /// Returns true if a broker's message now reaches a viewer.
     fn relays(&self) {
         let channel = unique("relay");
         let broker = Broker::connect(self.brokers);
@@ -85,7 +85,7 @@ impl Daemon {
         viewer.texts(&[task("1", "COMPLETED")]);
     }
 
-    /// Has so many viewers come and go. At level debug that is two lines each.
+    /// Connects and disconnects this number of viewers. At level debug, each causes two lines.
     fn has_viewers(&self, count: usize) {
         for number in 0..count {
             Viewer::subscribed(self.viewers, &format!("job-{number}"));
@@ -249,7 +249,7 @@ fn output_of(words: &[String]) -> Output {
     child.wait_with_output().expect("it is our child")
 }
 
-/// What comes out of a FIFO or pipe from now on, line by line.
+/// Returns the lines that come out of a FIFO or pipe from now on.
 ///
 /// Opening it may wait for the other end.
 fn read_lines<R: Read>(open: impl FnOnce() -> std::io::Result<R> + Send + 'static) -> Arc<Mutex<String>> {

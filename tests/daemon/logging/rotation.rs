@@ -104,7 +104,7 @@ fn is_never_rotated(settings: &str) {
     lines(&text);
 }
 
-/// Has lines come that would rotate the file, in a directory that the monitor may not write to.
+/// Causes lines that would rotate the file, in a directory to which the monitor may not write.
 fn goes_on_without_rotation(stderr: Stdio) {
     let start = Daemon::prepare(|logs| {
         for name in ["monitor.log", "of-somebody-else"] {

@@ -53,7 +53,7 @@ fn start(users: &Users, directory: &Path, path: &str) -> Result<Child, (Option<i
     .map(|()| child)
 }
 
-/// Whether the process has started its log, the last thing before it relays.
+/// Returns true if the process has started its log, which is the last step before it relays.
 fn listens(pid: u32) -> bool {
     let Ok(threads) = read_dir(format!("/proc/{pid}/task")) else { return false };
     threads.flatten().any(|thread| read_to_string(thread.path().join("comm")).is_ok_and(|name| name == "log\n"))

@@ -17,7 +17,7 @@ fn private(path: &Path, owner: u32) {
     give(path, owner);
 }
 
-/// What must not change of something: its owner, its group, its mode, and the content or the names in it.
+/// The properties of a file or directory that must not change: owner, group, mode, and the content or the names in it.
 fn state(path: &Path) -> (u32, u32, u32, Vec<String>) {
     let found = path.symlink_metadata().expect("it is there");
     let mut content = Vec::new();
@@ -280,7 +280,7 @@ fn a_log_that_is_exchanged_while_it_runs_is_opened_as_the_user() {
     stop(child);
 }
 
-/// It is no start as root, but there would be a way back to it.
+/// This is not a start as root, but the process could become root again.
 #[test]
 #[ignore = "needs root"]
 fn a_process_that_could_become_root_again_is_refused_77() {
