@@ -70,7 +70,8 @@ impl Delivery {
                 })
                 .await
             };
-            if is_due && let Err(reason) = self.keep_deadlines(shared).await {
+            // Boxed: its room would be kept for as long as the viewer stays, and there are many.
+            if is_due && let Err(reason) = Box::pin(self.keep_deadlines(shared)).await {
                 return reason;
             }
         }
