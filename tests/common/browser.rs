@@ -51,7 +51,7 @@ impl Chromium {
         log.as_array().expect("a list of entries").clone()
     }
 
-    /// Runs a command of the browser's inspector, by the Chrome DevTools Protocol.
+    /// Runs a command of the browser's inspector, by the Chrome `DevTools` Protocol.
     pub(crate) async fn devtools(&self, name: &str, parameters: &Value) -> Value {
         self.command("goog/cdp/execute", &json!({ "cmd": name, "params": parameters })).await
     }
