@@ -1,7 +1,7 @@
 //! The header of the PROXY protocol, with which a proxy names the client at the beginning of a connection.
 
 use crate::net::stream::Stream;
-use crate::wire::first_byte::{PROXY_BINARY, PROXY_TEXT};
+use crate::wire::first_byte::{PROXY_BINARY, PROXY_TEXT, may_begin_with};
 use proxy_header::{ParseConfig, ProxyHeader};
 use std::io;
 use std::net::SocketAddr;
@@ -45,8 +45,7 @@ pub(super) async fn read(stream: &mut Stream, bytes: &mut Vec<u8>) -> io::Result
 
 /// Parses the bytes of a PROXY header so far. A reader that reads the missing bytes, and no more, never reads past its end.
 fn header(bytes: &[u8]) -> Header {
-    let begins = |start: &[u8]| bytes.starts_with(&start[..start.len().min(bytes.len())]);
-    let (binary, text) = (begins(PROXY_BINARY), begins(PROXY_TEXT));
+    let (binary, text) = (may_begin_with(bytes, PROXY_BINARY), may_begin_with(bytes, PROXY_TEXT));
     if !binary && !text {
         return Header::Wrong;
     }

@@ -35,8 +35,7 @@ impl ClientProtocol {
     /// Returns the protocol of a client that begins with these bytes. A part of an HTTP method counts as HTTP, unless a PROXY header
     /// may begin so too.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
-        let is_http = !PROXY_TEXT.starts_with(bytes)
-            && HTTP_METHODS.iter().any(|method| bytes.starts_with(method) || method.starts_with(bytes));
+        let is_http = !PROXY_TEXT.starts_with(bytes) && HTTP_METHODS.iter().any(|method| may_begin_with(bytes, method));
         match *bytes.first()? {
             ZMTP => Some(Self::ZeroMq),
             TLS_HANDSHAKE => Some(Self::Tls),
@@ -44,6 +43,11 @@ impl ClientProtocol {
             _ => is_http.then_some(Self::Http),
         }
     }
+}
+
+/// Returns true if bytes of which only the first may have come begin with `start`, as far as they have come.
+pub(crate) fn may_begin_with(bytes: &[u8], start: &[u8]) -> bool {
+    bytes.starts_with(start) || start.starts_with(bytes)
 }
 
 /// Returns true if a binary PROXY header may begin with these bytes, which end a request's head where they stop after the empty line.
