@@ -20,7 +20,7 @@ pub(crate) use access::{Network, Proxy, ProxyHeader};
 pub(crate) use address::{Address, Endpoint, Mode};
 pub(crate) use error::ConfigError;
 pub(crate) use origin::Origin;
-pub(crate) use paths::DEFAULT_LOG;
+pub(crate) use paths::{DEFAULT_LOG, unfinished_history, unusable_history};
 pub(crate) use settings::{Clients, DEFAULT_USER, Logger};
 pub use settings::{History, Settings, Tls};
 pub use value::Seconds;

@@ -58,6 +58,16 @@ impl Logger {
     }
 }
 
+/// Returns the path at which the file of `history.state` is written, until it is whole.
+pub(crate) fn unfinished_history(state: &Path) -> PathBuf {
+    with_suffix(state, "new")
+}
+
+/// Returns the path to which the file of `history.state` is renamed if it cannot be used.
+pub(crate) fn unusable_history(state: &Path) -> PathBuf {
+    with_suffix(state, "bad")
+}
+
 impl Settings {
     /// Returns the error if two settings use one file, and at least one of them changes it; `config` is the file of these settings.
     pub(crate) fn collision(&self, config: &Path) -> Option<String> {
@@ -67,7 +77,7 @@ impl Settings {
             all.push(Files::new("tls.key", false, &[tls.key()]));
         }
         if let Some(state) = &self.history.state {
-            let files = [state.clone(), with_suffix(state, "new"), with_suffix(state, "bad")];
+            let files = [state.clone(), unfinished_history(state), unusable_history(state)];
             all.push(Files::new("history.state", true, &files));
         }
         if let Endpoint::Unix(path) = &self.websocket_uri {

@@ -2,9 +2,8 @@
 //!
 //! A file that is not a saved history is never removed and never replaced.
 
-use crate::config::History;
+use crate::config::{History, unfinished_history, unusable_history};
 use crate::error::{Exit, Failure};
-use crate::fs::with_suffix;
 use crate::hub::Hub;
 use crate::snapshot::encoding::{Refused, is_ours};
 use crate::snapshot::reading::Limits;
@@ -15,7 +14,7 @@ use nix::unistd::geteuid;
 use std::fs::{self, File, OpenOptions, symlink_metadata};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -35,16 +34,6 @@ enum Found {
     Saved(File),
     /// Something else; the text says what it is.
     Foreign(String),
-}
-
-/// Returns the path at which the file is written, until it is whole.
-fn temporary(path: &Path) -> PathBuf {
-    with_suffix(path, "new")
-}
-
-/// Returns the path to which an unusable history is renamed.
-fn bad(path: &Path) -> PathBuf {
-    with_suffix(path, "bad")
 }
 
 /// Says why a file of this type and owner cannot be a saved history, if so.
@@ -97,7 +86,7 @@ fn find(path: &Path) -> io::Result<Found> {
 /// # Errors
 /// [`Exit::Config`] if something else is there.
 pub(crate) fn check(path: &Path) -> Result<(), Failure> {
-    for path in [path.to_path_buf(), temporary(path), bad(path)] {
+    for path in [path.to_path_buf(), unfinished_history(path), unusable_history(path)] {
         if let Ok(Found::Foreign(what)) = find(&path) {
             let hint = "expected a history that a monitor has saved, or nothing; move it away, or name another file";
             return Err(Failure::new(Exit::Config, format!("history.state: {}: {what}; {hint}", path.display())));
@@ -137,7 +126,7 @@ pub(crate) fn save(path: &Path, history: Result<Vec<u8>, Refused>) {
 /// Writes the file, or leaves the one that is there as it is.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     must_be_free(path)?;
-    let new = temporary(path);
+    let new = unfinished_history(path);
     let mut file = create(&new)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&new, path));
     if written.is_err() {
@@ -178,7 +167,7 @@ fn take_up_saved(path: &Path, file: &File, limits: &History, hub: &Hub) {
             log::warn!("{shown} is not taken up: it was saved {age} s ago, more than history.finished");
         }
         Err(Unusable::Refused(why)) => {
-            let bad = bad(path);
+            let bad = unusable_history(path);
             match must_be_free(&bad).and_then(|()| fs::rename(path, &bad)) {
                 Ok(()) => log::warn!("{shown} is not taken up: {why}; it is kept as {}", bad.display()),
                 Err(e) => log::warn!("{shown} is not taken up: {why}; it stays, and cannot be renamed: {e}"),
@@ -192,7 +181,7 @@ fn take_up_saved(path: &Path, file: &File, limits: &History, hub: &Hub) {
 /// # Errors
 /// A sentence that says why no history can be saved.
 pub(crate) fn try_to_write(path: &Path) -> Result<(), String> {
-    let new = temporary(path);
+    let new = unfinished_history(path);
     let made = create(&new);
     made.map_err(|e| format!("history.state: cannot write {}: {e}; history will not outlive a stop", new.display()))?;
     let _ = fs::remove_file(&new);
