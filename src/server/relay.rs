@@ -97,7 +97,7 @@ impl Relay {
     /// Binds the ports, then does what [`Relay::new`] does. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// As `Ports::bind` and [`Relay::new`].
+    /// If a port or the Unix socket cannot be bound, the certificate cannot be used, or too few files may be open.
     pub fn bind(settings: Settings, mut fds: InheritedFds) -> Result<Self, Failure> {
         let ports = Ports::bind(&settings, &mut fds)?;
         Self::new(settings, ports, fds)

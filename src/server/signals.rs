@@ -17,9 +17,6 @@ pub(super) fn handle(kind: SignalKind) -> Result<Signal, Failure> {
 
 /// Begins to handle SIGTERM, SIGINT and SIGUSR2. The future completes at the first of them; a second SIGTERM or SIGINT ends the process
 /// at once.
-///
-/// # Errors
-/// As [`handle`].
 pub(super) fn stop() -> Result<impl Future<Output = Stop>, Failure> {
     let (mut terminate, mut interrupt) = (handle(SignalKind::terminate())?, handle(SignalKind::interrupt())?);
     let mut restart = handle(SignalKind::user_defined2())?;

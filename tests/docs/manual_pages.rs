@@ -182,7 +182,8 @@ fn options(command: &clap::Command) -> impl Iterator<Item = &Arg> {
     command.get_arguments().filter(move |arg| !arg.is_positional() && (all || arg.get_id() != "help"))
 }
 
-/// What follows a command's name: options first; what may be left out stands between `open` and `close`, with what excludes it.
+/// Returns the usage of a command after its name, options first. Optional arguments stand between `open` and `close`, together with
+/// those that exclude them.
 fn usage(command: &clap::Command, open: &str, close: &str, required: &str) -> String {
     let options = options(command).filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()));
     let mut left: Vec<&Arg> = options.chain(command.get_positionals()).collect();
@@ -522,7 +523,7 @@ fn the_pages_are_well_formed() {
     }
 }
 
-/// What most systems show them by; its tables break where a column is too narrow.
+/// Most systems show the pages with groff, whose tables break if a column is too narrow.
 #[test]
 fn the_pages_have_room_in_80_columns() {
     for page in [DAEMON, CONFIG] {

@@ -152,7 +152,7 @@ fn a_port_below_1024_fails_unless_the_unit_has_the_capability() {
         ("PrivateUsers=yes", "PrivateUsers=no"),
         ("SystemCallFilter=accept bind", "SystemCallFilter=accept bind capset"),
     ]);
-    // Whether it is free is another matter.
+    // The port may be in use, which is not tested here.
     let (_, out, _) = machine.check(&config);
     assert!(out.contains("websocket_uri: 127.0.0.1:443") && !out.contains("may not bind"), "{out}");
 }

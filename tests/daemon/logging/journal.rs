@@ -149,7 +149,7 @@ fn with_journal_and(variable: &str, logger: &str, stderr: Stdio) -> Option<(Daem
     journal.map(|journal| (daemon, journal))
 }
 
-/// What systemd sets to say that standard error is connected to the journal; for another than 0, that something else is.
+/// Returns the variable with which systemd says that standard error goes to the journal. With `other` above 0 it names another file.
 fn stream(stderr: &File, other: u64) -> String {
     let metadata = stderr.metadata().expect("it is open");
     format!("JOURNAL_STREAM={}:{}", metadata.dev(), metadata.ino() + other)

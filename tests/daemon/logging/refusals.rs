@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Runs the monitor to its end as somebody who is not root, if possible, and asserts that it refuses the log file.
+/// Runs the monitor until it exits, as user nobody if `as_nobody` is true, and asserts that it refuses the log file.
 fn refuses(log: &Path, as_nobody: bool) {
     let directory = open_directory();
     let addresses = free_ports();
