@@ -115,6 +115,9 @@ pub mod internals {
         pub mod proxy_protocol {
             pub use crate::viewer::proxy_protocol::MAX_HEADER;
         }
+        pub mod quiet {
+            pub use crate::viewer::quiet::CLOSING;
+        }
         pub mod socket {
             pub use crate::viewer::socket::MAX_INCOMING;
         }

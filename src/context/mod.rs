@@ -5,6 +5,7 @@ pub(crate) mod handshakes;
 pub(crate) mod outbox;
 pub(crate) mod over_limit;
 pub(crate) mod permits;
+pub(crate) mod quiet;
 
 use crate::config::Settings;
 use crate::context::connected::Connected;
@@ -12,12 +13,14 @@ use crate::context::handshakes::Handshakes;
 use crate::context::outbox::Outbox;
 use crate::context::over_limit::OverLimit;
 use crate::context::permits::{ConnectionLimit, PerAddressLimit, Room};
+use crate::context::quiet::QuietViewers;
 use crate::hub::Hub;
 use crate::logging;
 use crate::metrics::counters::Metrics;
 use crate::metrics::samples::Samples;
 use crate::net::tls::Certificate;
 use crate::rlimit::Shares;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -38,6 +41,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The viewers' permits.
     pub viewers: Arc<ConnectionLimit>,
+    /// The viewers that are quiet.
+    pub(crate) quiet: QuietViewers,
     /// Connections over a limit of viewers.
     pub(crate) over_limit: OverLimit,
     /// The viewers' permits of each address.
@@ -68,20 +73,24 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Creates the context of a monitor whose `settings` are within `shares`.
+    /// Creates the context of a monitor whose `settings` are within `shares`. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// If the quiet viewers cannot be watched.
     pub(crate) fn new(
         settings: Settings,
         certificate: Option<Certificate>,
         listeners: usize,
         shares: &Shares,
-    ) -> Arc<Self> {
+    ) -> io::Result<Arc<Self>> {
         let metrics = Arc::new(Metrics::default());
         let changed = Arc::new(Notify::new());
         let room = Room::new(shares.both);
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             hub: Hub::new(settings.history.clone(), Arc::clone(&metrics)),
             metrics,
             viewers: ConnectionLimit::new(settings.clients.max, Arc::clone(&room), Arc::clone(&changed)),
+            quiet: QuietViewers::new()?,
             over_limit: OverLimit::new(shares.over_limit),
             addresses: Arc::default(),
             brokers: ConnectionLimit::new(settings.zeromq.max_connections, room, Arc::clone(&changed)),
@@ -98,7 +107,7 @@ impl Shared {
             started: Instant::now(),
             certificate: RwLock::new(certificate.map(Arc::new)),
             settings: watch::Sender::new(Arc::new(settings)),
-        })
+        }))
     }
 
     /// Returns the settings in force.

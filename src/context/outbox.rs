@@ -2,7 +2,6 @@
 //!
 //! The runtime ends every task where it waits. The state of its connection then goes into the outbox, and from there into the handover.
 
-use crate::net::stream::Stream;
 use crate::snapshot::state;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,11 +44,8 @@ impl Outbox {
     }
 
     /// Records a viewer's connection.
-    pub(crate) fn leave_viewer(&self, stream: Stream, viewer: state::Viewer<'static>) {
-        match stream.into_socket() {
-            Some(socket) => self.connections().viewers.push((socket, viewer)),
-            None => log::debug!("viewer {} cannot be handed over", viewer.peer),
-        }
+    pub(crate) fn leave_viewer(&self, socket: OwnedFd, viewer: state::Viewer<'static>) {
+        self.connections().viewers.push((socket, viewer));
     }
 
     /// Records a broker's link.

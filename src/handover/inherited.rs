@@ -7,13 +7,14 @@ use crate::handover::history_file;
 use crate::handover::refuse::{refuse, refuse_unknown};
 use crate::hub::Hub;
 use crate::hub::cursor::Cursor;
+use crate::hub::fan_out::pings::Pings;
 use crate::net::stream::Stream;
 use crate::rlimit;
 use crate::snapshot::reading::Limits;
 use crate::snapshot::state;
 use crate::snapshot::state::State;
 use crate::systemd::fd_store::{self, InheritedFds};
-use crate::viewer::Viewer;
+use crate::viewer::restore;
 use crate::wire::zmtp;
 use memmap2::Mmap;
 use std::os::fd::OwnedFd;
@@ -182,11 +183,13 @@ fn resume(mut state: State<'_>, sockets: Vec<OwnedFd>, shared: &Arc<Shared>) {
             other => log::debug!("the link of broker {} is not taken over: {other:?}", link.peer),
         }
     }
-    for (viewer, socket) in viewers.into_owned().into_iter().zip(sockets) {
-        match Stream::adopt(socket) {
-            Ok(stream) => resume_viewer(stream, viewer, &slots, shared),
-            Err(e) => log::debug!("viewer {} is not taken over: {e}", viewer.peer),
-        }
+    let (interval, count) = (shared.settings().clients.ping_interval.duration(), viewers.len());
+    for (number, (viewer, socket)) in (1_u32..).zip(viewers.into_owned().into_iter().zip(sockets)) {
+        let cursor = cursor_of(&viewer, &shared.hub, &slots);
+        // The pings are spread over an interval. The next one then comes to each an interval later.
+        let share = f64::from(number) / f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        let pings = Pings::at(now + interval.mul_f64(share));
+        restore::resume(socket, viewer, cursor, pings, shared);
     }
     shared.hub.drop_unused(now, &slots);
     log::info!("took over {what} from the previous process (version {version}), after {elapsed} ms");
@@ -203,12 +206,6 @@ fn fit_history(state: &mut State<'_>, shared: &Shared) {
             "history.total_bytes ({total_bytes} bytes) is less than the previous process had: {dropped} channels are dropped"
         );
     }
-}
-
-fn resume_viewer(stream: Stream, viewer: state::Viewer<'_>, slots: &[usize], shared: &Arc<Shared>) {
-    let cursor = cursor_of(&viewer, &shared.hub, slots);
-    let permit = shared.viewers.take_over();
-    tokio::spawn(Viewer::resume(stream, viewer, cursor, Arc::clone(shared), permit).serve(None));
 }
 
 /// Returns the cursor of a viewer that reads a run; `slots` are the slots of the state's runs in the hub.

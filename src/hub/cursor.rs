@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// The most bytes handed to one write, so that one viewer's long backlog does not hold up the others.
-const WRITE_LIMIT: usize = 256 * 1024;
+pub(super) const WRITE_LIMIT: usize = 256 * 1024;
 
 /// The outcome of one turn of a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,18 @@ impl Cursor {
     /// Creates a cursor that goes on with `rest`, and then at `offset`.
     pub(super) fn new(hub: Arc<Hub>, slot: usize, changed: Arc<Notify>, offset: u64, rest: Vec<u8>) -> Self {
         Self { hub, slot, changed, offset, rest, live: false }
+    }
+
+    /// Notes that the viewer has got everything that was there at one time: what follows is live.
+    pub(super) fn set_live(&mut self) {
+        self.live = true;
+    }
+
+    /// Returns true if the viewer has got everything and more can come.
+    #[must_use]
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.rest.is_empty()
+            && self.hub.read(self.slot, |run| run.end.is_none() && run.bytes_from(self.offset) == Some(&[]))
     }
 
     /// Returns the notification of more messages, or of the end.
@@ -117,7 +129,7 @@ impl Cursor {
                 if !self.live {
                     metrics.replayed.add(messages);
                 } else if written == pending.len() {
-                    metrics.lag.observe(run.appended.elapsed());
+                    metrics.lag.observe(run.appended.elapsed(), 1);
                 }
             }
             Ok(Turn::Wrote)
@@ -126,7 +138,7 @@ impl Cursor {
 }
 
 /// Returns the end of the last frame of which one of the first `written` bytes is a part, and the number of frames up to there.
-fn frames_begun(frames: &[u8], written: usize) -> (usize, usize) {
+pub(super) fn frames_begun(frames: &[u8], written: usize) -> (usize, usize) {
     let (mut end, mut count) = (0, 0);
     while end < written {
         end += frame_length(&frames[end..]);

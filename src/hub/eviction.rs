@@ -13,6 +13,7 @@ impl Hub {
     pub(super) fn apply_total(&self, mut table: MutexGuard<'_, Table>, now: Instant) {
         self.evict_over_total(&mut table, &mut { SLICE });
         self.set_alarm(&mut table, now);
+        self.wake(&table);
     }
 
     /// Evicts up to `left` runs, and notes whether the history may still be over the bound.

@@ -22,7 +22,7 @@ impl Hub {
         assert_eq!(table.channels.len(), table.open.len() + table.finished.len());
         let removed: Vec<_> = table.runs.iter().filter(|(_, run)| run.lifecycle.is_none()).collect();
         assert_eq!(table.runs.len(), ordered.len() + removed.len());
-        assert!(removed.iter().all(|(_, run)| run.viewers > 0));
+        assert!(removed.iter().all(|(_, run)| run.viewers() > 0));
         for (order, last) in [(&table.failed, Unfinished::Failed), (&table.aborted, Unfinished::Aborted)] {
             for (&(at, number), &slot) in order {
                 let run = &table.runs[slot];
@@ -38,5 +38,6 @@ impl Hub {
             assert!(table.alarm.is_some_and(|alarm| alarm <= due));
         }
         assert!(table.alarm.is_some() || !table.over);
+        table.check_quiet();
     }
 }

@@ -6,8 +6,10 @@
 pub(crate) mod cursor;
 mod eviction;
 mod expiry;
+pub(crate) mod fan_out;
 #[cfg(any(test, fuzzing))]
 mod invariants;
+mod probe;
 mod publisher;
 mod restore;
 mod run;
@@ -16,13 +18,13 @@ mod table;
 pub(crate) use publisher::Publisher;
 
 use crate::config::History;
-use crate::hub::cursor::{Cursor, Turn};
+use crate::hub::cursor::Cursor;
 use crate::hub::run::{PROBE, Run};
 use crate::hub::table::Table;
 use crate::metrics::counters::Metrics;
 use crate::snapshot::state::Lifecycle;
 use crate::wire::close::End;
-use crate::wire::message::{Kind, RELEASE_FRAME};
+use crate::wire::message::Kind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -34,6 +36,16 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     /// Notified when the table's alarm is set to an earlier time.
     earlier: Notify,
+    /// Notified when quiet viewers wait to be written to.
+    rounds: Notify,
+    /// Notified when a quiet viewer waits to be handed back.
+    back: Notify,
+    /// Notified when quiet viewers wait to be closed.
+    ended: Notify,
+    /// Notified when the next sweep for pings is due earlier.
+    sweep_earlier: Notify,
+    /// Held by a probe, so that only one has sockets.
+    probing: tokio::sync::Mutex<()>,
 }
 
 /// The number of channels and the size of their history.
@@ -53,7 +65,16 @@ impl Hub {
     /// Creates a hub without channels.
     #[must_use]
     pub fn new(limits: History, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::new(Table::new(limits)), metrics, earlier: Notify::new() })
+        Arc::new(Self {
+            table: Mutex::new(Table::new(limits, Arc::clone(&metrics))),
+            metrics,
+            earlier: Notify::new(),
+            rounds: Notify::new(),
+            back: Notify::new(),
+            ended: Notify::new(),
+            sweep_earlier: Notify::new(),
+            probing: tokio::sync::Mutex::default(),
+        })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -76,15 +97,15 @@ impl Hub {
         let used = table.used;
         let slot = table.current(id, now);
         let run = &mut table.runs[slot];
-        run.viewers += 1;
         run.touched = now;
-        let changed = Arc::clone(run.changed.get_or_insert_default());
+        let changed = run.enter();
         let start = run.start();
         if id != PROBE {
             self.metrics.viewers.add(1);
         }
         self.make_room(&mut table, slot, used);
         self.set_alarm(&mut table, now);
+        self.wake(&table);
         drop(table);
         Cursor::new(Arc::clone(self), slot, changed, start, Vec::new())
     }
@@ -96,11 +117,9 @@ impl Hub {
             return;
         }
         let run = &mut table.runs[slot];
-        run.viewers -= 1;
-        if run.viewers > 0 {
+        if !run.leave() {
             return;
         }
-        run.changed = None;
         match run.lifecycle {
             None => drop(table.runs.remove(slot)),
             Some(Lifecycle::Draining) => table.remove(slot),
@@ -118,38 +137,23 @@ impl Hub {
     pub fn stop(&self) {
         let mut table = self.table();
         table.stopping = true;
-        let Table { runs, failed, aborted, open, .. } = &mut *table;
+        let Table { runs, failed, aborted, .. } = &mut *table;
         // No message is appended any more, not even a FINISHED of the monitor's own.
         for slot in [failed, aborted].into_iter().flat_map(std::mem::take).map(|(_, slot)| slot) {
             runs[slot].unfinished = None;
         }
-        for slot in open.values() {
-            runs[*slot].end = Some(End::Stopping);
-            runs[*slot].notify();
+        let open: Vec<_> = table.open.values().copied().collect();
+        for slot in open {
+            table.runs[slot].end = Some(End::Stopping);
+            table.runs[slot].notify();
+            table.mark(slot);
         }
+        self.wake(&table);
     }
 
     /// Keeps every run as it is from now on, although its viewers leave.
     pub fn freeze(&self) {
         self.table().frozen = true;
-    }
-
-    /// Sends a message through the hub and completes when a subscribed cursor has got it. It evicts no history.
-    pub async fn probe(self: &Arc<Self>) {
-        let mut cursor = self.subscribe(Instant::now(), PROBE);
-        let (slot, log) = (cursor.slot(), Arc::clone(cursor.changed()));
-        let receive = async {
-            loop {
-                let changed = log.notified();
-                match cursor.turn(|bytes| Ok(bytes.len())) {
-                    Ok(Turn::CaughtUp) => changed.await,
-                    _ => return,
-                }
-            }
-        };
-        let send = async { self.publish(Instant::now(), PROBE, Kind::Progress, RELEASE_FRAME) };
-        tokio::join!(receive, send);
-        self.table().discard(slot, End::Finished);
     }
 
     /// Changes the limits. Runs that are over a new bound are evicted, up to `SLICE` of them at once; [`Hub::keep_time`] evicts

@@ -29,7 +29,8 @@ impl<'a> Publisher<'a> {
         Self { hub, table: hub.table(), now, appended: 0 }
     }
 
-    /// Appends a message's ready frame to its channel and wakes the viewers.
+    /// Appends a message's ready frame to its channel and wakes the busy viewers. The quiet ones are written to when the publisher is
+    /// dropped, so that all messages of a read leave in one write.
     ///
     /// If the job has finished, only a message that begins a job is appended, to a new run; others are dropped and counted.
     pub fn publish(&mut self, id: &str, kind: Kind, frame: &[u8]) {
@@ -65,8 +66,12 @@ impl<'a> Publisher<'a> {
         if run.end.is_some() {
             return;
         }
-        let trimmed_before = run.trimmed;
-        let dropped = run.append(frame, Bounds::of(&table.limits));
+        let (bounds, trimmed_before) = (Bounds::of(&table.limits), run.trimmed);
+        if run.is_over(frame.len(), bounds) {
+            table.write_all(slot);
+        }
+        let run = &mut table.runs[slot];
+        let dropped = run.append(frame, bounds);
         if !run.is_probe() {
             self.appended += 1;
         }
@@ -82,6 +87,7 @@ impl<'a> Publisher<'a> {
         }
         (run.touched, run.appended) = (now, now);
         run.notify();
+        table.mark(slot);
         table.forget_unfinished(slot);
         match kind {
             Kind::Begins | Kind::Progress => {}
@@ -100,6 +106,8 @@ impl<'a> Publisher<'a> {
 impl Drop for Publisher<'_> {
     fn drop(&mut self) {
         self.hub.metrics.messages.add(self.appended);
+        self.table.deliver(false);
         self.hub.set_alarm(&mut self.table, self.now);
+        self.hub.wake(&self.table);
     }
 }

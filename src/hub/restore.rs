@@ -28,9 +28,7 @@ impl Hub {
     /// Creates a cursor for a viewer that had one in another process.
     pub fn resume(self: &Arc<Self>, slot: usize, offset: u64, rest: Vec<u8>) -> Cursor {
         let mut table = self.table();
-        let run = &mut table.runs[slot];
-        run.viewers += 1;
-        let changed = Arc::clone(run.changed.get_or_insert_default());
+        let changed = table.runs[slot].enter();
         drop(table);
         Cursor::new(Arc::clone(self), slot, changed, offset, rest)
     }
@@ -40,7 +38,7 @@ impl Hub {
         let mut table = self.table();
         for &slot in slots {
             let run = &table.runs[slot];
-            if run.viewers == 0 && (run.lifecycle == Some(Lifecycle::Draining) || run.messages() == 0) {
+            if run.viewers() == 0 && (run.lifecycle == Some(Lifecycle::Draining) || run.messages() == 0) {
                 table.remove(slot);
             }
         }

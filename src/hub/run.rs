@@ -1,6 +1,7 @@
 //! One run of a channel: an append-only log of ready WebSocket frames.
 
 use crate::config::History;
+use crate::hub::fan_out::audience::Audience;
 use crate::snapshot::state::{self, Lifecycle, OVERHEAD};
 use crate::wire::close::End;
 use crate::wire::message::MAX_CHANNEL_ID;
@@ -58,9 +59,8 @@ pub(super) struct Run {
     finished: bool,
     /// True once messages of this run were dropped.
     pub(super) trimmed: bool,
-    pub(super) viewers: usize,
-    /// Notified when the log grew or ended; `None` while there are no viewers.
-    pub(super) changed: Option<Arc<Notify>>,
+    /// Its viewers; `None` while there are none.
+    audience: Option<Box<Audience>>,
     /// `None` once the run was removed.
     pub(super) lifecycle: Option<Lifecycle>,
     /// The run's time in the order of its lifecycle.
@@ -86,8 +86,7 @@ impl Run {
             end: None,
             finished: false,
             trimmed: false,
-            viewers: 0,
-            changed: None,
+            audience: None,
             lifecycle: None,
             since: now,
             touched: now,
@@ -147,11 +146,61 @@ impl Run {
         if self.is_probe() { 0 } else { OVERHEAD + self.id.len() + self.bytes.capacity() }
     }
 
-    /// Wakes the viewers.
+    /// Wakes the busy viewers.
     pub(super) fn notify(&self) {
-        if let Some(changed) = &self.changed {
+        if let Some(changed) = self.audience().and_then(|audience| audience.changed.as_ref()) {
             changed.notify_waiters();
         }
+    }
+
+    /// Returns the number of its viewers.
+    pub(super) fn viewers(&self) -> usize {
+        self.audience().map_or(0, |audience| audience.viewers)
+    }
+
+    /// Returns its viewers, if there are any.
+    pub(super) fn audience(&self) -> Option<&Audience> {
+        self.audience.as_deref()
+    }
+
+    /// Does the same.
+    pub(super) fn audience_if_any(&mut self) -> Option<&mut Audience> {
+        self.audience.as_deref_mut()
+    }
+
+    /// Returns its viewers, who may be none.
+    pub(super) fn audience_mut(&mut self) -> &mut Audience {
+        self.audience.get_or_insert_default()
+    }
+
+    /// Takes its viewers out, to be put back at once.
+    pub(super) fn take_audience(&mut self) -> Option<Box<Audience>> {
+        self.audience.take()
+    }
+
+    /// Puts its viewers back.
+    pub(super) fn put_audience(&mut self, audience: Box<Audience>) {
+        self.audience = Some(audience);
+    }
+
+    /// Adds a busy viewer; returns what will be notified when the log grows or ends.
+    pub(super) fn enter(&mut self) -> Arc<Notify> {
+        let audience = self.audience_mut();
+        audience.viewers += 1;
+        Arc::clone(audience.changed.get_or_insert_default())
+    }
+
+    /// Removes a busy viewer; returns true if none is left, quiet or busy.
+    pub(super) fn leave(&mut self) -> bool {
+        let audience = self.audience_mut();
+        audience.viewers -= 1;
+        if audience.is_quiet() {
+            audience.changed = None;
+        }
+        if audience.viewers == 0 {
+            self.audience = None;
+        }
+        self.audience.is_none()
     }
 
     /// Returns the offset of the oldest byte kept.
@@ -174,12 +223,16 @@ impl Run {
     ///
     /// The log's capacity is within the bounds, too, unless the frame alone is larger.
     pub(super) fn append(&mut self, frame: &[u8], bounds: Bounds) -> usize {
-        let is_over = self.messages + 1 > bounds.messages || self.bytes.len() + frame.len() > bounds.bytes;
-        let dropped = if is_over { self.drop_oldest(frame.len(), bounds) } else { 0 };
+        let dropped = if self.is_over(frame.len(), bounds) { self.drop_oldest(frame.len(), bounds) } else { 0 };
         self.reserve(frame.len(), bounds);
         self.bytes.extend_from_slice(frame);
         self.messages += 1;
         dropped
+    }
+
+    /// Returns true if the log would be over its bounds with one more frame of `next` bytes.
+    pub(super) fn is_over(&self, next: usize, bounds: Bounds) -> bool {
+        self.messages + 1 > bounds.messages || self.bytes.len() + next > bounds.bytes
     }
 
     /// Drops the oldest messages until a quarter of the bounds is free after the next frame of `next` bytes, and returns how many. Drops

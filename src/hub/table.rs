@@ -1,7 +1,9 @@
 //! The table of runs: the current run of each channel, and the runs in the order in which they expire.
 
 use crate::config::History;
+use crate::hub::fan_out::FanOut;
 use crate::hub::run::{Run, Unfinished};
+use crate::metrics::counters::Metrics;
 use crate::snapshot::state::Lifecycle;
 use crate::wire::close::End;
 use slab::Slab;
@@ -13,7 +15,7 @@ use tokio::time::Instant;
 pub(super) type Order = BTreeMap<(Instant, u64), usize>;
 
 /// All runs of a hub, behind its lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     pub(super) limits: History,
     /// All runs; boxed, so that slots which are empty after a peak are small.
@@ -38,11 +40,29 @@ pub(super) struct Table {
     pub(super) over: bool,
     /// When [`crate::hub::Hub::keep_time`] wakes.
     pub(super) alarm: Option<Instant>,
+    /// The quiet viewers.
+    pub(super) fan_out: FanOut,
 }
 
 impl Table {
-    pub(super) fn new(limits: History) -> Self {
-        Self { limits, ..Self::default() }
+    pub(super) fn new(limits: History, metrics: Arc<Metrics>) -> Self {
+        Self {
+            limits,
+            runs: Slab::new(),
+            channels: HashMap::new(),
+            open: Order::new(),
+            finished: Order::new(),
+            draining: Order::new(),
+            failed: Order::new(),
+            aborted: Order::new(),
+            begun: 0,
+            used: 0,
+            stopping: false,
+            frozen: false,
+            over: false,
+            alarm: None,
+            fan_out: FanOut::new(metrics),
+        }
     }
 
     /// Returns the slot of the current run of channel `id`. A run is begun if there is none.
@@ -134,7 +154,7 @@ impl Table {
     /// Makes a finished run unreachable by id; it stays for the viewers that still read it.
     pub(super) fn supersede(&mut self, slot: usize) {
         let run = &self.runs[slot];
-        if run.viewers == 0 {
+        if run.viewers() == 0 {
             self.remove(slot);
         } else {
             self.channels.remove(run.id());
@@ -145,8 +165,11 @@ impl Table {
 
     /// Drops a run's history, tells its viewers the end, and removes the run.
     pub(super) fn discard(&mut self, slot: usize, end: End) {
+        // Its quiet viewers get what was there.
+        self.write_all(slot);
         self.runs[slot].discard(end);
         self.runs[slot].notify();
+        self.mark(slot);
         self.remove(slot);
     }
 
@@ -158,7 +181,7 @@ impl Table {
         if matches!(run.lifecycle, Some(Lifecycle::Open | Lifecycle::Finished)) {
             self.channels.remove(run.id());
         }
-        let (since, viewers) = (run.since, run.viewers);
+        let (since, viewers) = (run.since, run.viewers());
         self.set_lifecycle(slot, None, since);
         if viewers == 0 {
             self.runs.remove(slot);

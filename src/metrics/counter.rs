@@ -33,12 +33,12 @@ impl Histogram {
         10_000_000,
     ];
 
-    /// Counts a duration.
-    pub fn observe(&self, time: Duration) {
+    /// Counts a duration that was seen `times` times.
+    pub fn observe(&self, time: Duration, times: usize) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let range = Self::BOUNDS.iter().position(|bound| nanoseconds <= bound * 1000).unwrap_or(Self::BOUNDS.len());
-        self.counts[range].add(1);
-        self.nanoseconds.add(usize::try_from(nanoseconds).unwrap_or(usize::MAX));
+        self.counts[range].add(times);
+        self.nanoseconds.add(usize::try_from(nanoseconds).unwrap_or(usize::MAX).saturating_mul(times));
     }
 
     /// Returns the sum, in seconds.
@@ -63,7 +63,7 @@ mod tests {
     fn a_time_is_counted_in_the_range_it_is_in() {
         let histogram = Histogram::default();
         for micros in [0, 100, 101, 10_000_000, 10_000_001] {
-            histogram.observe(Duration::from_micros(micros));
+            histogram.observe(Duration::from_micros(micros), 1);
         }
         let counted: Vec<_> = histogram.ranges().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [(0.0001, 2), (0.00025, 1), (10.0, 1), (f64::INFINITY, 1)]);

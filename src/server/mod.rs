@@ -16,6 +16,7 @@ use crate::handover::hand_over;
 use crate::logging;
 use crate::server::relay::Ended;
 use crate::systemd::{fd_store, notify};
+use crate::viewer::quiet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +55,7 @@ fn start_and_relay(config: Option<&Path>) -> Result<(), Failure> {
         relay.run(inherited, stop).await
     });
     shutdown::end_all_tasks(runtime);
+    quiet::end_all(&shared);
     if let Ended::HandOver(queue) = ended {
         hand_over(queue, &shared);
     }

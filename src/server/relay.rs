@@ -14,7 +14,7 @@ use crate::server::shutdown::{Running, STOP_LIMIT};
 use crate::server::{certificate, watchdog};
 use crate::systemd::fd_store::{InheritedFds, Listener};
 use crate::systemd::{notify, readiness};
-use crate::viewer::accept;
+use crate::viewer::{accept, quiet};
 use crate::{rlimit, status};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -127,7 +127,8 @@ impl Relay {
         if let Some(warning) = too_many {
             log::warn!("{warning}");
         }
-        let shared = Shared::new(settings, certificate, listeners, &each);
+        let shared = Shared::new(settings, certificate, listeners, &each)
+            .map_err(|e| Failure::new(Exit::Software, format!("cannot set up event handling: {e}")))?;
         Ok(Self { shared, websocket, zeromq, status, fds })
     }
 
@@ -193,8 +194,9 @@ impl Relay {
         tasks.spawn(certificate::watch(Arc::clone(&shared)));
         let hub = Arc::clone(&shared.hub);
         tasks.spawn(async move { hub.keep_time().await });
-        // This task is not one of `tasks`, because it also sends messages while they end.
+        // These tasks are not in `tasks`, because they also run while those end.
         tokio::spawn(notify::send_waiting());
+        quiet::serve(&shared);
         tasks.spawn(watchdog::report(Arc::clone(&shared)));
         Running { shared, tasks, socket_file }
     }

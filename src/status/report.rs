@@ -130,7 +130,7 @@ pub(crate) async fn readiness(shared: &Shared) -> Result<(), &'static str> {
     if *shared.stop.borrow() {
         return Err("the monitor stops");
     }
-    if timeout(PROBE_TIMEOUT, shared.hub.probe()).await.is_err() {
+    if !matches!(timeout(PROBE_TIMEOUT, shared.hub.probe()).await, Ok(Ok(()))) {
         return Err("the relay does not move");
     }
     if shared.brokers.taken() == 0 {

@@ -80,7 +80,10 @@ impl Drop for Viewer {
         let Some((mut stream, left)) = self.take_state() else { return };
         // A TLS session cannot be handed over: its keys stay here.
         if self.shared.outbox.is_open() && !stream.is_tls() {
-            self.shared.outbox.leave_viewer(stream, left);
+            match stream.into_socket() {
+                Some(socket) => self.shared.outbox.leave_viewer(socket, left),
+                None => log::debug!("viewer {} cannot be handed over", left.peer),
+            }
         } else {
             let told = stream.end_with(&left.closing_bytes(self.shared.settings().clients.finish_on_close));
             log::debug!(RECODEX_PEER:% = left.peer; "viewer {} is closed: {told:?}", left.peer);

@@ -7,16 +7,20 @@ use crate::config::Clients;
 use crate::context::Shared;
 use crate::deadline::turns;
 use crate::hub::cursor::{Cursor, Turn};
+use crate::hub::fan_out::pings::Pings;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 /// The most reads, or writes, made before other tasks get their turn.
 const STEPS: usize = 8;
+/// The least time for which a viewer that was quiet stays busy.
+const STAY: Duration = Duration::from_secs(1);
 
 /// A viewer that gets its channel's messages.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub(super) struct Delivery {
     /// Its position in the channel.
     pub(super) cursor: Cursor,
     deadlines: Deadlines,
+    /// The time until which the viewer stays busy, because it was quiet before: or it could have a new task made for every byte it sends.
+    stay_until: Option<Instant>,
 }
 
 /// The event that a viewer waits for, besides its own messages and its deadlines.
@@ -40,25 +46,45 @@ enum Wait {
 
 impl Delivery {
     /// Begins a delivery.
-    pub(super) fn new(socket: Socket, cursor: Cursor, clients: &Clients) -> Self {
-        Self { socket, cursor, deadlines: Deadlines::new(clients) }
+    pub(super) fn new(socket: Socket, cursor: Cursor, pings: Pings) -> Self {
+        Self { socket, cursor, deadlines: Deadlines::new(pings), stay_until: None }
     }
 
-    /// Writes the channel to the viewer until one of them ends; returns the reason.
-    pub(super) async fn run(&mut self, shared: &Shared) -> Disconnect {
+    /// Goes on with a viewer that was quiet. `is_full` is true if its socket took only a part of the last write.
+    pub(super) fn after_quiet(socket: Socket, cursor: Cursor, pings: Pings, is_full: bool, clients: &Clients) -> Self {
+        let mut deadlines = Deadlines::new(pings);
+        if is_full {
+            deadlines.blocked(clients);
+        }
+        Self { socket, cursor, deadlines, stay_until: Some(Instant::now() + STAY) }
+    }
+
+    /// Returns the deadlines that stay while the viewer is quiet.
+    pub(super) fn pings(&self) -> Pings {
+        self.deadlines.pings()
+    }
+
+    /// Writes the channel to the viewer until it may become quiet. Fails with the reason if one of them ends before.
+    pub(super) async fn run(&mut self, shared: &Shared) -> Result<(), Disconnect> {
         let log = Arc::clone(self.cursor.changed());
         let mut timer = pin!(sleep_until(self.deadlines.next()));
         loop {
             let mut changed = pin!(log.notified());
-            let wait = match self.step(shared) {
-                Ok(wait) => wait,
-                Err(reason) => return reason,
-            };
+            let mut wait = self.step(shared)?;
+            if wait == Wait::Log && self.may_become_quiet() {
+                if self.socket.is_idle() {
+                    return Ok(());
+                }
+                // A pong for which there was no room before.
+                if self.socket.has_control() {
+                    wait = Wait::Turn;
+                }
+            }
             let is_due = if wait == Wait::Turn {
                 yield_now().await;
                 self.deadlines.next() <= Instant::now()
             } else {
-                self.deadlines.arm(timer.as_mut());
+                self.deadlines.arm(timer.as_mut(), self.stay_until.filter(|_| wait == Wait::Log));
                 let stream = self.socket.stream();
                 poll_fn(|cx| {
                     let room = wait == Wait::Room && stream.poll_write_ready(cx).is_ready();
@@ -71,10 +97,18 @@ impl Delivery {
                 .await
             };
             // Boxed: its room would be kept for as long as the viewer stays, and there are many.
-            if is_due && let Err(reason) = Box::pin(self.keep_deadlines(shared)).await {
-                return reason;
+            if is_due {
+                Box::pin(self.keep_deadlines(shared)).await?;
             }
         }
+    }
+
+    /// Returns true unless the viewer has to stay busy for some time yet.
+    fn may_become_quiet(&mut self) -> bool {
+        if self.stay_until.is_some_and(|until| until <= Instant::now()) {
+            self.stay_until = None;
+        }
+        self.stay_until.is_none()
     }
 
     /// Sends the ping that is due at a deadline, or gives the viewer up.

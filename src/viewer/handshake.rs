@@ -12,6 +12,7 @@ use super::{Stage, Viewer, client_address, proxy_protocol};
 use crate::config::{Origin, Proxy, Settings};
 use crate::context::over_limit::Turn;
 use crate::deadline::timeout;
+use crate::hub::fan_out::pings::Pings;
 use crate::logging::{Throttle, escape};
 use crate::net::head_limits::MAX_HEAD;
 use crate::net::stream::Stream;
@@ -237,7 +238,7 @@ impl Viewer {
         log::debug!(RECODEX_PEER:% = peer, RECODEX_CHANNEL = id.as_str(); "viewer {peer} subscribed to channel {id}");
         if let Stage::Naming(socket) = std::mem::take(&mut self.stage) {
             let cursor = self.shared.hub.subscribe(Instant::now(), &id);
-            self.stage = Stage::Subscribed(Delivery::new(socket, cursor, &self.shared.settings().clients));
+            self.stage = Stage::Subscribed(Delivery::new(socket, cursor, Pings::new(&self.shared.settings().clients)));
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ mod forwarded;
 mod frame_buffer;
 mod handshake;
 pub(crate) mod proxy_protocol;
-mod restore;
+pub(crate) mod quiet;
+pub(crate) mod restore;
 pub(crate) mod socket;
 mod upgrade;
 
@@ -73,19 +74,23 @@ impl Viewer {
         Self { stage: Stage::Connected(stream, header), peer, shared, permit, refusal: None, address_permit: None }
     }
 
-    /// Serves the viewer until one side closes, or over a limit, until its turn is over.
+    /// Serves the viewer until one side closes, or it becomes quiet; over a limit, until its turn is over.
     pub fn serve(mut self, turn: Option<Turn>) -> impl Future<Output = ()> + Send {
         // The whole future is boxed, because tokio rounds up the size of a task. The handshake and the close have boxes of their
         // own, because the memory of this future is kept as long as the viewer is connected.
         Box::pin(async move {
             let result = Box::pin(self.shake_hands(turn)).await;
-            let reason = match (result, &mut self.stage) {
-                (Err(reason), _) => reason,
+            let ended = match (result, &mut self.stage) {
+                (Err(reason), _) => Err(reason),
                 (Ok(()), Stage::Subscribed(delivery)) => delivery.run(&self.shared).await,
-                (Ok(()), _) => Disconnect::ByPeer,
+                (Ok(()), _) => Err(Disconnect::ByPeer),
             };
-            Box::pin(self.close(&reason)).await;
-            reason.log(self.peer);
+            if let Err(reason) = ended {
+                Box::pin(self.close(&reason)).await;
+                reason.log(self.peer);
+            } else {
+                self.become_quiet();
+            }
         })
     }
 

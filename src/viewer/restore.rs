@@ -3,23 +3,78 @@
 use super::delivery::Delivery;
 use super::frame_buffer::FrameBuffer;
 use super::socket::{Parts, Protocol, Socket};
-use super::{Stage, Viewer};
+use super::{Stage, Viewer, quiet};
 use crate::config::Proxy;
 use crate::context::Shared;
 use crate::context::permits::Permit;
+use crate::context::quiet::Owner;
 use crate::hub::cursor::Cursor;
+use crate::hub::fan_out::pings::Pings;
 use crate::net::stream::Stream;
 use crate::snapshot::state;
 use crate::wire::close::End;
 use socket2::SockRef;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+/// Goes on with a viewer of the previous process; `cursor` is its position in its channel, if it had one. A viewer that has everything
+/// is quiet at once.
+pub(crate) fn resume(
+    socket: OwnedFd,
+    left: state::Viewer<'_>,
+    cursor: Option<Cursor>,
+    pings: Pings,
+    shared: &Arc<Shared>,
+) {
+    let permit = shared.viewers.take_over();
+    match cursor {
+        Some(cursor) if is_quiet(&left, &cursor) => {
+            let is_limited = shared.settings().clients.max_per_address > 0;
+            let address_permit = is_limited.then(|| shared.addresses.take(left.peer.network(), usize::MAX)).flatten();
+            quiet::join(socket, cursor, pings, Owner { peer: left.peer, permit, address_permit }, shared);
+        }
+        cursor => match Stream::adopt(socket) {
+            Ok(stream) => {
+                let viewer = Viewer::resume(stream, left, cursor, pings, Arc::clone(shared), permit);
+                tokio::spawn(viewer.serve(None));
+            }
+            Err(e) => log::debug!("viewer {} is not taken over: {e}", left.peer),
+        },
+    }
+}
+
+/// Returns true if nothing is under way with a viewer, in either direction.
+fn is_quiet(left: &state::Viewer<'_>, cursor: &Cursor) -> bool {
+    let in_message = !matches!(left.stage, state::Stage::Relaying { in_message: false, .. });
+    !in_message && left.received.is_empty() && left.unsent.is_empty() && cursor.is_caught_up()
+}
+
+/// Returns the stage of a viewer that gets its channel's messages, and the bytes to be sent to it before all others, for the next process.
+/// The stage names a run by its slot in the hub. `None` if there are too many runs.
+pub(super) fn subscribed_state(
+    cursor: &Cursor,
+    unsent: Vec<u8>,
+    in_message: bool,
+    finish: bool,
+) -> Option<(state::Stage<'static>, Vec<u8>)> {
+    let (slot, offset, rest) = cursor.position();
+    Some(if let Some(end) = cursor.end() {
+        // It needs its channel no more, and only this process knows how it ends.
+        let unsent = [rest, &unsent, &end.closing_bytes(finish)].concat();
+        (state::Stage::Closing { answer: true, in_message }, unsent)
+    } else {
+        let (run, rest) = (u32::try_from(slot).ok()?, rest.to_vec().into());
+        (state::Stage::Relaying { run, offset, rest, in_message }, unsent)
+    })
+}
+
 impl Viewer {
-    /// Goes on with a viewer of the previous process; `cursor` is its position in its channel, if it had one.
-    pub(crate) fn resume(
+    /// Goes on with a viewer that is busy.
+    fn resume(
         stream: Stream,
         left: state::Viewer<'_>,
         cursor: Option<Cursor>,
+        pings: Pings,
         shared: Arc<Shared>,
         permit: Permit,
     ) -> Self {
@@ -29,7 +84,7 @@ impl Viewer {
             (state::Stage::Request { unproxied }, _) => Stage::Request { stream, head: received, unproxied },
             (state::Stage::Relaying { in_message, .. }, Some(cursor)) => {
                 let socket = Socket::new(stream, FrameBuffer::new(received, in_message), unsent);
-                Stage::Subscribed(Delivery::new(socket, cursor, &shared.settings().clients))
+                Stage::Subscribed(Delivery::new(socket, cursor, pings))
             }
             (state::Stage::Naming, _) => Stage::Naming(Socket::new(stream, FrameBuffer::new(received, false), unsent)),
             (state::Stage::Closing { answer, in_message }, _) => {
@@ -73,15 +128,9 @@ impl Viewer {
         let finish = self.shared.settings().clients.finish_on_close;
         let stage = match (protocol, cursor) {
             (Protocol::Open, Some(cursor)) => {
-                let (slot, offset, rest) = cursor.position();
-                if let Some(end) = cursor.end() {
-                    // It needs its channel no more, and only this process knows how it ends.
-                    unsent = [rest, &unsent, &end.closing_bytes(finish)].concat();
-                    state::Stage::Closing { answer: true, in_message }
-                } else {
-                    let (run, rest) = (u32::try_from(slot).ok()?, rest.to_vec().into());
-                    state::Stage::Relaying { run, offset, rest, in_message }
-                }
+                let (stage, first) = subscribed_state(&cursor, unsent, in_message, finish)?;
+                unsent = first;
+                stage
             }
             (Protocol::Open, None) if !in_message => state::Stage::Naming,
             // The first part of its channel id is in the protocol, and cannot be handed over.

@@ -173,6 +173,16 @@ impl Socket {
         Parts { stream: self.stream, protocol, frames: self.frames, unsent: self.control }
     }
 
+    /// Returns true if nothing is under way in either direction: the socket of a viewer that may become quiet. All that was there must have
+    /// been read before.
+    ///
+    /// TLS is always under way, since its records are encrypted here.
+    pub(super) fn is_idle(&mut self) -> bool {
+        let is_open = !self.failed && self.protocol.can_read() && self.protocol.can_write();
+        let has_all_frames = self.frames.bytes().is_empty() && !self.frames.is_in_message();
+        !self.stream.is_tls() && is_open && has_all_frames && self.flush().is_ok() && !self.has_control()
+    }
+
     /// Reads the viewer's bytes, up to the end of a message. Fails if the viewer is gone, or broke the protocol or a limit.
     pub(super) fn receive(&mut self) -> Result<Received, Error> {
         let (protocol, mut wire) = self.split(READ_LIMIT, CONTROL_LIMIT);

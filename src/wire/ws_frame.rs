@@ -8,6 +8,10 @@ pub(crate) const FINAL: u8 = 0x80;
 pub(crate) const CONTROL: u8 = 0x08;
 /// The first byte of a text message that is one frame.
 const FINAL_TEXT: u8 = FINAL | 1;
+/// The first byte of a pong.
+const PONG: u8 = FINAL | 0xa;
+/// The longest payload of a control frame, in bytes.
+const MAX_CONTROL: usize = 125;
 /// The bit of the second byte that says that a mask of 4 bytes ends the header.
 const MASKED: u8 = 0x80;
 
@@ -41,6 +45,19 @@ pub fn frame_length(bytes: &[u8]) -> usize {
         [_, short @ ..126, ..] => 2 + usize::from(short),
         _ => announced_length(bytes).unwrap_or(bytes.len()),
     }
+}
+
+/// Returns true if these bytes of a client are whole pongs and nothing else (RFC 6455, section 5.5): masked, at most 125 bytes each.
+pub(crate) fn are_pongs(mut bytes: &[u8]) -> bool {
+    while let [PONG, second, ..] = *bytes {
+        let length = usize::from(second & !MASKED);
+        if second & MASKED == 0 || length > MAX_CONTROL {
+            return false;
+        }
+        let Some(rest) = bytes.get(6 + length..) else { return false };
+        bytes = rest;
+    }
+    bytes.is_empty()
 }
 
 /// Returns the length in bytes of the text frame that begins `bytes`, or `None` if it is no whole one of a server.
@@ -77,6 +94,24 @@ pub(super) fn put_text_header(buffer: &mut [u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_whole_masked_short_pongs_are_pongs() {
+        let pong = |length: u8| [&[0x8a, 0x80 | length, 1, 2, 3, 4][..], &vec![7; usize::from(length)]].concat();
+        for bytes in [pong(0), pong(1), pong(125), [pong(0), pong(9)].concat(), Vec::new()] {
+            assert!(are_pongs(&bytes), "{bytes:?}");
+            for cut in 1..bytes.len() {
+                // What is left of two pongs may be one.
+                assert_eq!(are_pongs(&bytes[..cut]), bytes.len() == 21 && cut == 6, "{bytes:?} to {cut}");
+            }
+        }
+        let long = [&[0x8a, 0xfe, 0, 126, 1, 2, 3, 4][..], &[7; 126]].concat();
+        let empty = |first: u8| vec![first, 0x80, 1, 2, 3, 4];
+        let others = [0x89, 0x0a, 0xca, 0x81].map(empty);
+        for bytes in others.iter().cloned().chain([long, vec![0x8a, 0], [pong(0), empty(0x81)].concat()]) {
+            assert!(!are_pongs(&bytes), "{bytes:?}");
+        }
+    }
 
     #[test]
     fn headers_at_the_edges_of_each_length_form() {

@@ -121,7 +121,7 @@ fn the_shipped_config_has_every_key_with_its_default() {
     let names = ["tls.crt", "tls.key"].map(|name| Path::new("/etc/recodex/monitor").join(name));
     assert_eq!([tls.certificate, tls.key], names);
     let open_files: usize = setting("Service.LimitNOFILE").parse().expect("a number");
-    assert_eq!(settings.clients.max, open_files - 152);
+    assert_eq!(settings.clients.max, open_files - 155);
     settings.clients.max = defaults.clients.max;
     assert_eq!(settings, defaults);
 }

@@ -274,7 +274,7 @@ fn shown(key: &str, default: &Value) -> String {
     match (key, default) {
         ("clients.max", Value::Number(max)) => {
             assert_eq!(max.as_u64(), Some(rlimit::default_max_clients() as u64));
-            "the limit of open files less 152".into()
+            "the limit of open files less 155".into()
         }
         ("zeromq.allow" | "allowed_origins", Value::Sequence(_)) => "everybody".into(),
         ("trusted_proxies", Value::Sequence(_)) => "nobody".into(),
@@ -388,6 +388,7 @@ fn limits() -> BTreeMap<&'static str, usize> {
         ("links that shake hands", rlimit::MAX_HANDSHAKES),
         ("unsent bytes in the kernel", NOTSENT_LOWAT as usize),
         ("answer to a close", whole(viewer::CLOSE_TIMEOUT.as_secs())),
+        ("closes of ended jobs at once", viewer::quiet::CLOSING),
         ("routing id of a peer", zmtp::MAX_IDENTITY),
         ("context of a PING", zmtp::MAX_PING_CONTEXT),
         ("configuration file", whole(config::MAX_FILE)),

@@ -180,7 +180,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 fn any_operations(limits: History, operations: Vec<Operation>) {
     let mut bench = Bench::new(limits);
     let mut viewers: Vec<Cursor> = Vec::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let command = |kind: u8| COMMANDS[usize::from(kind).min(4)];
     for operation in operations {
         match operation {
@@ -203,7 +203,7 @@ fn any_operations(limits: History, operations: Vec<Operation>) {
             }
             Operation::Step(Step::Pass { seconds }) => bench.pass(secs(seconds)),
             Operation::Limit(limits) => bench.hub.set_limits(limits),
-            Operation::Probe => runtime.block_on(bench.hub.probe()),
+            Operation::Probe => runtime.block_on(bench.hub.probe()).unwrap(),
             Operation::Stop => bench.hub.stop(),
             Operation::Restart(limits, seconds) if !bench.hub.table().stopping => {
                 drop(bench.restart(limits, secs(seconds), viewers.iter_mut()));

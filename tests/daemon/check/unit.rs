@@ -321,5 +321,5 @@ fn a_service_that_reads_another_configuration_is_a_warning() {
     changed.passes(PORTS, "warning", &["service: ", "systemctl daemon-reload"]);
     let few = Machine::with_unit(&[("LimitNOFILE=131072", "LimitNOFILE=1000")]);
     few.passes(&format!("{PORTS}clients: {{max: 999}}\n"), "warning", &["clients: ", "only 1000 files may be open"]);
-    few.passes(PORTS, "ok", &["clients: max is 848, and 1000 files may be open"]);
+    few.passes(PORTS, "ok", &["clients: max is 845, and 1000 files may be open"]);
 }

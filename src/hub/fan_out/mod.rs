@@ -1,0 +1,219 @@
+//! The fan-out: quiet viewers, each an entry. What is appended to a run is written to its entries in one loop.
+//!
+//! A viewer that has everything and says nothing is *quiet*: it has no task, no waker and no buffer. Whoever needs more than a write, a
+//! pong or a ping becomes *busy*: the entry is handed back to `viewer/`, which makes a task of it. An entry owns its socket, and so does a
+//! task; a socket therefore has one writer at any time.
+
+pub(super) mod audience;
+mod hand_back;
+mod hear;
+pub(crate) mod pings;
+mod round;
+
+pub(crate) use hand_back::{HandBack, Why};
+
+use crate::hub::Hub;
+use crate::hub::cursor::Cursor;
+use crate::hub::fan_out::pings::Pings;
+use crate::hub::table::Table;
+use crate::metrics::counters::Metrics;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// The place of an entry that is in no list of a run: it waits for its hand-back.
+const NO_PLACE: u32 = u32::MAX;
+
+/// A quiet viewer: 64 bytes, which is one line of the processor's cache.
+#[derive(Debug)]
+struct Entry {
+    socket: OwnedFd,
+    /// The slot of its run in the hub.
+    run: u32,
+    /// Its place among the quiet viewers of its run, or [`NO_PLACE`].
+    place: u32,
+    /// Tells it from the entries that had its index before.
+    generation: u32,
+    /// The offset of the next frame to write.
+    offset: u64,
+    pings: Pings,
+    /// The number under which `viewer/` knows whose it is.
+    owner: u32,
+}
+
+/// The name of an entry. The name of an entry that is gone is never that of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key {
+    index: u32,
+    generation: u32,
+}
+
+impl From<Key> for u64 {
+    fn from(key: Key) -> Self {
+        Self::from(key.generation) << 32 | Self::from(key.index)
+    }
+}
+
+impl From<u64> for Key {
+    #[expect(clippy::cast_possible_truncation, reason = "the halves are taken apart")]
+    fn from(key: u64) -> Self {
+        Self { index: key as u32, generation: (key >> 32) as u32 }
+    }
+}
+
+/// All quiet viewers of a hub, and the queues of those that need something.
+#[derive(Debug)]
+pub(super) struct FanOut {
+    metrics: Arc<Metrics>,
+    entries: Slab<Entry>,
+    /// The generation of the newest entry.
+    generation: u32,
+    /// The slots of runs that have something new for their quiet viewers and wait for their first slice.
+    fresh: VecDeque<usize>,
+    /// The slots of runs whose rounds go on, in turn.
+    rounds: VecDeque<usize>,
+    /// The slots of runs that have ended and whose quiet viewers have everything: these are to be closed.
+    ended: VecDeque<usize>,
+    /// Entries that must become busy, and why. They are in no run's list.
+    back: VecDeque<(u32, Why)>,
+    /// The index of the next entry that the sweep for pings looks at.
+    swept: usize,
+    /// The earliest deadline among the entries that the sweep has seen, and those that came since it began.
+    earliest: Option<Instant>,
+    /// When the next sweep begins.
+    sweep_at: Option<Instant>,
+}
+
+impl FanOut {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            entries: Slab::new(),
+            generation: 0,
+            fresh: VecDeque::new(),
+            rounds: VecDeque::new(),
+            ended: VecDeque::new(),
+            back: VecDeque::new(),
+            swept: 0,
+            earliest: None,
+            sweep_at: None,
+        }
+    }
+
+    /// Returns the index of an entry that is still there under this name and does not wait for its hand-back.
+    fn find(&self, key: Key) -> Option<usize> {
+        let entry = self.entries.get(key.index as usize)?;
+        (entry.generation == key.generation && entry.place != NO_PLACE).then_some(key.index as usize)
+    }
+
+    /// Returns the entry with this index, if there is one that does not wait for its hand-back.
+    fn listed(&mut self, index: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(index).filter(|entry| entry.place != NO_PLACE)
+    }
+}
+
+impl Table {
+    /// Takes an entry out of the list of its run. It stays in the table of entries.
+    fn unlist(&mut self, index: usize) {
+        let entries = &mut self.fan_out.entries;
+        let entry = &mut entries[index];
+        let place = std::mem::replace(&mut entry.place, NO_PLACE);
+        if place == NO_PLACE {
+            return;
+        }
+        let audience = self.runs[entry.run as usize].audience_mut();
+        if let Some(moved) = audience.remove(place as usize) {
+            entries[moved as usize].place = place;
+        }
+    }
+
+    /// Takes an entry out of the list of its run, to be handed back.
+    fn hand_back(&mut self, index: usize, why: Why) {
+        self.unlist(index);
+        self.fan_out.back.push_back((number(index), why));
+    }
+}
+
+impl Hub {
+    /// Makes a viewer quiet that has everything: from now on its entry is written to. `watch` has the socket watched for what the viewer
+    /// sends; if that fails, the viewer is handed back.
+    ///
+    /// No rest of a frame may be left in `cursor`. `owner` is returned when the viewer is handed back.
+    pub(crate) fn join(
+        &self,
+        cursor: Cursor,
+        socket: OwnedFd,
+        pings: Pings,
+        owner: u32,
+        watch: impl FnOnce(BorrowedFd<'_>, Key) -> io::Result<()>,
+    ) -> Key {
+        let mut table = self.table();
+        let (slot, offset, rest) = cursor.position();
+        debug_assert!(rest.is_empty());
+        let Table { runs, fan_out, .. } = &mut *table;
+        fan_out.generation = fan_out.generation.wrapping_add(1);
+        let generation = fan_out.generation;
+        let audience = runs[slot].audience_mut();
+        let entry = fan_out.entries.vacant_entry();
+        let index = entry.key();
+        let key = Key { index: number(index), generation };
+        let watched = watch(socket.as_fd(), key);
+        let place = number(audience.add(key.index));
+        entry.insert(Entry { socket, run: number(slot), place, generation, offset, pings, owner });
+        let is_behind = runs[slot].bytes_from(offset).is_none_or(|bytes| !bytes.is_empty()) || runs[slot].end.is_some();
+        if is_behind {
+            table.mark(slot);
+        }
+        if let Err(e) = watched {
+            log::debug!("a quiet viewer cannot be watched: {e}");
+            table.hand_back(index, Why::Spoke(Vec::new()));
+        }
+        self.note_deadline(&mut table, pings.next());
+        self.wake(&table);
+        drop(table);
+        // Only now: the cursor leaves the run.
+        drop(cursor);
+        key
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl Table {
+    /// Checks that each entry is in the list of its run or waits for its hand-back, and that each run with something to write is in a
+    /// queue.
+    ///
+    /// # Panics
+    /// If one of these does not hold.
+    pub(super) fn check_quiet(&self) {
+        let FanOut { entries, fresh, rounds, back, .. } = &self.fan_out;
+        let mut listed = 0;
+        for (slot, run) in &self.runs {
+            let Some(audience) = run.audience() else { continue };
+            assert!(audience.viewers >= audience.quiet.len() && audience.viewers > 0);
+            assert!(audience.left <= audience.quiet.len());
+            assert_eq!(audience.changed.is_none(), audience.is_quiet());
+            let queues = fresh.iter().chain(rounds).filter(|queued| **queued == slot).count();
+            assert!(!audience.in_turn || queues > 0, "it has its turn");
+            assert!(audience.in_turn || !audience.is_in_round(), "nobody is forgotten");
+            let end = run.start() + run.bytes_from(run.start()).map_or(0, <[u8]>::len) as u64;
+            for (place, index) in audience.quiet.iter().enumerate() {
+                let entry = &entries[*index as usize];
+                assert_eq!((entry.run, entry.place), (number(slot), number(place)));
+                assert!(entry.offset == end || run.end.is_some() || audience.more || place < audience.left);
+            }
+            listed += audience.quiet.len();
+        }
+        assert!(back.iter().all(|(index, _)| entries[*index as usize].place == NO_PLACE));
+        assert_eq!(entries.len(), listed + back.len());
+    }
+}
+
+/// Returns an index as a number of 32 bits. There are fewer entries and runs than that: each entry has a descriptor, and each run takes
+/// some hundred bytes.
+#[expect(clippy::cast_possible_truncation, reason = "there are fewer")]
+const fn number(index: usize) -> u32 {
+    index as u32
+}

@@ -1,0 +1,197 @@
+//! Rounds: what was appended to a run is written to its quiet viewers, in slices of time.
+//!
+//! An append only marks its run. What came in one read of a broker so leaves as one write to each viewer. A round that takes longer than a
+//! slice goes on in turn with the rounds of other runs; a run that is marked afresh has its first slice at once.
+
+use crate::hub::Hub;
+use crate::hub::cursor::{WRITE_LIMIT, frames_begun};
+use crate::hub::fan_out::audience::Audience;
+use crate::hub::fan_out::{Entry, FanOut, Why, number};
+use crate::hub::run::Run;
+use crate::hub::table::Table;
+use crate::metrics::counters::Metrics;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The longest time for which writing keeps the thread, but for the last few writes. Other tasks have their turn then.
+const SLICE: Duration = Duration::from_millis(1);
+/// The number of steps after which the clock is read: a write takes 5 to 10 microseconds.
+const STEPS: u32 = 16;
+
+/// A slice of time.
+pub(super) struct Slice {
+    until: Option<Instant>,
+    steps: u32,
+    is_over: bool,
+}
+
+impl Slice {
+    /// Begins a slice of [`SLICE`].
+    pub(super) fn begin() -> Self {
+        Self { until: Some(Instant::now() + SLICE), steps: 0, is_over: false }
+    }
+
+    /// Begins a slice without an end.
+    fn endless() -> Self {
+        Self { until: None, steps: 0, is_over: false }
+    }
+
+    /// Returns true if the slice is over. Called before each step.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.steps += 1;
+        if self.steps.is_multiple_of(STEPS) {
+            self.is_over = self.until.is_some_and(|until| Instant::now() >= until);
+        }
+        self.is_over
+    }
+}
+
+/// What a round has written since it was counted last.
+#[derive(Default)]
+struct Tally {
+    viewers: usize,
+    messages: usize,
+    bytes: usize,
+    /// The bytes to write from this offset on make so many messages. Most entries of a run are at the same offset.
+    known: Option<(u64, usize)>,
+}
+
+impl Tally {
+    fn count(&self, run: &Run, metrics: &Metrics) {
+        if self.viewers > 0 && !run.is_probe() {
+            metrics.sent.add(self.messages);
+            metrics.sent_bytes.add(self.bytes);
+            metrics.lag.observe(run.appended.elapsed(), self.viewers);
+        }
+    }
+}
+
+impl Hub {
+    /// Writes to quiet viewers for a slice of time. Returns true if there is more to write.
+    pub(crate) fn deliver(&self) -> bool {
+        let mut table = self.table();
+        let more = table.deliver(true);
+        self.wake(&table);
+        more
+    }
+
+    /// Completes when there may be something to write.
+    pub(crate) async fn some_rounds(&self) {
+        self.rounds.notified().await;
+    }
+}
+
+impl Table {
+    /// Notes that a run has grown or ended. Its quiet viewers are written to in the next slice.
+    pub(in crate::hub) fn mark(&mut self, slot: usize) {
+        let Some(audience) = self.runs[slot].audience_if_any().filter(|audience| !audience.quiet.is_empty()) else {
+            return;
+        };
+        audience.more = true;
+        if !audience.in_turn {
+            audience.in_turn = true;
+            self.fan_out.fresh.push_back(slot);
+        }
+    }
+
+    /// Writes to quiet viewers for a slice of time: of the runs that were marked since the last one, and, if `all` is set, of those whose
+    /// rounds go on. Returns true if there is more to write.
+    pub(in crate::hub) fn deliver(&mut self, all: bool) -> bool {
+        let mut slice = None;
+        while let Some(slot) = self.fan_out.next_run(all) {
+            let slice = slice.get_or_insert_with(Slice::begin);
+            // The slot may be another run's by now, or nobody's.
+            if let Some(run) = self.runs.get_mut(slot) {
+                self.fan_out.write_round(slot, run, slice);
+            }
+            if slice.is_over {
+                let FanOut { fresh, rounds, .. } = &mut self.fan_out;
+                rounds.append(fresh);
+                break;
+            }
+        }
+        !self.fan_out.rounds.is_empty()
+    }
+
+    /// Writes all there is to the quiet viewers of a run, at once: before a part of its log is dropped. So nobody misses a message to
+    /// whom it was not tried to be sent.
+    ///
+    /// This is not cut in slices. It happens only if three quarters of a channel's bounds come while one round goes on.
+    pub(in crate::hub) fn write_all(&mut self, slot: usize) {
+        let run = &mut self.runs[slot];
+        while run.audience().is_some_and(Audience::is_in_round) {
+            self.fan_out.write_round(slot, run, &mut Slice::endless());
+        }
+    }
+}
+
+impl FanOut {
+    fn next_run(&mut self, all: bool) -> Option<usize> {
+        self.fresh.pop_front().or_else(|| if all { self.rounds.pop_front() } else { None })
+    }
+
+    /// Goes on with the round of a run until it is complete or the slice is over, and queues the run for what comes next.
+    fn write_round(&mut self, slot: usize, run: &mut Run, slice: &mut Slice) {
+        let Some(mut audience) = run.take_audience() else { return };
+        if audience.left == 0 && audience.more {
+            (audience.left, audience.more) = (audience.quiet.len(), false);
+        }
+        self.write_to(&mut audience, run, slice);
+        audience.in_turn = audience.is_in_round();
+        if audience.in_turn {
+            self.rounds.push_back(slot);
+        } else if run.end.is_some() && !audience.quiet.is_empty() {
+            self.ended.push_back(slot);
+        }
+        run.put_audience(audience);
+    }
+
+    /// Writes to the quiet viewers that the round has not come to.
+    fn write_to(&mut self, audience: &mut Audience, run: &Run, slice: &mut Slice) {
+        let mut tally = Tally::default();
+        while audience.left > 0 && !slice.is_over() {
+            audience.left -= 1;
+            let place = audience.left;
+            let index = audience.quiet[place];
+            let entry = &mut self.entries[index as usize];
+            if let Some(why) = write(entry, run, &mut tally) {
+                entry.place = super::NO_PLACE;
+                if let Some(moved) = audience.remove(place) {
+                    self.entries[moved as usize].place = number(place);
+                }
+                self.back.push_back((index, why));
+            }
+        }
+        tally.count(run, &self.metrics);
+    }
+}
+
+/// Writes to one entry what it has not got. Returns the reason if its viewer must become busy.
+fn write(entry: &mut Entry, run: &Run, tally: &mut Tally) -> Option<Why> {
+    // If the log was discarded meanwhile, the run has ended: the viewer is closed after the round.
+    let pending = run.bytes_from(entry.offset).filter(|bytes| !bytes.is_empty())?;
+    let bytes = &pending[..pending.len().min(WRITE_LIMIT)];
+    let written = match send(&entry.socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        Ok(written) => written,
+        Err(Errno::AGAIN | Errno::INTR) => return Some(Why::Full(Vec::new())),
+        Err(e) => return Some(Why::Gone(Some(e.into()))),
+    };
+    tally.viewers += 1;
+    tally.bytes += written;
+    if written == pending.len() {
+        let messages = match tally.known {
+            Some((offset, messages)) if offset == entry.offset => messages,
+            _ => frames_begun(pending, written).1,
+        };
+        tally.known = Some((entry.offset, messages));
+        tally.messages += messages;
+        entry.offset += written as u64;
+        return None;
+    }
+    let (end, messages) = frames_begun(pending, written);
+    tally.messages += messages;
+    entry.offset += end as u64;
+    Some(Why::Full(pending[written..end].to_vec()))
+}
