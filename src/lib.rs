@@ -19,6 +19,7 @@ mod deadline;
 mod error;
 mod fs;
 mod handover;
+mod heap;
 mod hub;
 mod logging;
 mod metrics;

@@ -7,12 +7,20 @@ use slab::Slab;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
 /// The most events that are taken at once: dealing with one takes about a microsecond.
 pub(crate) const EVENTS: usize = 256;
+/// The number of ended tasks after which memory is given back: half a megabyte or more.
+const MANY: usize = 512;
+/// The time from there until it is given back.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// A quiet viewer's address and permits.
 #[derive(Debug)]
@@ -29,6 +37,10 @@ pub(crate) struct Owner {
 pub(crate) struct QuietViewers {
     set: AsyncFd<OwnedFd>,
     owners: Mutex<Slab<Owner>>,
+    /// The number of viewers' tasks that have ended since memory was given back.
+    ended_tasks: AtomicUsize,
+    /// Notified when they are many.
+    many_ended: Notify,
 }
 
 impl QuietViewers {
@@ -41,7 +53,7 @@ impl QuietViewers {
         // SAFETY: the descriptor is owned here, and nothing exchanges or closes it before the `AsyncFd` is dropped.
         #[expect(unsafe_code, reason = "tokio has no safe call for a descriptor that is no socket")]
         let set = unsafe { AsyncFd::register_with_interest(set, Interest::READABLE)? };
-        Ok(Self { set, owners: Mutex::default() })
+        Ok(Self { set, owners: Mutex::default(), ended_tasks: 0.into(), many_ended: Notify::new() })
     }
 
     /// Keeps an owner; returns its number.
@@ -54,6 +66,21 @@ impl QuietViewers {
     /// Takes the owner with this number out, if there is one.
     pub(crate) fn take(&self, number: u32) -> Option<Owner> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).try_remove(number as usize)
+    }
+
+    /// Counts the end of a viewer's task.
+    pub(crate) fn task_ended(&self) {
+        if self.ended_tasks.fetch_add(1, Ordering::Relaxed) + 1 == MANY {
+            self.many_ended.notify_one();
+        }
+    }
+
+    /// Waits until the memory of many viewers' tasks may be given back.
+    pub(crate) async fn many_tasks_ended(&self) {
+        self.many_ended.notified().await;
+        // More may end at the same time.
+        sleep(PAUSE).await;
+        self.ended_tasks.store(0, Ordering::Relaxed);
     }
 
     /// Watches a socket; its events have this key.

@@ -73,6 +73,7 @@ impl Viewer {
 impl Drop for Viewer {
     /// Puts the connection into the outbox if that is open, or ends it without waiting.
     fn drop(&mut self) {
+        self.shared.quiet.task_ended();
         if self.permit.is_none() {
             // The next process may have no room for it.
             return self.end_request(self.refusal.unwrap_or(&FULL), true);

@@ -9,6 +9,7 @@ use super::socket::{Parts, Socket};
 use super::{Stage, Viewer};
 use crate::context::Shared;
 use crate::context::quiet::Owner;
+use crate::heap;
 use crate::hub::cursor::Cursor;
 use crate::hub::fan_out::pings::Pings;
 use crate::hub::fan_out::{HandBack, Key, Why};
@@ -17,14 +18,17 @@ use crate::snapshot::state;
 use socket2::SockRef;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// The most viewers of ended runs that are closed at once, each of which has 5 s for its answer. All have got FINISHED before.
 pub const CLOSING: usize = 1024;
 /// The number of viewers that are made busy before other tasks get their turn: one takes some microseconds.
 const STEPS: usize = 128;
+/// The least time between two times that memory is given back to the system: that looks at all free memory.
+const HEAP_PAUSE: Duration = Duration::from_secs(3);
 
 impl Viewer {
     /// Makes an entry of a viewer whose delivery allows it. Its task ends.
@@ -113,6 +117,7 @@ pub(crate) fn serve(shared: &Arc<Shared>) {
     tokio::spawn(ping(Arc::clone(shared)));
     tokio::spawn(make_busy(Arc::clone(shared)));
     tokio::spawn(close_ended(Arc::clone(shared)));
+    tokio::spawn(give_memory_back(Arc::clone(shared)));
 }
 
 /// Reads what quiet viewers have sent.
@@ -169,6 +174,17 @@ async fn make_busy(shared: Arc<Shared>) {
             }
             yield_now().await;
         }
+    }
+}
+
+/// Gives memory back to the system after many tasks have ended, at most once in [`HEAP_PAUSE`]. An entry takes a tenth of a task.
+async fn give_memory_back(shared: Arc<Shared>) {
+    loop {
+        shared.quiet.many_tasks_ended().await;
+        let start = Instant::now();
+        heap::give_back();
+        log::debug!("free memory given back to the system in {:?}", start.elapsed());
+        sleep(HEAP_PAUSE).await;
     }
 }
 

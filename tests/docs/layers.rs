@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// The folders and files of `src/`, each above all that stand before it. What starts the program, `lib.rs` and `main.rs`, is
 /// above all of them.
-const LAYERS: [&str; 22] = [
-    "error", "deadline", "fs", "peer", "suggest", "advice", "rlimit", "wire", "config", "logging", "systemd",
+const LAYERS: [&str; 23] = [
+    "error", "deadline", "fs", "peer", "suggest", "advice", "rlimit", "heap", "wire", "config", "logging", "systemd",
     "metrics", "snapshot", "hub", "net", "context", "broker", "viewer", "status", "handover", "server", "commands",
 ];
 
