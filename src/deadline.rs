@@ -29,7 +29,7 @@ pub(crate) struct Elapsed;
 /// run, more than once.
 ///
 /// In a runtime of one thread, one call of [`yield_now`] completes after the I/O driver was asked and the tasks that it woke have
-/// run. There are hardly more sockets than tasks. This holds in a task only: the future of `block_on` goes before all tasks.
+/// run. There are hardly more sockets that the runtime watches than tasks. This holds in a task only: the future of `block_on` goes before all tasks.
 pub(crate) fn turns() -> usize {
     TURNS + Handle::current().metrics().num_alive_tasks() / EVENTS
 }

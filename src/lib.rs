@@ -112,12 +112,9 @@ pub mod internals {
         }
     }
     pub mod viewer {
-        pub use crate::viewer::{CLOSE_TIMEOUT, Viewer};
+        pub use crate::viewer::Viewer;
         pub mod proxy_protocol {
             pub use crate::viewer::proxy_protocol::MAX_HEADER;
-        }
-        pub mod quiet {
-            pub use crate::viewer::quiet::CLOSING;
         }
         pub mod socket {
             pub use crate::viewer::socket::MAX_INCOMING;
@@ -125,7 +122,7 @@ pub mod internals {
     }
     pub mod wire {
         pub mod close {
-            pub use crate::wire::close::End;
+            pub use crate::wire::close::{CLOSE_TIMEOUT, End};
         }
         pub mod message {
             pub use crate::wire::message::{Kind, MAX_CHANNEL_ID, Malformed, Message, RELEASE_FRAME};

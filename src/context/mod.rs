@@ -15,7 +15,7 @@ use crate::context::over_limit::OverLimit;
 use crate::context::permits::{ConnectionLimit, PerAddressLimit, Room};
 use crate::context::quiet::QuietViewers;
 use crate::hub::Hub;
-use crate::logging;
+use crate::logging::{self, Throttle};
 use crate::metrics::counters::Metrics;
 use crate::metrics::samples::Samples;
 use crate::net::tls::Certificate;
@@ -27,6 +27,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+
+static NO_PROBE: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// The context that all connections of a monitor share.
 #[derive(Debug)]
@@ -108,6 +110,21 @@ impl Shared {
             certificate: RwLock::new(certificate.map(Arc::new)),
             settings: watch::Sender::new(Arc::new(settings)),
         }))
+    }
+
+    /// Sends a message through the hub to a quiet viewer of the monitor's own, and completes when it has come out of the socket and the
+    /// viewer's hang-up was noticed.
+    pub(crate) async fn probe(&self) {
+        match self.hub.probe(|socket, key| self.quiet.watch(socket, key.into())).await {
+            Ok(Some(probe)) => probe.hang_up().await,
+            Ok(None) => {}
+            // That the machine has no sockets left says nothing about the relay.
+            Err(e) => {
+                if let Some(more) = NO_PROBE.pass() {
+                    log::warn!("no message can be sent through the hub to test it: {e}{more}");
+                }
+            }
+        }
     }
 
     /// Returns the settings in force.

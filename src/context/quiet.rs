@@ -37,7 +37,7 @@ pub(crate) struct Owner {
 pub(crate) struct QuietViewers {
     set: AsyncFd<OwnedFd>,
     owners: Mutex<Slab<Owner>>,
-    /// The number of viewers' tasks that have ended since memory was given back.
+    /// The number of viewers that have become quiet since memory was given back.
     ended_tasks: AtomicUsize,
     /// Notified when they are many.
     many_ended: Notify,
@@ -68,7 +68,7 @@ impl QuietViewers {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).try_remove(number as usize)
     }
 
-    /// Counts the end of a viewer's task.
+    /// Counts a viewer that has become quiet: its task ends.
     pub(crate) fn task_ended(&self) {
         if self.ended_tasks.fetch_add(1, Ordering::Relaxed) + 1 == MANY {
             self.many_ended.notify_one();

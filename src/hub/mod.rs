@@ -22,7 +22,6 @@ use crate::hub::cursor::Cursor;
 use crate::hub::run::{PROBE, Run};
 use crate::hub::table::Table;
 use crate::metrics::counters::Metrics;
-use crate::snapshot::state::Lifecycle;
 use crate::wire::close::End;
 use crate::wire::message::Kind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +45,8 @@ pub struct Hub {
     sweep_earlier: Notify,
     /// Held by a probe, so that only one has sockets.
     probing: tokio::sync::Mutex<()>,
+    /// Notified when the entry of a probe was handed back.
+    probe_over: Notify,
 }
 
 /// The number of channels and the size of their history.
@@ -74,6 +75,7 @@ impl Hub {
             ended: Notify::new(),
             sweep_earlier: Notify::new(),
             probing: tokio::sync::Mutex::default(),
+            probe_over: Notify::new(),
         })
     }
 
@@ -116,16 +118,7 @@ impl Hub {
         if table.frozen {
             return;
         }
-        let run = &mut table.runs[slot];
-        if !run.leave() {
-            return;
-        }
-        match run.lifecycle {
-            None => drop(table.runs.remove(slot)),
-            Some(Lifecycle::Draining) => table.remove(slot),
-            Some(Lifecycle::Open) if run.messages() == 0 => table.remove(slot),
-            Some(Lifecycle::Open | Lifecycle::Finished) => {}
-        }
+        table.leave(slot);
     }
 
     /// Shows the run in `slot` to one of its cursors.

@@ -67,7 +67,7 @@ impl<'a> Publisher<'a> {
             return;
         }
         let (bounds, trimmed_before) = (Bounds::of(&table.limits), run.trimmed);
-        if run.is_over(frame.len(), bounds) {
+        if run.drops_untried(frame.len(), bounds) {
             table.write_all(slot);
         }
         let run = &mut table.runs[slot];

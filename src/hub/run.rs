@@ -60,7 +60,7 @@ pub(super) struct Run {
     /// True once messages of this run were dropped.
     pub(super) trimmed: bool,
     /// Its viewers; `None` while there are none.
-    audience: Option<Box<Audience>>,
+    pub(super) audience: Option<Box<Audience>>,
     /// `None` once the run was removed.
     pub(super) lifecycle: Option<Lifecycle>,
     /// The run's time in the order of its lifecycle.
@@ -148,51 +148,26 @@ impl Run {
 
     /// Wakes the busy viewers.
     pub(super) fn notify(&self) {
-        if let Some(changed) = self.audience().and_then(|audience| audience.changed.as_ref()) {
+        if let Some(changed) = self.audience.as_ref().and_then(|audience| audience.changed.as_ref()) {
             changed.notify_waiters();
         }
     }
 
     /// Returns the number of its viewers.
     pub(super) fn viewers(&self) -> usize {
-        self.audience().map_or(0, |audience| audience.viewers)
-    }
-
-    /// Returns its viewers, if there are any.
-    pub(super) fn audience(&self) -> Option<&Audience> {
-        self.audience.as_deref()
-    }
-
-    /// Does the same.
-    pub(super) fn audience_if_any(&mut self) -> Option<&mut Audience> {
-        self.audience.as_deref_mut()
-    }
-
-    /// Returns its viewers, who may be none.
-    pub(super) fn audience_mut(&mut self) -> &mut Audience {
-        self.audience.get_or_insert_default()
-    }
-
-    /// Takes its viewers out, to be put back at once.
-    pub(super) fn take_audience(&mut self) -> Option<Box<Audience>> {
-        self.audience.take()
-    }
-
-    /// Puts its viewers back.
-    pub(super) fn put_audience(&mut self, audience: Box<Audience>) {
-        self.audience = Some(audience);
+        self.audience.as_ref().map_or(0, |audience| audience.viewers)
     }
 
     /// Adds a busy viewer; returns what will be notified when the log grows or ends.
     pub(super) fn enter(&mut self) -> Arc<Notify> {
-        let audience = self.audience_mut();
+        let audience = self.audience.get_or_insert_default();
         audience.viewers += 1;
         Arc::clone(audience.changed.get_or_insert_default())
     }
 
-    /// Removes a busy viewer; returns true if none is left, quiet or busy.
+    /// Removes a viewer that is in no list; returns true if none is left, quiet or busy.
     pub(super) fn leave(&mut self) -> bool {
-        let audience = self.audience_mut();
+        let audience = self.audience.get_or_insert_default();
         audience.viewers -= 1;
         if audience.is_quiet() {
             audience.changed = None;
@@ -206,6 +181,11 @@ impl Run {
     /// Returns the offset of the oldest byte kept.
     pub(super) fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Returns the offset after the newest byte.
+    pub(super) fn log_end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
     }
 
     /// Returns the number of messages kept.
@@ -235,9 +215,18 @@ impl Run {
         self.messages + 1 > bounds.messages || self.bytes.len() + next > bounds.bytes
     }
 
-    /// Drops the oldest messages until a quarter of the bounds is free after the next frame of `next` bytes, and returns how many. Drops
-    /// a quarter at once, so that many appends share the cost of moving the rest.
-    fn drop_oldest(&mut self, next: usize, bounds: Bounds) -> usize {
+    /// Returns true if the next frame of `next` bytes makes the log drop messages that the fan-out may not have tried to send.
+    pub(super) fn drops_untried(&self, next: usize, bounds: Bounds) -> bool {
+        self.audience.as_ref().is_some_and(|audience| audience.is_in_round())
+            && self.is_over(next, bounds)
+            && self
+                .audience
+                .as_ref()
+                .is_some_and(|audience| audience.is_behind(self.start + self.oldest(next, bounds).0 as u64))
+    }
+
+    /// Returns the length and the number of the oldest messages that are to be dropped for the next frame of `next` bytes.
+    fn oldest(&self, next: usize, bounds: Bounds) -> (usize, usize) {
         let (keep_messages, keep_bytes) = ((bounds.messages / 4 * 3).max(1), bounds.bytes / 4 * 3);
         let (mut messages, mut length, mut cut) = (self.messages + 1, self.bytes.len() + next, 0);
         while messages > 1 && (messages > keep_messages || length > keep_bytes) {
@@ -246,7 +235,14 @@ impl Run {
             length -= frame;
             messages -= 1;
         }
-        let dropped = self.messages + 1 - messages;
+        (cut, self.messages + 1 - messages)
+    }
+
+    /// Drops the oldest messages until a quarter of the bounds is free after the next frame of `next` bytes, and returns how many. Drops
+    /// a quarter at once, so that many appends share the cost of moving the rest.
+    fn drop_oldest(&mut self, next: usize, bounds: Bounds) -> usize {
+        let (cut, dropped) = self.oldest(next, bounds);
+        let length = self.bytes.len() - cut + next;
         self.bytes.drain(..cut);
         self.start += cut as u64;
         self.messages -= dropped;

@@ -163,6 +163,20 @@ impl Table {
         }
     }
 
+    /// Takes a viewer from the run in `slot` that is in no list. The run is removed if it is not needed any more.
+    pub(super) fn leave(&mut self, slot: usize) {
+        let run = &mut self.runs[slot];
+        if !run.leave() {
+            return;
+        }
+        match run.lifecycle {
+            None => drop(self.runs.remove(slot)),
+            Some(Lifecycle::Draining) => self.remove(slot),
+            Some(Lifecycle::Open) if run.messages() == 0 => self.remove(slot),
+            Some(Lifecycle::Open | Lifecycle::Finished) => {}
+        }
+    }
+
     /// Drops a run's history, tells its viewers the end, and removes the run.
     pub(super) fn discard(&mut self, slot: usize, end: End) {
         // Its quiet viewers get what was there.

@@ -279,7 +279,7 @@ fn a_write_gets_256_kib_at_most_and_one_that_ends_with_a_frame_leaves_no_rest() 
 #[tokio::test]
 async fn a_probe_comes_out_and_leaves_nothing() {
     let bench = Bench::new(History::default());
-    bench.hub.probe().await.unwrap();
+    bench.hub.probe(|_, _| Ok(())).await.unwrap();
     bench.check();
     assert_eq!(bench.hub.table().begun, 1, "it went through a channel");
     assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, draining: 0, bytes: 0 });

@@ -5,9 +5,9 @@ use super::delivery::Delivery;
 use super::disconnect::Disconnect;
 use super::socket::Socket;
 use super::upgrade::{self, Refused};
-use super::{CLOSE_TIMEOUT, Stage, Viewer};
+use super::{Stage, Viewer};
 use crate::deadline::timeout;
-use crate::wire::close::End;
+use crate::wire::close::{CLOSE_TIMEOUT, End};
 
 impl Viewer {
     /// Closes the connection as `reason` demands. What cannot be sent now is sent without waiting when the viewer is dropped.
@@ -73,7 +73,6 @@ impl Viewer {
 impl Drop for Viewer {
     /// Puts the connection into the outbox if that is open, or ends it without waiting.
     fn drop(&mut self) {
-        self.shared.quiet.task_ended();
         if self.permit.is_none() {
             // The next process may have no room for it.
             return self.end_request(self.refusal.unwrap_or(&FULL), true);

@@ -78,7 +78,7 @@ impl Deadlines {
                 if self.room_by.is_some() {
                     self.room_by = Some(now + clients.stall_timeout.duration());
                 }
-                self.pings.begin_again(now);
+                self.pings.begin_again();
             }
             (true, _) => return Err(Disconnect::Stalled),
             (false, true) => return Err(Disconnect::Silent),

@@ -27,10 +27,6 @@ use crate::viewer::delivery::Delivery;
 use crate::viewer::disconnect::Disconnect;
 use crate::viewer::socket::Socket;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// The time in which a viewer has to answer a close frame.
-pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One viewer's connection.
 #[derive(Debug)]

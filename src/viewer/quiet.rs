@@ -9,25 +9,26 @@ use super::socket::{Parts, Socket};
 use super::{Stage, Viewer};
 use crate::context::Shared;
 use crate::context::quiet::Owner;
+use crate::deadline::timeout_at;
 use crate::heap;
 use crate::hub::cursor::Cursor;
 use crate::hub::fan_out::pings::Pings;
-use crate::hub::fan_out::{HandBack, Key, Why};
+use crate::hub::fan_out::{HandBack, Key, Position, Reason};
 use crate::net::stream::{Stream, end_socket};
 use crate::snapshot::state;
+use crate::wire::close::End;
 use socket2::SockRef;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
-/// The most viewers of ended runs that are closed at once, each of which has 5 s for its answer. All have got FINISHED before.
-pub const CLOSING: usize = 1024;
 /// The number of viewers that are made busy before other tasks get their turn: one takes some microseconds.
 const STEPS: usize = 128;
-/// The least time between two times that memory is given back to the system: that looks at all free memory.
+/// The pause after an error of the epoll set.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+/// The least time between two times that memory is given back to the system.
 const HEAP_PAUSE: Duration = Duration::from_secs(3);
 
 impl Viewer {
@@ -39,6 +40,17 @@ impl Viewer {
         let (Some(socket), Some(permit)) = (stream.into_socket(), self.permit.take()) else { return };
         let owner = Owner { peer: self.peer, permit, address_permit: self.address_permit.take() };
         join(socket, cursor, pings, owner, &self.shared);
+        self.shared.quiet.task_ended();
+    }
+
+    /// Goes on with a viewer that was quiet when it was sent a close frame with this end: waits until `by` for its answer.
+    async fn finish_closing(mut self, end: End, by: Instant) {
+        if let Stage::Closing(socket) = &mut self.stage
+            && timeout_at(by, socket.close_out()).await.is_ok()
+        {
+            self.stage = Stage::Gone;
+        }
+        Disconnect::Ended(end).log(self.peer);
     }
 }
 
@@ -48,42 +60,50 @@ pub(super) fn join(socket: OwnedFd, cursor: Cursor, pings: Pings, owner: Owner, 
     shared.hub.join(cursor, socket, pings, quiet.keep(owner), |socket, key| quiet.watch(socket, key.into()));
 }
 
-/// Makes a viewer of what the fan-out handed back. `None` if its connection is over, or it is the hub's own probe.
-fn busy(back: HandBack, shared: &Arc<Shared>) -> Option<Viewer> {
-    let HandBack { socket, cursor, pings, owner, why } = back;
+/// Starts the task of a viewer that the fan-out handed back, unless its connection is over, or it is the hub's own probe.
+fn make_busy(back: HandBack, shared: &Arc<Shared>) {
+    let HandBack { socket, position, pings, owner, reason } = back;
     shared.quiet.forget(&socket);
-    let Owner { peer, permit, address_permit } = shared.quiet.take(owner)?;
-    let is_full = matches!(why, Why::Full(_) | Why::Ping(_));
-    let stream = match bytes_of(why) {
-        Ok((received, unsent)) => {
-            Stream::adopt(socket).map(|stream| (stream, received, unsent)).map_err(Disconnect::Io)
-        }
-        Err(reason) => Err(reason),
+    let Some(Owner { peer, permit, address_permit }) = shared.quiet.take(owner) else {
+        // The entries below are closed and the cursor is dropped before.
+        drop((socket, position));
+        return shared.hub.end_probe();
     };
-    match stream {
-        Ok((stream, received, unsent)) => {
+    let is_full = matches!(reason, Reason::Full(_) | Reason::Ping(_));
+    let bytes = bytes_of(reason).and_then(|bytes| Ok((Stream::adopt(socket)?, bytes)));
+    let viewer = |stage| {
+        let (shared, permit) = (Arc::clone(shared), Some(permit));
+        Viewer { stage, peer, shared, permit, refusal: None, address_permit }
+    };
+    match (position, bytes) {
+        (Position::Reading(cursor), Ok((stream, (received, unsent)))) => {
             let socket = Socket::new(stream, FrameBuffer::new(received, false), unsent);
             let delivery = Delivery::after_quiet(socket, cursor, pings, is_full, &shared.settings().clients);
-            let (stage, shared, permit) = (Stage::Subscribed(delivery), Arc::clone(shared), Some(permit));
-            Some(Viewer { stage, peer, shared, permit, refusal: None, address_permit })
+            tokio::spawn(viewer(Stage::Subscribed(delivery)).serve(None));
         }
-        Err(reason) => {
+        (Position::Closing(end), Ok((stream, (received, unsent)))) => {
+            let socket = Socket::closing(stream, FrameBuffer::new(received, false), unsent, true);
+            tokio::spawn(viewer(Stage::Closing(socket)).finish_closing(end, pings.next()));
+        }
+        (Position::Reading(_), Err(reason)) => {
             reason.count(shared, peer);
             reason.log(peer);
-            None
         }
+        // Its close frame was sent and counted.
+        (Position::Closing(end), Err(_)) => Disconnect::Ended(end).log(peer),
     }
 }
 
-/// Returns the bytes that a viewer has sent and that were not dealt with, and the control bytes that it is to get first. Fails if its
-/// connection is over.
-fn bytes_of(why: Why) -> Result<(Vec<u8>, Vec<u8>), Disconnect> {
-    match why {
-        Why::Gone(None) => Err(Disconnect::Gone),
-        Why::Gone(Some(e)) => Err(Disconnect::Io(e)),
-        Why::Spoke(bytes) => Ok((bytes, Vec::new())),
-        Why::Ping(rest) => Ok((Vec::new(), rest.to_vec())),
-        Why::Full(_) | Why::Silent | Why::Ended | Why::Stop => Ok((Vec::new(), Vec::new())),
+/// Returns the bytes that a viewer has sent and that were not dealt with, and those that it is to get first. Fails if its connection is
+/// over.
+fn bytes_of(reason: Reason) -> Result<(Vec<u8>, Vec<u8>), Disconnect> {
+    match reason {
+        Reason::Gone(None) => Err(Disconnect::Gone),
+        Reason::Gone(Some(e)) => Err(Disconnect::Io(e)),
+        Reason::Spoke(bytes) => Ok((bytes, Vec::new())),
+        Reason::Full(rest) => Ok((Vec::new(), rest)),
+        Reason::Ping(rest) => Ok((Vec::new(), rest.to_vec())),
+        Reason::Silent | Reason::Stop => Ok((Vec::new(), Vec::new())),
     }
 }
 
@@ -91,15 +111,16 @@ fn bytes_of(why: Why) -> Result<(Vec<u8>, Vec<u8>), Disconnect> {
 /// open, or tells them without waiting that the monitor stops.
 pub(crate) fn end_all(shared: &Shared) {
     let finish = shared.settings().clients.finish_on_close;
-    while let Some(HandBack { socket, cursor, owner, why, .. }) = shared.hub.next_left() {
-        let (Some(Owner { peer, .. }), Ok((received, unsent))) = (shared.quiet.take(owner), bytes_of(why)) else {
+    let mut from = 0;
+    while let Some(HandBack { socket, position, owner, reason, .. }) = shared.hub.next_remaining(&mut from) {
+        let (Some(Owner { peer, .. }), Ok((received, unsent))) = (shared.quiet.take(owner), bytes_of(reason)) else {
             continue;
         };
-        let (Ok(cookie), Some((stage, unsent))) =
-            (SockRef::from(&socket).cookie(), subscribed_state(&cursor, unsent, false, finish))
-        else {
-            continue;
+        let stage = match position {
+            Position::Reading(cursor) => subscribed_state(&cursor, unsent, false, finish),
+            Position::Closing(_) => Some((state::Stage::Closing { answer: true, in_message: false }, unsent)),
         };
+        let (Ok(cookie), Some((stage, unsent))) = (SockRef::from(&socket).cookie(), stage) else { continue };
         let left = state::Viewer { cookie, peer, stage, received: received.into(), unsent: unsent.into() };
         if shared.outbox.is_open() {
             shared.outbox.leave_viewer(socket, left);
@@ -115,7 +136,7 @@ pub(crate) fn serve(shared: &Arc<Shared>) {
     tokio::spawn(hear(Arc::clone(shared)));
     tokio::spawn(write_rounds(Arc::clone(shared)));
     tokio::spawn(ping(Arc::clone(shared)));
-    tokio::spawn(make_busy(Arc::clone(shared)));
+    tokio::spawn(take_back(Arc::clone(shared)));
     tokio::spawn(close_ended(Arc::clone(shared)));
     tokio::spawn(give_memory_back(Arc::clone(shared)));
 }
@@ -126,7 +147,7 @@ async fn hear(shared: Arc<Shared>) {
     loop {
         if let Err(e) = shared.quiet.next_events(&mut keys).await {
             log::error!("cannot wait for what quiet viewers send: {e}");
-            return;
+            sleep(ERROR_PAUSE).await;
         }
         for key in keys.drain(..) {
             shared.hub.hear(Key::from(key));
@@ -156,52 +177,39 @@ async fn ping(shared: Arc<Shared>) {
 }
 
 /// Makes viewers busy that are handed back.
-async fn make_busy(shared: Arc<Shared>) {
+async fn take_back(shared: Arc<Shared>) {
     loop {
         shared.hub.some_back().await;
-        loop {
-            let mut left = STEPS;
-            while left > 0
-                && let Some(back) = shared.hub.next_back()
-            {
-                left -= 1;
-                if let Some(viewer) = busy(back, &shared) {
-                    tokio::spawn(viewer.serve(None));
-                }
+        let mut steps = 0;
+        while let Some(back) = shared.hub.next_back() {
+            make_busy(back, &shared);
+            steps += 1;
+            if steps % STEPS == 0 {
+                yield_now().await;
             }
-            if left > 0 {
-                break;
-            }
+        }
+    }
+}
+
+/// Sends quiet viewers of runs that have ended their close frames.
+async fn close_ended(shared: Arc<Shared>) {
+    loop {
+        shared.hub.some_ended().await;
+        while shared.hub.close_ended(Instant::now(), shared.settings().clients.finish_on_close) {
             yield_now().await;
         }
     }
 }
 
-/// Gives memory back to the system after many tasks have ended, at most once in [`HEAP_PAUSE`]. An entry takes a tenth of a task.
+/// Gives memory back to the system after many viewers have become quiet: an entry takes a tenth of a task.
 async fn give_memory_back(shared: Arc<Shared>) {
     loop {
         shared.quiet.many_tasks_ended().await;
         let start = Instant::now();
         heap::give_back();
-        log::debug!("free memory given back to the system in {:?}", start.elapsed());
-        sleep(HEAP_PAUSE).await;
-    }
-}
-
-/// Closes the viewers of runs that have ended, a bounded number at once.
-async fn close_ended(shared: Arc<Shared>) {
-    let turns = Arc::new(Semaphore::new(CLOSING));
-    loop {
-        shared.hub.some_ended().await;
-        loop {
-            let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
-            let Some(back) = shared.hub.next_ended() else { break };
-            if let Some(viewer) = busy(back, &shared) {
-                tokio::spawn(async move {
-                    viewer.serve(None).await;
-                    drop(turn);
-                });
-            }
-        }
+        let took = start.elapsed();
+        log::debug!("free memory given back to the system in {took:?}");
+        // It looks at all free memory, and the relay waits for it: it takes at most a thousandth of the time.
+        sleep(HEAP_PAUSE.max(took * 1000)).await;
     }
 }

@@ -3,7 +3,11 @@
 //! Reasons that are a viewer's own are in `viewer::disconnect`, the codes that are counted in `metrics::labels`.
 
 use super::message::RELEASE_FRAME;
+use std::time::Duration;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+/// The time in which a viewer has to answer a close frame.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The reason for which a viewer gets nothing more from a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,8 @@ pub(crate) const CONTROL: u8 = 0x08;
 const FINAL_TEXT: u8 = FINAL | 1;
 /// The first byte of a pong.
 const PONG: u8 = FINAL | 0xa;
+/// The first byte of a close frame.
+const CLOSE: u8 = FINAL | 8;
 /// The longest payload of a control frame, in bytes.
 const MAX_CONTROL: usize = 125;
 /// The bit of the second byte that says that a mask of 4 bytes ends the header.
@@ -60,6 +62,13 @@ pub(crate) fn are_pongs(mut bytes: &[u8]) -> bool {
     bytes.is_empty()
 }
 
+/// Returns true if these bytes of a client begin with a whole close frame.
+pub(crate) fn is_close(bytes: &[u8]) -> bool {
+    let is_masked =
+        matches!(*bytes, [CLOSE, second, ..] if second & MASKED != 0 && usize::from(second & !MASKED) <= MAX_CONTROL);
+    is_masked && announced_length(bytes).is_some_and(|length| length <= bytes.len())
+}
+
 /// Returns the length in bytes of the text frame that begins `bytes`, or `None` if it is no whole one of a server.
 #[must_use]
 pub(crate) fn checked_frame_length(bytes: &[u8]) -> Option<usize> {
@@ -94,6 +103,18 @@ pub(super) fn put_text_header(buffer: &mut [u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_whole_masked_close_frame_is_one() {
+        let close = [0x88, 0x82, 1, 2, 3, 4, 2, 0xea];
+        assert!(is_close(&close) && is_close(&[&close[..], b"more"].concat()) && is_close(&[0x88, 0x80, 1, 2, 3, 4]));
+        assert!((0..8).all(|cut| !is_close(&close[..cut])));
+        assert!(
+            !is_close(&[0x88, 0])
+                && !is_close(&[0x8a, 0x80, 1, 2, 3, 4])
+                && !is_close(&[&[0x88, 0xfe, 0, 126][..], &[0; 130]].concat())
+        );
+    }
 
     #[test]
     fn only_whole_masked_short_pongs_are_pongs() {

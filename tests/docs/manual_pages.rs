@@ -18,8 +18,8 @@ use recodex_monitor::internals::net::head_limits;
 use recodex_monitor::internals::net::stream::NOTSENT_LOWAT;
 use recodex_monitor::internals::server::reload::{Prepared, READ_LIMIT};
 use recodex_monitor::internals::server::shutdown::STOP_LIMIT;
-use recodex_monitor::internals::viewer;
 use recodex_monitor::internals::viewer::{proxy_protocol, socket};
+use recodex_monitor::internals::wire::close;
 use recodex_monitor::internals::wire::message;
 use recodex_monitor::internals::wire::zmtp;
 use recodex_monitor::internals::{rlimit, status};
@@ -387,8 +387,7 @@ fn limits() -> BTreeMap<&'static str, usize> {
         ("frames of a message", zmtp::MAX_PARTS),
         ("links that shake hands", rlimit::MAX_HANDSHAKES),
         ("unsent bytes in the kernel", NOTSENT_LOWAT as usize),
-        ("answer to a close", whole(viewer::CLOSE_TIMEOUT.as_secs())),
-        ("closes of ended jobs at once", viewer::quiet::CLOSING),
+        ("answer to a close", whole(close::CLOSE_TIMEOUT.as_secs())),
         ("routing id of a peer", zmtp::MAX_IDENTITY),
         ("context of a PING", zmtp::MAX_PING_CONTEXT),
         ("configuration file", whole(config::MAX_FILE)),

@@ -12,34 +12,58 @@ pub(crate) struct Audience {
     pub(in crate::hub) changed: Option<Arc<Notify>>,
     /// The indexes of the quiet viewers' entries.
     pub(in crate::hub) quiet: Vec<u32>,
-    /// The round goes from the last quiet viewer to the first. It has not come to those before this place.
-    pub(in crate::hub) left: usize,
+    /// The number of quiet viewers, from the first, to whom the current round is still to come. It goes from the last one to the first.
+    pub(super) pending: usize,
     /// True if the log grew or ended since the round began.
-    pub(in crate::hub) more: bool,
+    pub(super) more: bool,
     /// True if the run is in a queue of the fan-out.
-    pub(in crate::hub) in_turn: bool,
+    pub(super) queued: bool,
+    /// The end of the log when the current round began.
+    pub(super) trying: u64,
+    /// The end of the log when the last complete round began: the fan-out has tried to send everything before it.
+    pub(super) tried: u64,
 }
 
 impl Audience {
-    /// Adds a quiet viewer; returns its place.
+    /// Adds a quiet viewer; returns its position.
     pub(super) fn add(&mut self, index: u32) -> usize {
         self.viewers += 1;
         self.quiet.push(index);
         self.quiet.len() - 1
     }
 
-    /// Removes the quiet viewer at `place`, and moves the last one there. Returns the index of the entry that was moved.
+    /// Takes the quiet viewer at `position` out of the list, and moves the last one there. Returns the index of the entry that was moved.
+    /// The viewer is still counted.
     ///
-    /// If the round has come to the last one and not to `place`, it comes to it a second time, and finds nothing to write.
-    pub(super) fn remove(&mut self, place: usize) -> Option<u32> {
-        self.quiet.swap_remove(place);
-        self.left = self.left.min(self.quiet.len());
-        self.quiet.get(place).copied()
+    /// If the round has come to the last one and not to `position`, it comes to it a second time, and finds nothing to write.
+    pub(super) fn remove(&mut self, position: usize) -> Option<u32> {
+        self.quiet.swap_remove(position);
+        self.pending = self.pending.min(self.quiet.len());
+        self.quiet.get(position).copied()
     }
 
     /// Returns true if some quiet viewer may not have got everything.
-    pub(super) fn is_in_round(&self) -> bool {
-        self.more || self.left > 0
+    pub(in crate::hub) fn is_in_round(&self) -> bool {
+        self.more || self.pending > 0
+    }
+
+    /// Begins a round, if something is new since the last one began. `end` is the end of the log.
+    pub(super) fn begin_round(&mut self, end: u64) {
+        if self.pending == 0 && self.more {
+            (self.pending, self.more, self.trying) = (self.quiet.len(), false, end);
+        }
+    }
+
+    /// Notes that a round may be complete.
+    pub(super) fn end_round(&mut self) {
+        if self.pending == 0 {
+            self.tried = self.trying;
+        }
+    }
+
+    /// Returns true if the fan-out may not have tried to send what is before `offset`.
+    pub(in crate::hub) fn is_behind(&self, offset: u64) -> bool {
+        self.is_in_round() && self.tried < offset
     }
 
     /// Returns true if all viewers are quiet.

@@ -1,18 +1,19 @@
-//! Quiet viewers that must become busy: the queue in which `viewer/` finds them.
+//! Entries that must become busy: the queue in which `viewer/` finds them.
 
 use crate::hub::Hub;
 use crate::hub::cursor::Cursor;
 use crate::hub::fan_out::pings::Pings;
-use crate::hub::fan_out::{Entry, Key};
+use crate::hub::fan_out::{Entry, Key, State};
 use crate::hub::table::Table;
+use crate::wire::close::End;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// The reason why a quiet viewer is handed back.
+/// The reason why an entry is handed back.
 #[derive(Debug)]
-pub(crate) enum Why {
-    /// Its socket took only a part of what there was for it. These bytes are the rest of the frame that was cut.
+pub(crate) enum Reason {
+    /// Its socket took only a part of what there was for it. These bytes are the rest of the frames that were begun.
     Full(Vec<u8>),
     /// Its socket took only a part of a ping. These bytes are the rest of it.
     Ping(&'static [u8]),
@@ -20,9 +21,7 @@ pub(crate) enum Why {
     Spoke(Vec<u8>),
     /// It did not answer a ping in time.
     Silent,
-    /// It has everything of a run that has ended.
-    Ended,
-    /// It hung up, or its connection broke with this error.
+    /// It hung up, or did not answer its close frame in time, or its connection broke with this error.
     Gone(Option<io::Error>),
     /// The process ends.
     Stop,
@@ -32,25 +31,44 @@ pub(crate) enum Why {
 #[derive(Debug)]
 pub(crate) struct HandBack {
     pub(crate) socket: OwnedFd,
-    pub(crate) cursor: Cursor,
+    pub(crate) position: Position,
     pub(crate) pings: Pings,
     pub(crate) owner: u32,
-    pub(crate) why: Why,
+    pub(crate) reason: Reason,
+}
+
+/// The position of a viewer that was quiet.
+#[derive(Debug)]
+pub(crate) enum Position {
+    /// In its run.
+    Reading(Cursor),
+    /// It has left its run, and was sent a close frame with this end, in part at least.
+    Closing(End),
 }
 
 impl Table {
-    /// Takes an entry that is in no list any more out of the table of entries.
-    fn take(&mut self, index: usize, why: Why, hub: &Arc<Hub>) -> HandBack {
+    /// Takes an entry that is in no list any more out of the table of entries. `end` is given if it is being closed.
+    fn take(&mut self, index: usize, reason: Reason, end: Option<End>, hub: &Arc<Hub>) -> HandBack {
         let Entry { socket, run, offset, pings, owner, .. } = self.fan_out.entries.remove(index);
-        let audience = self.runs[run as usize].audience_mut();
+        if let Some(end) = end {
+            return HandBack { socket, position: Position::Closing(end), pings, owner, reason };
+        }
+        let audience = self.runs[run as usize].audience.get_or_insert_default();
         let changed = Arc::clone(audience.changed.get_or_insert_default());
-        let (rest, why) = match why {
-            Why::Full(rest) => (rest, Why::Full(Vec::new())),
-            why => (Vec::new(), why),
+        let (rest, reason) = match reason {
+            Reason::Full(rest) => (rest, Reason::Full(Vec::new())),
+            reason => (Vec::new(), reason),
         };
         let mut cursor = Cursor::new(Arc::clone(hub), run as usize, changed, offset, rest);
         cursor.set_live();
-        HandBack { socket, cursor, pings, owner, why }
+        HandBack { socket, position: Position::Reading(cursor), pings, owner, reason }
+    }
+
+    /// Takes an entry out, wherever it is.
+    fn take_any(&mut self, index: usize, hub: &Arc<Hub>) -> HandBack {
+        self.unlist(index);
+        let end = if let State::Closing(end) = self.fan_out.entries[index].state { Some(end) } else { None };
+        self.take(index, Reason::Stop, end, hub)
     }
 }
 
@@ -58,43 +76,38 @@ impl Hub {
     /// Returns the next viewer that must become busy.
     pub(crate) fn next_back(self: &Arc<Self>) -> Option<HandBack> {
         let mut table = self.table();
-        let (index, why) = table.fan_out.back.pop_front()?;
-        Some(table.take(index as usize, why, self))
+        let (index, reason, end) = table.fan_out.back.pop_front()?;
+        Some(table.take(index as usize, reason, end, self))
     }
 
-    /// Returns the next viewer that has everything of a run that has ended, and is to be closed.
-    pub(crate) fn next_ended(self: &Arc<Self>) -> Option<HandBack> {
-        let mut table = self.table();
-        while let Some(&slot) = table.fan_out.ended.front() {
-            // The slot may be another run's by now, or nobody's.
-            let run = table.runs.get(slot).filter(|run| run.end.is_some());
-            let Some(&index) = run.and_then(|run| run.audience()?.quiet.last()) else {
-                table.fan_out.ended.pop_front();
-                continue;
-            };
-            table.unlist(index as usize);
-            return Some(table.take(index as usize, Why::Ended, self));
-        }
-        None
-    }
-
-    /// Returns any viewer that is quiet or waits to be handed back, until there is none: at the end of the process.
-    pub(crate) fn next_left(self: &Arc<Self>) -> Option<HandBack> {
+    /// Returns the next viewer that has an entry, until there is none: at the end of the process, when nobody becomes quiet any more.
+    /// `from` is 0 at first.
+    pub(crate) fn next_remaining(self: &Arc<Self>, from: &mut usize) -> Option<HandBack> {
         if let Some(back) = self.next_back() {
             return Some(back);
         }
         let mut table = self.table();
-        let (index, _) = table.fan_out.entries.iter().next()?;
-        table.unlist(index);
-        Some(table.take(index, Why::Stop, self))
+        while *from < table.fan_out.entries.capacity() {
+            let index = *from;
+            *from += 1;
+            if table.fan_out.entries.contains(index) {
+                return Some(table.take_any(index, self));
+            }
+        }
+        None
     }
 
-    /// Removes a quiet viewer and closes its socket, unless it is not quiet any more.
+    /// Returns true if an entry is still there under this name.
+    pub(in crate::hub) fn has_entry(&self, key: Key) -> bool {
+        let table = self.table();
+        table.fan_out.entries.get(key.index as usize).is_some_and(|entry| entry.generation == key.generation)
+    }
+
+    /// Removes a viewer and closes its socket, if it is quiet still.
     pub(in crate::hub) fn remove_quiet(self: &Arc<Self>, key: Key) {
         let mut table = self.table();
         if let Some(index) = table.fan_out.find(key) {
-            table.unlist(index);
-            let removed = table.take(index, Why::Stop, self);
+            let removed = table.take_any(index, self);
             // The cursor locks the table again.
             drop(table);
             drop(removed);
@@ -104,11 +117,6 @@ impl Hub {
     /// Completes when a viewer may have been handed back.
     pub(crate) async fn some_back(&self) {
         self.back.notified().await;
-    }
-
-    /// Completes when a quiet viewer may have to be closed.
-    pub(crate) async fn some_ended(&self) {
-        self.ended.notified().await;
     }
 
     /// Wakes those who serve what waits in the fan-out's queues.

@@ -1,9 +1,10 @@
-//! Bytes that a quiet viewer has sent: pongs are dealt with here; with anything else the viewer becomes busy.
+//! Bytes that a quiet viewer has sent: pongs are dealt with here, and the answer to a close frame; with anything else the viewer
+//! becomes busy.
 
 use crate::hub::Hub;
-use crate::hub::fan_out::{Key, Why};
+use crate::hub::fan_out::{Key, Reason, State};
 use crate::hub::table::Table;
-use crate::wire::ws_frame::are_pongs;
+use crate::wire::ws_frame::{are_pongs, is_close};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
@@ -25,13 +26,20 @@ impl Table {
     /// Reads what the viewer of an entry has sent, once.
     pub(super) fn hear(&mut self, index: usize) {
         let entry = &mut self.fan_out.entries[index];
+        let is_closing = matches!(entry.state, State::Closing(_));
         let mut bytes = [0; READ];
         match recv(&entry.socket, &mut bytes, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => self.hand_back(index, Why::Gone(None)),
-            Ok((count, _)) if are_pongs(&bytes[..count]) => entry.pings.answered(),
-            Ok((count, _)) => self.hand_back(index, Why::Spoke(bytes[..count].to_vec())),
+            Ok((0, _)) => self.hand_back(index, Reason::Gone(None)),
+            // Both have closed.
+            Ok((count, _)) if is_closing && is_close(&bytes[..count]) => self.hand_back(index, Reason::Gone(None)),
+            Ok((count, _)) if are_pongs(&bytes[..count]) => {
+                if !is_closing {
+                    entry.pings.answered();
+                }
+            }
+            Ok((count, _)) => self.hand_back(index, Reason::Spoke(bytes[..count].to_vec())),
             Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(e) => self.hand_back(index, Why::Gone(Some(e.into()))),
+            Err(e) => self.hand_back(index, Reason::Gone(Some(e.into()))),
         }
     }
 }

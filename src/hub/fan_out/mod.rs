@@ -5,18 +5,20 @@
 //! task; a socket therefore has one writer at any time.
 
 pub(super) mod audience;
+mod closing;
 mod hand_back;
 mod hear;
 pub(crate) mod pings;
 mod round;
 
-pub(crate) use hand_back::{HandBack, Why};
+pub(crate) use hand_back::{HandBack, Position, Reason};
 
 use crate::hub::Hub;
 use crate::hub::cursor::Cursor;
 use crate::hub::fan_out::pings::Pings;
 use crate::hub::table::Table;
 use crate::metrics::counters::Metrics;
+use crate::wire::close::End;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
@@ -24,24 +26,34 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// The place of an entry that is in no list of a run: it waits for its hand-back.
-const NO_PLACE: u32 = u32::MAX;
-
-/// A quiet viewer: 64 bytes, which is one line of the processor's cache.
+/// A quiet viewer, or one that was quiet and is being closed.
 #[derive(Debug)]
 struct Entry {
     socket: OwnedFd,
-    /// The slot of its run in the hub.
-    run: u32,
-    /// Its place among the quiet viewers of its run, or [`NO_PLACE`].
-    place: u32,
     /// Tells it from the entries that had its index before.
     generation: u32,
     /// The offset of the next frame to write.
     offset: u64,
     pings: Pings,
+    /// The slot of its run in the hub.
+    run: u32,
+    state: State,
     /// The number under which `viewer/` knows whose it is.
     owner: u32,
+}
+
+/// There are many of them, and the fan-out reads all entries of a run.
+const _: () = assert!(size_of::<Entry>() == 64);
+
+/// The state of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It is in the list of its run, at this position.
+    Quiet(u32),
+    /// It was sent a close frame with this end, and left its run. Its answer is waited for.
+    Closing(End),
+    /// It waits to be handed back.
+    Back,
 }
 
 /// The name of an entry. The name of an entry that is gone is never that of another.
@@ -75,10 +87,10 @@ pub(super) struct FanOut {
     fresh: VecDeque<usize>,
     /// The slots of runs whose rounds go on, in turn.
     rounds: VecDeque<usize>,
-    /// The slots of runs that have ended and whose quiet viewers have everything: these are to be closed.
+    /// The slots of runs that have ended and whose quiet viewers have everything: these are to be sent a close frame.
     ended: VecDeque<usize>,
-    /// Entries that must become busy, and why. They are in no run's list.
-    back: VecDeque<(u32, Why)>,
+    /// Entries that must become busy, with the reason and the end if they are being closed.
+    back: VecDeque<(u32, Reason, Option<End>)>,
     /// The index of the next entry that the sweep for pings looks at.
     swept: usize,
     /// The earliest deadline among the entries that the sweep has seen, and those that came since it began.
@@ -106,34 +118,34 @@ impl FanOut {
     /// Returns the index of an entry that is still there under this name and does not wait for its hand-back.
     fn find(&self, key: Key) -> Option<usize> {
         let entry = self.entries.get(key.index as usize)?;
-        (entry.generation == key.generation && entry.place != NO_PLACE).then_some(key.index as usize)
+        (entry.generation == key.generation && entry.state != State::Back).then_some(key.index as usize)
     }
 
     /// Returns the entry with this index, if there is one that does not wait for its hand-back.
-    fn listed(&mut self, index: usize) -> Option<&mut Entry> {
-        self.entries.get_mut(index).filter(|entry| entry.place != NO_PLACE)
+    fn entry(&mut self, index: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(index).filter(|entry| entry.state != State::Back)
     }
 }
 
 impl Table {
-    /// Takes an entry out of the list of its run. It stays in the table of entries.
+    /// Takes an entry out of the list of its run. It counts as a viewer of the run still.
     fn unlist(&mut self, index: usize) {
-        let entries = &mut self.fan_out.entries;
-        let entry = &mut entries[index];
-        let place = std::mem::replace(&mut entry.place, NO_PLACE);
-        if place == NO_PLACE {
-            return;
-        }
-        let audience = self.runs[entry.run as usize].audience_mut();
-        if let Some(moved) = audience.remove(place as usize) {
-            entries[moved as usize].place = place;
+        let FanOut { entries, .. } = &mut self.fan_out;
+        if let State::Quiet(position) = entries[index].state {
+            let audience = self.runs[entries[index].run as usize].audience.get_or_insert_default();
+            if let Some(moved) = audience.remove(position as usize) {
+                entries[moved as usize].state = State::Quiet(position);
+            }
+            entries[index].state = State::Back;
         }
     }
 
-    /// Takes an entry out of the list of its run, to be handed back.
-    fn hand_back(&mut self, index: usize, why: Why) {
+    /// Queues an entry to be handed back.
+    fn hand_back(&mut self, index: usize, reason: Reason) {
         self.unlist(index);
-        self.fan_out.back.push_back((number(index), why));
+        let state = std::mem::replace(&mut self.fan_out.entries[index].state, State::Back);
+        let end = if let State::Closing(end) = state { Some(end) } else { None };
+        self.fan_out.back.push_back((number(index), reason, end));
     }
 }
 
@@ -156,20 +168,20 @@ impl Hub {
         let Table { runs, fan_out, .. } = &mut *table;
         fan_out.generation = fan_out.generation.wrapping_add(1);
         let generation = fan_out.generation;
-        let audience = runs[slot].audience_mut();
+        let audience = runs[slot].audience.get_or_insert_default();
         let entry = fan_out.entries.vacant_entry();
         let index = entry.key();
         let key = Key { index: number(index), generation };
         let watched = watch(socket.as_fd(), key);
-        let place = number(audience.add(key.index));
-        entry.insert(Entry { socket, run: number(slot), place, generation, offset, pings, owner });
+        let state = State::Quiet(number(audience.add(key.index)));
+        entry.insert(Entry { socket, generation, offset, pings, run: number(slot), state, owner });
         let is_behind = runs[slot].bytes_from(offset).is_none_or(|bytes| !bytes.is_empty()) || runs[slot].end.is_some();
         if is_behind {
             table.mark(slot);
         }
         if let Err(e) = watched {
             log::debug!("a quiet viewer cannot be watched: {e}");
-            table.hand_back(index, Why::Spoke(Vec::new()));
+            table.hand_back(index, Reason::Spoke(Vec::new()));
         }
         self.note_deadline(&mut table, pings.next());
         self.wake(&table);
@@ -182,32 +194,37 @@ impl Hub {
 
 #[cfg(any(test, fuzzing))]
 impl Table {
-    /// Checks that each entry is in the list of its run or waits for its hand-back, and that each run with something to write is in a
-    /// queue.
+    /// Checks that each entry is in the list of its run, is being closed or waits for its hand-back, and that each run with something to
+    /// write is in a queue.
     ///
     /// # Panics
     /// If one of these does not hold.
     pub(super) fn check_quiet(&self) {
         let FanOut { entries, fresh, rounds, back, .. } = &self.fan_out;
-        let mut listed = 0;
+        let mut quiet = 0;
         for (slot, run) in &self.runs {
-            let Some(audience) = run.audience() else { continue };
-            assert!(audience.viewers >= audience.quiet.len() && audience.viewers > 0);
-            assert!(audience.left <= audience.quiet.len());
-            assert_eq!(audience.changed.is_none(), audience.is_quiet());
-            let queues = fresh.iter().chain(rounds).filter(|queued| **queued == slot).count();
-            assert!(!audience.in_turn || queues > 0, "it has its turn");
-            assert!(audience.in_turn || !audience.is_in_round(), "nobody is forgotten");
+            let Some(audience) = &run.audience else { continue };
+            let waiting =
+                back.iter().filter(|(index, _, end)| end.is_none() && entries[*index as usize].run == number(slot));
+            let not_busy = audience.quiet.len() + waiting.count();
+            assert!(audience.viewers >= not_busy && audience.viewers > 0);
+            assert!(audience.pending <= audience.quiet.len());
+            assert!(audience.viewers == not_busy || audience.changed.is_some(), "busy viewers are woken");
+            let is_queued = fresh.iter().chain(rounds).any(|queued| *queued == slot);
+            assert!(!audience.queued || is_queued, "it has its turn");
+            assert!(audience.queued || !audience.is_in_round(), "nobody is forgotten");
             let end = run.start() + run.bytes_from(run.start()).map_or(0, <[u8]>::len) as u64;
-            for (place, index) in audience.quiet.iter().enumerate() {
+            for (position, index) in audience.quiet.iter().enumerate() {
                 let entry = &entries[*index as usize];
-                assert_eq!((entry.run, entry.place), (number(slot), number(place)));
-                assert!(entry.offset == end || run.end.is_some() || audience.more || place < audience.left);
+                assert_eq!((entry.run, entry.state), (number(slot), State::Quiet(number(position))));
+                assert!(entry.offset == end || run.end.is_some() || audience.more || position < audience.pending);
+                assert!(entry.offset >= audience.tried || audience.is_in_round());
             }
-            listed += audience.quiet.len();
+            quiet += audience.quiet.len();
         }
-        assert!(back.iter().all(|(index, _)| entries[*index as usize].place == NO_PLACE));
-        assert_eq!(entries.len(), listed + back.len());
+        assert!(back.iter().all(|(index, ..)| entries[*index as usize].state == State::Back));
+        let closing = entries.iter().filter(|(_, entry)| matches!(entry.state, State::Closing(_))).count();
+        assert_eq!(entries.len(), quiet + back.len() + closing);
     }
 }
 

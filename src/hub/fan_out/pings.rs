@@ -6,8 +6,8 @@
 use crate::config::Clients;
 use crate::deadline;
 use crate::hub::Hub;
-use crate::hub::fan_out::Why;
 use crate::hub::fan_out::round::Slice;
+use crate::hub::fan_out::{Reason, State};
 use crate::hub::table::Table;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
@@ -59,25 +59,29 @@ impl Pings {
         self.answer_by = None;
     }
 
-    /// Notes that a ping is sent now. The next one is due an interval after this one was, so that viewers keep their distance in time.
+    /// Notes that a ping is sent now. The next one is due a whole number of intervals after this one was, so that viewers keep their
+    /// distance in time.
     pub(crate) fn sent(&mut self, now: Instant, clients: &Clients) {
-        let interval = clients.ping_interval.duration();
-        self.ping_at += interval;
-        if self.ping_at <= now {
-            self.ping_at = now + interval;
-        }
+        let interval = clients.ping_interval.duration().max(Duration::from_millis(1));
+        let late = now.saturating_duration_since(self.ping_at).as_nanos() / interval.as_nanos();
+        self.ping_at += interval * u32::try_from(late + 1).unwrap_or(u32::MAX);
         self.answer_by.get_or_insert_with(|| now + clients.ping_timeout.duration());
     }
 
-    /// Notes that the viewer could not be heard until now: a new ping is due, and the time for its answer begins again.
-    pub(crate) fn begin_again(&mut self, now: Instant) {
-        (self.ping_at, self.answer_by) = (now, None);
+    /// Notes that the viewer could not be heard until now: the time for its answer begins again with the next ping.
+    pub(crate) fn begin_again(&mut self) {
+        self.answer_by = None;
+    }
+
+    /// Returns the deadlines of a viewer that has until `at` to answer its close frame, and is not pinged any more.
+    pub(crate) fn closing(at: Instant) -> Self {
+        Self { ping_at: at, answer_by: Some(at) }
     }
 }
 
 impl Hub {
-    /// Looks at quiet viewers' deadlines for a slice of time: sends the pings that are due, and hands back who has not answered. Returns
-    /// true if the sweep has to go on.
+    /// Looks at quiet viewers' deadlines for a slice of time: sends the pings that are due, and hands back the viewers that have not
+    /// answered one. Returns true if the sweep has to go on.
     pub(crate) fn sweep(&self, now: Instant, clients: &Clients) -> bool {
         let mut table = self.table();
         let more = table.sweep(now, clients);
@@ -134,29 +138,32 @@ impl Table {
         false
     }
 
-    /// Sends the ping of an entry if it is due, or hands the entry back if it has not answered one.
+    /// Sends the ping of an entry if it is due, or hands the entry back if it has not answered in time.
     fn keep_deadlines(&mut self, index: usize, now: Instant, clients: &Clients) {
-        let Some(entry) = self.fan_out.listed(index) else { return };
-        if entry.pings.is_over(now) {
+        let Some(entry) = self.fan_out.entry(index) else { return };
+        let (is_over, is_closing) = (entry.pings.is_over(now), matches!(entry.state, State::Closing(_)));
+        match (is_over, is_closing) {
+            (true, true) => self.keep_closing(index, now),
             // The answer may have come, and only not been read.
-            self.hear(index);
+            (true, false) => self.hear(index),
+            (false, _) => {}
         }
-        let Some(entry) = self.fan_out.listed(index) else { return };
-        if entry.pings.is_over(now) {
+        let Some(entry) = self.fan_out.entry(index) else { return };
+        if !is_closing && entry.pings.is_over(now) {
             if !deadline::was_paused(entry.pings.next()) {
-                return self.hand_back(index, Why::Silent);
+                return self.hand_back(index, Reason::Silent);
             }
-            entry.pings.begin_again(now);
+            entry.pings.begin_again();
         }
-        if entry.pings.is_due(now) {
+        if !is_closing && entry.pings.is_due(now) {
             entry.pings.sent(now, clients);
             // Between two frames: an entry never has a rest of one.
             let sent = send(&entry.socket, &PING, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
             match sent {
                 Ok(2) => {}
-                Ok(count) => return self.hand_back(index, Why::Ping(&PING[count..])),
-                Err(Errno::AGAIN | Errno::INTR) => return self.hand_back(index, Why::Ping(&PING)),
-                Err(e) => return self.hand_back(index, Why::Gone(Some(e.into()))),
+                Ok(count) => return self.hand_back(index, Reason::Ping(&PING[count..])),
+                Err(Errno::AGAIN | Errno::INTR) => return self.hand_back(index, Reason::Ping(&PING)),
+                Err(e) => return self.hand_back(index, Reason::Gone(Some(e.into()))),
             }
         }
         let (next, earliest) = (entry.pings.next(), &mut self.fan_out.earliest);

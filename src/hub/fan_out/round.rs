@@ -6,7 +6,7 @@
 use crate::hub::Hub;
 use crate::hub::cursor::{WRITE_LIMIT, frames_begun};
 use crate::hub::fan_out::audience::Audience;
-use crate::hub::fan_out::{Entry, FanOut, Why, number};
+use crate::hub::fan_out::{Entry, FanOut, Reason, State, number};
 use crate::hub::run::Run;
 use crate::hub::table::Table;
 use crate::metrics::counters::Metrics;
@@ -18,39 +18,49 @@ use tokio::time::Instant;
 /// The longest time for which writing keeps the thread, but for the last few writes. Other tasks have their turn then.
 const SLICE: Duration = Duration::from_millis(1);
 /// The number of steps after which the clock is read: a write takes 5 to 10 microseconds.
-const STEPS: u32 = 16;
+const STEPS: usize = 16;
+/// The bytes that count as a step.
+const BYTES: usize = 16 * 1024;
 
 /// A slice of time.
 pub(super) struct Slice {
     until: Option<Instant>,
-    steps: u32,
+    /// Steps until the clock is read.
+    steps: usize,
     is_over: bool,
 }
 
 impl Slice {
     /// Begins a slice of [`SLICE`].
     pub(super) fn begin() -> Self {
-        Self { until: Some(Instant::now() + SLICE), steps: 0, is_over: false }
+        Self { until: Some(Instant::now() + SLICE), steps: STEPS, is_over: false }
     }
 
     /// Begins a slice without an end.
     fn endless() -> Self {
-        Self { until: None, steps: 0, is_over: false }
+        Self { until: None, steps: STEPS, is_over: false }
     }
 
     /// Returns true if the slice is over. Called before each step.
     pub(super) fn is_over(&mut self) -> bool {
-        self.steps += 1;
-        if self.steps.is_multiple_of(STEPS) {
+        self.steps = self.steps.saturating_sub(1);
+        if self.steps == 0 {
+            self.steps = STEPS;
             self.is_over = self.until.is_some_and(|until| Instant::now() >= until);
         }
         self.is_over
+    }
+
+    /// Notes that so many bytes were written.
+    fn wrote(&mut self, bytes: usize) {
+        self.steps = self.steps.saturating_sub(bytes / BYTES);
     }
 }
 
 /// What a round has written since it was counted last.
 #[derive(Default)]
 struct Tally {
+    /// Viewers that have got everything.
     viewers: usize,
     messages: usize,
     bytes: usize,
@@ -60,9 +70,10 @@ struct Tally {
 
 impl Tally {
     fn count(&self, run: &Run, metrics: &Metrics) {
-        if self.viewers > 0 && !run.is_probe() {
+        if self.bytes > 0 && !run.is_probe() {
             metrics.sent.add(self.messages);
             metrics.sent_bytes.add(self.bytes);
+            // The time of all is that of the last one, which is at most a slice too much.
             metrics.lag.observe(run.appended.elapsed(), self.viewers);
         }
     }
@@ -86,12 +97,11 @@ impl Hub {
 impl Table {
     /// Notes that a run has grown or ended. Its quiet viewers are written to in the next slice.
     pub(in crate::hub) fn mark(&mut self, slot: usize) {
-        let Some(audience) = self.runs[slot].audience_if_any().filter(|audience| !audience.quiet.is_empty()) else {
-            return;
-        };
+        let audience = self.runs[slot].audience.as_deref_mut();
+        let Some(audience) = audience.filter(|audience| !audience.quiet.is_empty()) else { return };
         audience.more = true;
-        if !audience.in_turn {
-            audience.in_turn = true;
+        if !audience.queued {
+            audience.queued = true;
             self.fan_out.fresh.push_back(slot);
         }
     }
@@ -115,13 +125,13 @@ impl Table {
         !self.fan_out.rounds.is_empty()
     }
 
-    /// Writes all there is to the quiet viewers of a run, at once: before a part of its log is dropped. So nobody misses a message to
-    /// whom it was not tried to be sent.
+    /// Writes all there is to the quiet viewers of a run, at once. No message is dropped before the fan-out has tried to send it.
     ///
-    /// This is not cut in slices. It happens only if three quarters of a channel's bounds come while one round goes on.
+    /// This is not cut into slices. It happens only if what is dropped came during the round that goes on: three quarters of a channel's
+    /// bounds, or a run that is evicted.
     pub(in crate::hub) fn write_all(&mut self, slot: usize) {
         let run = &mut self.runs[slot];
-        while run.audience().is_some_and(Audience::is_in_round) {
+        while run.audience.as_deref().is_some_and(Audience::is_in_round) {
             self.fan_out.write_round(slot, run, &mut Slice::endless());
         }
     }
@@ -134,53 +144,54 @@ impl FanOut {
 
     /// Goes on with the round of a run until it is complete or the slice is over, and queues the run for what comes next.
     fn write_round(&mut self, slot: usize, run: &mut Run, slice: &mut Slice) {
-        let Some(mut audience) = run.take_audience() else { return };
-        if audience.left == 0 && audience.more {
-            (audience.left, audience.more) = (audience.quiet.len(), false);
-        }
+        let Some(mut audience) = run.audience.take() else { return };
+        audience.begin_round(run.log_end());
         self.write_to(&mut audience, run, slice);
-        audience.in_turn = audience.is_in_round();
-        if audience.in_turn {
+        audience.end_round();
+        audience.queued = audience.is_in_round();
+        if audience.queued {
             self.rounds.push_back(slot);
         } else if run.end.is_some() && !audience.quiet.is_empty() {
             self.ended.push_back(slot);
         }
-        run.put_audience(audience);
+        run.audience = Some(audience);
     }
 
     /// Writes to the quiet viewers that the round has not come to.
     fn write_to(&mut self, audience: &mut Audience, run: &Run, slice: &mut Slice) {
         let mut tally = Tally::default();
-        while audience.left > 0 && !slice.is_over() {
-            audience.left -= 1;
-            let place = audience.left;
-            let index = audience.quiet[place];
+        while audience.pending > 0 && !slice.is_over() {
+            audience.pending -= 1;
+            let position = audience.pending;
+            let index = audience.quiet[position];
             let entry = &mut self.entries[index as usize];
-            if let Some(why) = write(entry, run, &mut tally) {
-                entry.place = super::NO_PLACE;
-                if let Some(moved) = audience.remove(place) {
-                    self.entries[moved as usize].place = number(place);
+            let before = tally.bytes;
+            if let Some(reason) = write(entry, run, &mut tally) {
+                entry.state = State::Back;
+                if let Some(moved) = audience.remove(position) {
+                    self.entries[moved as usize].state = State::Quiet(number(position));
                 }
-                self.back.push_back((index, why));
+                self.back.push_back((index, reason, None));
             }
+            slice.wrote(tally.bytes - before);
         }
         tally.count(run, &self.metrics);
     }
 }
 
 /// Writes to one entry what it has not got. Returns the reason if its viewer must become busy.
-fn write(entry: &mut Entry, run: &Run, tally: &mut Tally) -> Option<Why> {
+fn write(entry: &mut Entry, run: &Run, tally: &mut Tally) -> Option<Reason> {
     // If the log was discarded meanwhile, the run has ended: the viewer is closed after the round.
     let pending = run.bytes_from(entry.offset).filter(|bytes| !bytes.is_empty())?;
     let bytes = &pending[..pending.len().min(WRITE_LIMIT)];
     let written = match send(&entry.socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
         Ok(written) => written,
-        Err(Errno::AGAIN | Errno::INTR) => return Some(Why::Full(Vec::new())),
-        Err(e) => return Some(Why::Gone(Some(e.into()))),
+        Err(Errno::AGAIN | Errno::INTR) => return Some(Reason::Full(Vec::new())),
+        Err(e) => return Some(Reason::Gone(Some(e.into()))),
     };
-    tally.viewers += 1;
     tally.bytes += written;
     if written == pending.len() {
+        tally.viewers += 1;
         let messages = match tally.known {
             Some((offset, messages)) if offset == entry.offset => messages,
             _ => frames_begun(pending, written).1,
@@ -193,5 +204,5 @@ fn write(entry: &mut Entry, run: &Run, tally: &mut Tally) -> Option<Why> {
     let (end, messages) = frames_begun(pending, written);
     tally.messages += messages;
     entry.offset += end as u64;
-    Some(Why::Full(pending[written..end].to_vec()))
+    Some(Reason::Full(pending[written..end].to_vec()))
 }

@@ -102,7 +102,7 @@ async fn a_probe_evicts_nothing_however_large_a_job_is() {
     for longest in [1_000, 20_000] {
         let bench = Bench::new(History { total_bytes: 65_536, ..History::default() });
         let mut viewer = large_job(&bench, longest);
-        bench.hub.probe().await.unwrap();
+        bench.hub.probe(|_, _| Ok(())).await.unwrap();
         bench.check();
         assert_eq!(read(&mut viewer), got(&[], CAUGHT_UP));
     }
@@ -116,7 +116,7 @@ async fn a_probe_evicts_nothing_however_large_a_job_is() {
     bench.publish("job", &"x".repeat(2_000));
     assert!(bench.hub.table().channels.contains_key(PROBE));
     drop(probe);
-    bench.hub.probe().await.unwrap();
+    bench.hub.probe(|_, _| Ok(())).await.unwrap();
     assert_eq!(bench.metrics.evicted.get(), 0);
     assert_eq!(read(&mut viewer).1, Turn::Ended(End::Behind));
     assert_eq!(read(&mut bench.subscribe("job")).1, CAUGHT_UP);

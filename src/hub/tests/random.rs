@@ -203,7 +203,7 @@ fn any_operations(limits: History, operations: Vec<Operation>) {
             }
             Operation::Step(Step::Pass { seconds }) => bench.pass(secs(seconds)),
             Operation::Limit(limits) => bench.hub.set_limits(limits),
-            Operation::Probe => runtime.block_on(bench.hub.probe()).unwrap(),
+            Operation::Probe => runtime.block_on(bench.hub.probe(|_, _| Ok(()))).map(drop).unwrap(),
             Operation::Stop => bench.hub.stop(),
             Operation::Restart(limits, seconds) if !bench.hub.table().stopping => {
                 drop(bench.restart(limits, secs(seconds), viewers.iter_mut()));
