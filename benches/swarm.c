@@ -1,20 +1,21 @@
-/* swarm: many WebSocket viewers in one process: swarm PORT VIEWERS CHANNELS path|message
+/* swarm: many WebSocket viewers in one process: swarm PORT VIEWERS CHANNELS path|message|after
  *
- * They are spread over CHANNELS channels, watched-0 and so on, which each names by its path (/sub/watched-0) or in its first
- * message. Prints "ready" when all are subscribed. Then, for every line on standard input (a
- * number of messages), waits until each viewer has had so many more, and prints "done" and how many microseconds they were
- * under way: the median, the 99th percentile and the most. A message says when it was sent as @NANOSECONDS@ of
- * CLOCK_MONOTONIC. Answers pings, which are expected to be empty.
+ * They are spread over CHANNELS channels, watched-0 and so on, which each names by its path (/sub/watched-0), in a first
+ * message that is sent with the request, or in one that is sent after the answer. Prints "ready" when all are subscribed. Then it obeys the lines on its standard input:
+ *
+ *   NUMBER  waits until each viewer has had so many more messages, and prints "done" and how many microseconds they were
+ *           under way: the median, the 99th percentile and the most
+ *   text    sends a short text from each viewer, and prints "done"
+ *   hold    keeps the answers to pings; prints "pinging" at the first ping, and "pinged" when each viewer has had one
+ *   pong    sends the answers that were kept, and prints "done"
+ *   close   lets the server close the viewers; prints "done" and how many ended without a close frame when all are gone
+ *
+ * A message says when it was sent as @NANOSECONDS@ of CLOCK_MONOTONIC. Pings are answered; they are expected to be empty.
  */
-#include <arpa/inet.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "viewer.h"
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { AT_ONCE = 64 }; /* handshakes */
 
@@ -25,26 +26,11 @@ struct viewer {
     size_t body;              /* bytes of the frame still to come */
     int stamping;             /* whether the next digits are a time */
     long stamp;
+    int owes;                 /* whether an answer to a ping is kept */
+    int closed;               /* whether a close frame has come */
 };
-
-static unsigned *lags;        /* microseconds */
-static size_t lag_count, lag_room;
-
-static void check(int ok, const char *what) {
-    if (!ok) {
-        perror(what);
-        exit(1);
-    }
-}
-
-static int by_size(const void *a, const void *b) {
-    unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
-    return (x > y) - (x < y);
-}
-
-static unsigned lag(double share) {
-    return lag_count ? lags[(size_t)(share * (lag_count - 1))] : 0;
-}
+static int viewers, holding, closing;
+static int owing, gone, cut;  /* numbers of viewers: with an answer that is kept; gone; of these, without a close frame */
 
 /* Looks for a time in a piece of a message. */
 static void look(struct viewer *viewer, const unsigned char *bytes, size_t length, long now) {
@@ -52,47 +38,33 @@ static void look(struct viewer *viewer, const unsigned char *bytes, size_t lengt
         if (bytes[i] == '@' && (viewer->stamping = !viewer->stamping)) {
             viewer->stamp = 0;
         } else if (bytes[i] == '@') {
-            if (lag_count == lag_room) lags = realloc(lags, (lag_room = 2 * lag_room + 1024) * sizeof *lags);
-            lags[lag_count++] = (now - viewer->stamp) / 1000;
+            add_lag(now - viewer->stamp);
         } else if (viewer->stamping) {
             viewer->stamp = viewer->stamp * 10 + bytes[i] - '0';
         }
     }
 }
 
-static int subscribe(int port, int i, int channels, int by_message) {
-    /* Every 10,000 viewers come from another loopback address, since one has not ports enough. */
-    unsigned address = (127u << 24) + ((unsigned)getpid() % 65536 << 8) + 1 + i / 10000;
-    struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(address)};
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
-    int s = socket(AF_INET, SOCK_STREAM, 0), one = 1;
-    setsockopt(s, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
-    check(s >= 0 && !bind(s, (struct sockaddr *)&from, sizeof from) && !connect(s, (struct sockaddr *)&to, sizeof to), "connect");
-    char text[512], channel[32];
-    snprintf(channel, sizeof channel, "watched-%d", i % channels);
-    int length = snprintf(text, sizeof text,
-        "GET /sub/%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", channel, port);
-    if (by_message) {
-        text[length++] = 0x81;
-        text[length++] = 0x80 | strlen(channel);
-        memset(text + length, 0, 4); /* a mask that changes nothing */
-        length += 4 + sprintf(text + length + 4, "%s", channel);
-    }
-    check(write(s, text, length) == length, "handshake");
-    return s;
+static void say(const char *what) {
+    puts(what);
+    fflush(stdout);
 }
 
-/* Reads the answer, and no byte of what may come behind it. */
-static void await_upgrade(int s) {
-    char text[512], *end;
-    do {
-        ssize_t length = recv(s, text, sizeof text - 1, MSG_PEEK);
-        check(length > 0, "handshake");
-        text[length] = 0;
-    } while (!(end = strstr(text, "\r\n\r\n")));
-    check(!memcmp(text, "HTTP/1.1 101", 12), "handshake");
-    check(recv(s, text, end + 4 - text, 0) == end + 4 - text, "handshake");
+/* Sends a short frame of one kind, with a mask that changes nothing. */
+static void send_frame(struct viewer *viewer, int kind, const char *text) {
+    char frame[64] = {kind, 0x80 | strlen(text)};
+    ssize_t length = 6 + sprintf(frame + 6, "%s", text);
+    check(send(viewer->socket, frame, length, MSG_NOSIGNAL) == length || closing, "send");
+}
+
+static void pinged(struct viewer *viewer) {
+    if (!holding) {
+        send_frame(viewer, 0x8a, "");
+    } else if (!viewer->owes) {
+        viewer->owes = 1;
+        if (++owing == 1) say("pinging");
+        if (owing == viewers) say("pinged");
+    }
 }
 
 /* Returns how many texts ended in these bytes. */
@@ -111,18 +83,36 @@ static long take(struct viewer *viewer, const unsigned char *bytes, size_t lengt
         if (viewer->body > 0) continue;
         viewer->head_length = 0;
         texts += viewer->head[0] == 0x81;
-        check(viewer->head[0] != 0x88, "closed by the server");
-        if (viewer->head[0] == 0x89) check(write(viewer->socket, "\x8a\x80\0\0\0\0", 6) == 6, "pong");
+        if (viewer->head[0] == 0x89) pinged(viewer);
+        if (viewer->head[0] != 0x88) continue;
+        check(closing, "closed by the server");
+        viewer->closed = 1;
+        send_frame(viewer, 0x88, "\x03\xe8");
     }
     return texts;
 }
 
+/* Obeys a line; returns how many messages it asks each viewer to wait for. */
+static long obey(const char *line, struct viewer *all) {
+    holding = !strncmp(line, "hold", 4);
+    closing = !strncmp(line, "close", 5);
+    int texts = !strncmp(line, "text", 4), pongs = !strncmp(line, "pong", 4);
+    for (struct viewer *viewer = all; viewer < all + viewers; viewer++) {
+        if (texts) send_frame(viewer, 0x81, "here");
+        if (pongs && viewer->owes) send_frame(viewer, 0x8a, "");
+        if (pongs) viewer->owes = owing = 0;
+    }
+    if (texts || pongs) say("done");
+    return atol(line);
+}
+
 int main(int argc, char **argv) {
     if (argc != 5 || atoi(argv[3]) < 1) {
-        fprintf(stderr, "usage: swarm PORT VIEWERS CHANNELS path|message\n");
+        fprintf(stderr, "usage: swarm PORT VIEWERS CHANNELS path|message|after\n");
         return 64;
     }
-    int port = atoi(argv[1]), viewers = atoi(argv[2]), channels = atoi(argv[3]), poll = epoll_create1(0);
+    int port = atoi(argv[1]), channels = atoi(argv[3]), poll = epoll_create1(0);
+    viewers = atoi(argv[2]);
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
@@ -130,14 +120,21 @@ int main(int argc, char **argv) {
 
     struct viewer *all = calloc(viewers, sizeof *all);
     for (int i = 0; i < viewers + AT_ONCE; i++) {
-        if (i >= AT_ONCE) await_upgrade(all[i - AT_ONCE].socket);
+        char channel[32];
+        if (i >= AT_ONCE) {
+            struct viewer *viewer = &all[i - AT_ONCE];
+            await_upgrade(viewer->socket);
+            snprintf(channel, sizeof channel, "watched-%d", (i - AT_ONCE) % channels);
+            if (!strcmp(argv[4], "after")) send_frame(viewer, 0x81, channel);
+        }
         if (i >= viewers) continue;
-        all[i].socket = subscribe(port, i, channels, !strcmp(argv[4], "message"));
+        snprintf(channel, sizeof channel, "watched-%d", i % channels);
+        /* Every 10,000 viewers come from another address, since one has not ports enough. */
+        all[i].socket = subscribe(port, i / 10000, channel, !strcmp(argv[4], "message"));
         epoll_ctl(poll, EPOLL_CTL_ADD, all[i].socket, &(struct epoll_event){.events = EPOLLIN, .data.ptr = &all[i]});
     }
     epoll_ctl(poll, EPOLL_CTL_ADD, STDIN_FILENO, &(struct epoll_event){.events = EPOLLIN, .data.ptr = NULL});
-    puts("ready");
-    fflush(stdout);
+    say("ready");
 
     long wanted = 0, got = 0;
     for (;;) {
@@ -150,17 +147,23 @@ int main(int argc, char **argv) {
                 ssize_t length = read(STDIN_FILENO, bytes, 32);
                 if (length <= 0) return 0;
                 bytes[length] = 0;
-                wanted += atol((char *)bytes) * viewers;
+                wanted += obey((char *)bytes, all) * viewers;
                 continue;
             }
             ssize_t length = read(viewer->socket, bytes, sizeof bytes);
-            check(length > 0, "read");
+            if (length <= 0) {
+                check(closing, "read");
+                close(viewer->socket);
+                cut += !viewer->closed;
+                if (++gone == viewers) printf("done %d\n", cut), fflush(stdout);
+                continue;
+            }
             struct timespec now;
             clock_gettime(CLOCK_MONOTONIC, &now);
             got += take(viewer, bytes, length, now.tv_sec * 1000000000 + now.tv_nsec);
         }
         if (wanted > 0 && got >= wanted) {
-            qsort(lags, lag_count, sizeof *lags, by_size);
+            sort_lags();
             printf("done %u %u %u\n", lag(0.5), lag(0.99), lag(1));
             fflush(stdout);
             wanted = got = lag_count = 0;
