@@ -74,8 +74,8 @@ class Process:
 class Helper(Process):
     """One of the C programs."""
 
-    def __init__(self, name, *arguments):
-        super().__init__([os.path.join(HELPERS, name), *map(str, arguments)])
+    def __init__(self, name, *arguments, **options):
+        super().__init__([os.path.join(HELPERS, name), *map(str, arguments)], **options)
 
 
 class Receiver(Helper):
@@ -212,10 +212,11 @@ class Nchan(Http):
         config = os.path.join(self.directory.name, "nginx.conf")
         temporary = "".join(f"{name}_temp_path {name}; " for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         with open(config, "w") as file:
+            # It closes idle connections when only a sixteenth of worker_connections is left.
             file.write(
                 f"load_module {self.module}; daemon off; worker_processes 1; worker_rlimit_nofile 20000; pid pid;"
                 f" error_log stderr crit; {'user root;' if os.getuid() == 0 else ''}"
-                " events { worker_connections 20000; } http { access_log off; keepalive_requests 1000000000;"
+                " events { worker_connections 25000; } http { access_log off; keepalive_requests 1000000000;"
                 f" {temporary} nchan_shared_memory_size 512M; server {{ listen 127.0.0.1:{self.viewers} backlog=4096;"
                 " location ~ ^/pub/(.+)$ { nchan_publisher; nchan_channel_id $1; nchan_message_buffer_length 100000;"
                 " nchan_message_timeout 5m; } location ~ ^/sub/(.+)$ { nchan_subscriber websocket; nchan_channel_id $1;"

@@ -1,7 +1,8 @@
 /* swarm: many WebSocket viewers in one process: swarm PORT VIEWERS CHANNELS path|message|after
  *
- * They are spread over CHANNELS channels, watched-0 and so on, which each names by its path (/sub/watched-0), in a first
- * message that is sent with the request, or in one that is sent after the answer. Prints "ready" when all are subscribed. Then it obeys the lines on its standard input:
+ * They are spread over CHANNELS channels, watched-0 and so on, which each names by its path (/sub/watched-0), in a first message
+ * that is sent with the request, or in one that is sent after the answer. Prints "ready" when all are subscribed. Then it
+ * obeys the lines on its standard input:
  *
  *   NUMBER  waits until each viewer has had so many more messages, and prints "done" and how many microseconds they were
  *           under way: the median, the 99th percentile and the most
