@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::DEADLINE;
@@ -255,6 +255,16 @@ impl Viewer {
     /// Ends sending, but not reading.
     pub(crate) fn shut_sending(&self) {
         let _ = self.stream.tcp().shutdown(Shutdown::Write); // the other side may have gone
+    }
+
+    /// Ends the connection with a reset, if it is over TCP.
+    pub(crate) fn reset(self) {
+        SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO)).expect("a socket");
+    }
+
+    /// Returns the number of bytes that wait in the kernel to be read.
+    pub(crate) fn waiting(&self) -> u64 {
+        rustix::io::ioctl_fionread(self.stream.tcp()).expect("a socket")
     }
 
     /// Returns the next frame, or the end, if one comes within `time`.

@@ -9,6 +9,7 @@ mod brokers;
 mod channels;
 mod dialog;
 mod protocol;
+mod quiet;
 mod status;
 mod tls;
 mod viewers;

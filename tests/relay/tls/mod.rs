@@ -94,7 +94,7 @@ fn now() -> u64 {
 }
 
 /// The files of a certificate, which everybody may read.
-struct Files {
+pub(crate) struct Files {
     directory: TempDir,
 }
 
@@ -136,15 +136,16 @@ fn tls_keys(certificate: &Path, key: &Path) -> String {
     format!("tls: {{certificate: '{}', key: '{}'}}\n", certificate.display(), key.display())
 }
 
-struct Server {
-    monitor: Monitor,
+/// A monitor whose viewers speak TLS, with the files of its certificate.
+pub(crate) struct Server {
+    pub(crate) monitor: Monitor,
     pair: Pair,
-    trust: Arc<ClientConfig>,
-    files: Files,
+    pub(crate) trust: Arc<ClientConfig>,
+    pub(crate) files: Files,
 }
 
 impl Server {
-    fn start(config: &str) -> Self {
+    pub(crate) fn start(config: &str) -> Self {
         Self::with(Pair::ending_in(LONG), config)
     }
 
