@@ -2,7 +2,7 @@
 
 use super::{Server, calm, end, on_each_way, texts, unanswered};
 use crate::common::viewer::frame;
-use crate::common::{Event, Viewer, task};
+use crate::common::{DEADLINE, Event, Viewer, command, task};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,8 @@ fn what_a_quiet_viewer_says_is_answered_or_ignored_and_its_messages_go_on() {
         }
         server.broker.send(&["job", "FINISHED"]);
         for viewer in &mut viewers {
-            viewer.is_ended_with(1000);
+            viewer.texts(&[command("FINISHED")]);
+            viewer.closes(1000);
         }
     });
 }
@@ -171,7 +172,7 @@ fn pings_every_10_ms_while_messages_come_are_answered_in_order() {
                         assert!(answered < number && number <= sent, "{number} after {answered} of {sent}");
                         answered = number;
                     }
-                    None => assert!(last.elapsed() < crate::common::DEADLINE, "{got} texts, {answered} of {sent} pongs"),
+                    None => assert!(last.elapsed() < DEADLINE, "{got} texts, {answered} of {sent} pongs"),
                     other => panic!("{other:?}"),
                 }
             }
