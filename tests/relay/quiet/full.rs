@@ -74,13 +74,14 @@ fn a_viewer_that_is_full_again_and_again_gets_every_message_once() {
         calm();
         let broker = server.broker;
         scope(|scope| {
-            scope.spawn(move || {
+            let sending = scope.spawn(move || {
                 for number in 0..3 * MANY {
                     broker.task("job", &long(number));
                     if number % 50 == 49 {
                         sleep(Duration::from_millis(200));
                     }
                 }
+                broker
             });
             for number in 0..3 * MANY {
                 assert_eq!(slow.text(), long_text(number));
@@ -88,6 +89,7 @@ fn a_viewer_that_is_full_again_and_again_gets_every_message_once() {
                     sleep(Duration::from_millis(20));
                 }
             }
+            drop(sending.join().expect("it could send"));
         });
     });
 }

@@ -2,8 +2,8 @@
 //!
 //! Viewers come over TCP, over a Unix socket or over TLS, and most tests go all three ways.
 
+mod crowd;
 mod ends;
-mod fairness;
 mod full;
 mod hang_up;
 mod pings;

@@ -6,8 +6,11 @@ use crate::common::{DEADLINE, Event, Viewer, command, task};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-/// Everything that a viewer may say after it has subscribed, and the payloads of the pongs that answer it.
-fn sayings() -> Vec<(&'static str, Vec<u8>, Vec<&'static [u8]>)> {
+/// Something that a viewer may say: its name, its bytes, and the payloads of the pongs that answer it.
+type Saying = (&'static str, Vec<u8>, Vec<&'static [u8]>);
+
+/// Everything that a viewer may say after it has subscribed.
+fn sayings() -> Vec<Saying> {
     let fragments = [
         frame(0x01, b"in "),
         frame(0x8A, b"between"),
@@ -143,16 +146,18 @@ fn a_quiet_viewer_may_pause_within_a_message_in_fragments() {
 #[test]
 fn pings_every_10_ms_while_messages_come_are_answered_in_order() {
     const MESSAGES: usize = 400;
-    let id = |number: usize| format!("{number} {}", "x".repeat(if number % 20 == 0 { 60_000 } else { number }));
+    let id =
+        |number: usize| format!("{number} {}", "x".repeat(if number.is_multiple_of(20) { 60_000 } else { number }));
     on_each_way("", |server| {
         let mut viewer = server.quiet("job", 1).remove(0);
         let broker = server.broker;
         scope(|scope| {
-            scope.spawn(move || {
+            let sending = scope.spawn(move || {
                 for number in 0..MESSAGES {
                     broker.task("job", &id(number));
                     sleep(Duration::from_millis(2));
                 }
+                broker
             });
             let (mut got, mut sent, mut answered, mut last) = (0, 0_u32, 0, Instant::now());
             while got < MESSAGES || answered < sent {
@@ -177,6 +182,7 @@ fn pings_every_10_ms_while_messages_come_are_answered_in_order() {
                 }
             }
             assert!(sent > 10, "only {sent} pings: the test proves nothing");
+            drop(sending.join().expect("it could send"));
         });
     });
 }

@@ -3,6 +3,7 @@
 mod connections;
 mod damaged;
 mod listeners;
+mod quiet;
 mod settings;
 
 use crate::common::{Broker, Host, Manager, Monitor, Viewer, until};
