@@ -1,6 +1,6 @@
 //! The end of many quiet viewers at once: a job's end, expiry, eviction, a stop.
 
-use super::{GIVEN_UP, calm, end, on_each_way, texts};
+use super::{GIVEN_UP, NO_PINGS, calm, end, on_each_way, texts};
 use crate::common::viewer::frame;
 use crate::common::{DEADLINE, Event, PROMPT, Viewer, command, task};
 use std::thread::scope;
@@ -29,7 +29,7 @@ fn answers_close(viewer: &mut Viewer, code: u16) {
 #[test]
 fn three_hundred_quiet_viewers_get_finished_and_those_that_do_not_answer_the_close_go_later() {
     const VIEWERS: usize = 300;
-    on_each_way("", |server| {
+    on_each_way(NO_PINGS, |server| {
         let mut other = server.subscribed("other");
         let mut viewers = server.quiet("job", VIEWERS);
         let start = Instant::now();
@@ -61,7 +61,7 @@ fn three_hundred_quiet_viewers_get_finished_and_those_that_do_not_answer_the_clo
 /// Viewers of the run that has finished get nothing of the next one, and the other way round.
 #[test]
 fn quiet_viewers_of_a_finished_run_get_nothing_of_the_next_that_comes_at_once() {
-    on_each_way("", |server| {
+    on_each_way(NO_PINGS, |server| {
         let mut before = Vec::new();
         for run in 0..5 {
             let mut now = Vec::new();
@@ -156,7 +156,7 @@ fn quiet_viewers_of_channels_that_are_evicted_get_finished_and_1013() {
 fn a_stop_with_three_hundred_quiet_viewers_tells_all_that_read_within_5_seconds() {
     const VIEWERS: usize = 300;
     let long = |number: usize| format!("{number} {}", "x".repeat(60_000));
-    on_each_way("", |mut server| {
+    on_each_way(NO_PINGS, |mut server| {
         let mut never: Vec<_> = (0..VIEWERS / 2).map(|_| server.subscribed_with_small_buffer("job")).collect();
         let mut viewers = server.quiet("job", VIEWERS / 2);
         for number in 0..20 {
@@ -206,7 +206,7 @@ fn a_stop_with_three_hundred_quiet_viewers_tells_all_that_read_within_5_seconds(
 /// Messages that were sent just before the signal come before the end.
 #[test]
 fn at_a_stop_quiet_viewers_get_what_was_sent_before_it() {
-    on_each_way("", |mut server| {
+    on_each_way(NO_PINGS, |mut server| {
         let mut viewers = server.quiet("job", 100);
         server.tasks("job", 0, 50);
         server.fence();

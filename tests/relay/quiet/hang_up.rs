@@ -1,6 +1,6 @@
 //! Quiet viewers that hang up: each counts once, frees its permits and its empty channel, and disturbs nobody else.
 
-use super::{Server, calm, on_each_way, texts};
+use super::{NO_PINGS, Server, calm, on_each_way, texts};
 use crate::common::viewer::frame;
 use crate::common::{Event, Viewer, command, task, until};
 use std::thread::spawn;
@@ -102,19 +102,19 @@ fn leave_once(config: &str) {
 
 #[test]
 fn a_quiet_viewer_that_hangs_up_frees_its_permit_and_its_empty_channel_once() {
-    leave_once("clients: {max: 15}\n");
+    leave_once("clients: {max: 15, ping_interval: 3600}\n");
 }
 
 #[test]
 fn a_quiet_viewer_that_hangs_up_frees_the_permit_of_its_address_once() {
-    leave_once("clients: {max_per_address: 15}\n");
+    leave_once("clients: {max_per_address: 15, ping_interval: 3600}\n");
 }
 
 /// Some have messages that they have not read when they hang up, which makes the end of their connection a reset.
 #[test]
 fn two_hundred_quiet_viewers_that_hang_up_while_messages_come_disturb_nobody() {
     const MESSAGES: usize = 2000;
-    on_each_way("", |server| {
+    on_each_way(NO_PINGS, |server| {
         let stay: Vec<_> = (0..10).map(|_| server.subscribed("job")).collect();
         let leave = server.quiet("job", 200);
         let readers: Vec<_> = stay
@@ -147,7 +147,7 @@ fn two_hundred_quiet_viewers_that_hang_up_while_messages_come_disturb_nobody() {
 /// All hang up at the same moment as the job ends.
 #[test]
 fn quiet_viewers_that_hang_up_as_their_job_finishes_are_gone_once() {
-    on_each_way("", |server| {
+    on_each_way(NO_PINGS, |server| {
         let mut stays = server.subscribed("job");
         let leave = server.quiet("job", 100);
         let mut kept = Vec::new();
@@ -169,7 +169,7 @@ fn quiet_viewers_that_hang_up_as_their_job_finishes_are_gone_once() {
 #[test]
 fn a_viewer_that_gets_the_descriptor_of_one_that_has_gone_gets_nothing_of_its_channel() {
     const VIEWERS: usize = 150;
-    on_each_way("", |server| {
+    on_each_way(NO_PINGS, |server| {
         let mut stays = server.subscribed("old");
         let old = server.quiet("old", VIEWERS);
         let before = server.monitor.descriptors();

@@ -12,18 +12,21 @@ mod speaking;
 use crate::common::exposition::Metrics;
 use crate::common::http::{STATUS, metrics, status};
 use crate::common::viewer::upgrade_request;
-use crate::common::{Broker, Event, Monitor, Viewer, command, open_directory, task, unique, until};
+use crate::common::{Broker, DEADLINE, Event, Monitor, Viewer, command, open_directory, task, unique, until};
 use crate::tls;
 use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::scope;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_rustls::rustls::ClientConfig;
 
 /// The time in which a viewer that has all there is becomes quiet. No event shows it to a client. A test that waits too short a time
 /// passes, but then tests a busy viewer.
 const CALM: Duration = Duration::from_millis(1300);
+
+/// A configuration without pings, which would let a monitor notice late what it has to notice at once.
+const NO_PINGS: &str = "clients: {ping_interval: 3600}\n";
 
 /// The close of a viewer that is given up.
 const GIVEN_UP: u16 = 1013;
@@ -186,13 +189,23 @@ fn end(code: u16) -> Vec<Event> {
     vec![Event::Text(command("FINISHED")), Event::Close(Some(code))]
 }
 
+/// Returns the next event that is not a ping, and does not answer pings.
+fn next_unanswered(viewer: &mut Viewer, end: Instant) -> Event {
+    loop {
+        match viewer.next_within(end.saturating_duration_since(Instant::now())) {
+            Some(Event::Ping(_)) => {}
+            Some(event) => return event,
+            None => panic!("nothing comes but pings"),
+        }
+    }
+}
+
 /// Returns the events up to the end of the connection, without pings, and does not answer any frame.
 fn unanswered(viewer: &mut Viewer) -> Vec<Event> {
-    let mut events = Vec::new();
+    let (mut events, end) = (Vec::new(), Instant::now() + DEADLINE);
     loop {
-        match viewer.next_within(crate::common::DEADLINE).expect("an end is to come") {
+        match next_unanswered(viewer, end) {
             Event::Gone => return events,
-            Event::Ping(_) => {}
             event => events.push(event),
         }
     }

@@ -1,6 +1,6 @@
 //! Pings to quiet viewers: those that answer stay, and those that do not are given up.
 
-use super::{GIVEN_UP, Server, calm, end, on_each_way, texts, unanswered};
+use super::{GIVEN_UP, NO_PINGS, Server, calm, end, next_unanswered, on_each_way, texts, unanswered};
 use crate::common::viewer::frame;
 use crate::common::{A_WHILE, DEADLINE, Event, Viewer, command};
 use std::thread::scope;
@@ -144,8 +144,7 @@ fn a_viewer_that_falls_silent_is_given_up_whatever_it_said_before() {
         ("a ping when it was quiet", |viewer| {
             calm();
             viewer.send_frame(0x89, b"you?");
-            let pong = Event::Pong(b"you?".to_vec());
-            while viewer.next_within(DEADLINE).expect("an answer") != pong {}
+            assert_eq!(next_unanswered(viewer, Instant::now() + DEADLINE), Event::Pong(b"you?".to_vec()));
         }),
         ("a text when it was quiet", |viewer| {
             calm();
@@ -198,7 +197,7 @@ fn a_pong_against_the_protocol_is_closed_1002() {
         ("not masked, after one that is", [frame(0x8A, b"hi"), b"\x8a\x02hi".to_vec()].concat()),
         ("after it a reserved opcode", [frame(0x8A, b"hi"), frame(0x8B, b"hi")].concat()),
     ];
-    on_each_way("", |server| {
+    on_each_way(NO_PINGS, |server| {
         let mut viewers = server.quiet("job", wrong.len() + 1);
         let mut right = viewers.pop().expect("there is one more");
         for (viewer, (why, bytes)) in viewers.iter_mut().zip(&wrong) {
