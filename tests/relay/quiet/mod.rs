@@ -2,6 +2,7 @@
 //!
 //! Viewers come over TCP, over a Unix socket or over TLS, and most tests go all three ways.
 
+mod bounds;
 mod crowd;
 mod ends;
 mod full;
