@@ -1,11 +1,12 @@
-//! A crowd of quiet viewers of one channel, beside which the others go on.
+//! A crowd of quiet viewers of one channel: a round over all of them holds up nobody else.
 
 use super::{Server, calm, texts};
+use crate::common::http::{get, status};
 use crate::common::zmtp::message;
-use crate::common::{RawPeer, Viewer, command, raise_open_files, skipped};
+use crate::common::{DEADLINE, Event, RawPeer, Viewer, command, raise_open_files, skipped, until};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Viewers of the large channel.
 const CROWD: usize = 3000;
@@ -21,6 +22,60 @@ fn crowded() -> Option<(Server, Vec<Viewer>)> {
     let crowd = (0..CROWD).map(|_| server.subscribed("large")).collect();
     calm();
     Some((server, crowd))
+}
+
+/// Sends messages to the crowd until `act`, which is called in the middle of a round, is over before the round is.
+///
+/// One such round is enough: whatever waits for the end of a round is never over before it. Some viewers of the crowd stand for all,
+/// so that the test sees quickly how far a round is.
+fn overtakes(what: &str, server: &Server, crowd: &mut [Viewer], mut act: impl FnMut(usize)) {
+    let (mut round, mut bytes) = (0, 0);
+    let reached = |viewer: &Viewer, bytes: u64| viewer.waiting() >= bytes;
+    until(what, || {
+        bytes += 2 + texts(round, round + 1)[0].len() as u64;
+        server.tasks("large", round, round + 1);
+        let start = Instant::now();
+        while !crowd.iter().step_by(CROWD / 30).any(|viewer| reached(viewer, bytes)) {
+            assert!(start.elapsed() < DEADLINE, "the round does not begin");
+        }
+        act(round);
+        round += 1;
+        let overtook = !crowd.iter().step_by(CROWD / 30).all(|viewer| reached(viewer, bytes));
+        until("the round is over", || crowd.iter().all(|viewer| reached(viewer, bytes)).then_some(()));
+        overtook.then_some(())
+    });
+    eprintln!("{what}: in round {round}");
+    for viewer in crowd {
+        viewer.texts(&texts(0, round));
+    }
+}
+
+#[test]
+fn other_channels_do_not_wait_for_the_end_of_a_round() {
+    let Some((server, mut crowd)) = crowded() else { return };
+    let mut small = server.subscribed("small");
+    calm();
+    // A link of its own, so that its messages do not wait behind those of the crowd.
+    let mut peer = RawPeer::ready(server.monitor.brokers);
+    overtakes("a message of another channel overtakes", &server, &mut crowd, |round| {
+        peer.send(&message(&["small", "TASK", &round.to_string(), "COMPLETED"]));
+        small.texts(&texts(round, round + 1));
+    });
+}
+
+#[test]
+fn what_viewers_say_newcomers_and_the_status_listener_do_not_wait_for_the_end_of_a_round() {
+    let Some((server, mut crowd)) = crowded() else { return };
+    let mut small = server.subscribed("small");
+    overtakes("a pong overtakes", &server, &mut crowd, |_| {
+        small.send_frame(0x89, b"you?");
+        assert_eq!(small.next(), Event::Pong(b"you?".to_vec()));
+    });
+    overtakes("a new viewer overtakes", &server, &mut crowd, |_| drop(server.subscribed("small")));
+    let at = status(&server.monitor);
+    overtakes("an answer of the status listener overtakes", &server, &mut crowd, |_| {
+        assert_eq!(get(at, "/healthz").status, 200);
+    });
 }
 
 /// A message every millisecond, while the crowd gets one round after another, and is told the end of its job.
