@@ -207,3 +207,44 @@ fn what_quiet_viewers_did_while_there_was_no_process_is_noticed_by_the_next() {
     drop(stay);
     counts(&service.monitor, "viewers", 0);
 }
+
+/// All of them are taken over at the same moment, and would be pinged at the same moment for ever.
+#[test]
+fn the_pings_to_quiet_viewers_are_spread_after_a_restart() {
+    let _alone = alone();
+    let interval = Duration::from_secs(2);
+    let mut service = Service::start("clients: {ping_interval: 2, ping_timeout: 10}\n");
+    let at = service.monitor.viewers;
+    let viewers: Vec<_> = (0..40).map(|_| Viewer::subscribed(at, "job")).collect();
+    sleep(CALM);
+    service.ends();
+    let restart = Instant::now();
+    let asked = viewers.into_iter().map(|mut viewer| {
+        spawn(move || {
+            // On a busy machine the process that has ended may have sent one.
+            while viewer.next_within(Duration::from_millis(20)).is_some() {}
+            let mut times = Vec::new();
+            while times.len() < 3 {
+                let Some(Event::Ping(payload)) = viewer.next_within(DEADLINE) else { panic!("a ping was to come") };
+                viewer.send_frame(0x8A, &payload);
+                times.push(restart.elapsed());
+            }
+            (viewer, times)
+        })
+    });
+    let asked: Vec<_> = asked.collect();
+    service.begins();
+    let asked: Vec<_> = asked.into_iter().map(|thread| thread.join().expect("it is pinged")).collect();
+    for round in 0..3 {
+        let mut times: Vec<_> = asked.iter().map(|(_, times)| times[round]).collect();
+        times.sort();
+        let (first, last) = (times[0], times[times.len() - 1]);
+        let apart = last.checked_sub(first).expect("they are in order");
+        assert!(apart > Duration::from_millis(100), "round {round}: all within {apart:?}");
+        // No tenth of the interval has half of the pings.
+        for (at, early) in times.iter().enumerate() {
+            let together = times[at..].iter().filter(|late| **late < *early + interval / 10).count();
+            assert!(together < times.len() / 2, "round {round}: {together} pings within {:?}", interval / 10);
+        }
+    }
+}
