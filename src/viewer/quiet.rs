@@ -29,7 +29,7 @@ const STEPS: usize = 128;
 /// The pause after an error of the epoll set.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 /// The least time between two times that memory is given back to the system.
-const HEAP_PAUSE: Duration = Duration::from_secs(3);
+const HEAP_PAUSE: Duration = Duration::from_secs(1);
 
 impl Viewer {
     /// Makes an entry of a viewer whose delivery allows it. Its task ends.
