@@ -15,7 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TARGET = os.path.abspath(os.environ.get("CARGO_TARGET_DIR") or os.path.join(HERE, "..", "target"))
 HELPERS = os.path.join(TARGET, "benches")
 PATIENCE = 120  # seconds until something counts as hanging
-QUIET = 3  # seconds after which a viewer that has sent something is certainly treated as one that says nothing
+QUIET = 5  # seconds after which viewers that have sent something count as quiet again, and their memory is given back
 
 
 class Process:
