@@ -58,6 +58,10 @@ pub mod internals {
         pub mod cursor {
             pub use crate::hub::cursor::{Cursor, Turn};
         }
+        #[cfg(any(test, fuzzing))]
+        pub mod fan_out {
+            pub use crate::hub::fan_out::testing::{Returned, connection, cut_slices};
+        }
     }
     pub mod logging {
         pub use crate::logging::{CHANNEL, CLOSE_CODE, CLOSE_TIMEOUT, MAX_LINE, NOTICES, PEER, QUEUE};
@@ -113,6 +117,9 @@ pub mod internals {
     }
     pub mod viewer {
         pub use crate::viewer::Viewer;
+        pub mod quiet {
+            pub use crate::viewer::quiet::serve;
+        }
         pub mod proxy_protocol {
             pub use crate::viewer::proxy_protocol::MAX_HEADER;
         }

@@ -14,7 +14,7 @@ use recodex_monitor::internals::context::Shared;
 use recodex_monitor::internals::systemd::fd_store::InheritedFds;
 use recodex_monitor::internals::net::head_limits::MAX_HEAD;
 use recodex_monitor::internals::net::stream::Stream;
-use recodex_monitor::internals::viewer::Viewer;
+use recodex_monitor::internals::viewer::{Viewer, quiet};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,7 +37,11 @@ thread_local!(static WORLD: World = {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let anywhere = b"{websocket_uri: [127.0.0.1, 0], zeromq_uri: [127.0.0.1, 0]}";
     let settings = Settings::parse(Path::new(""), anywhere).unwrap();
-    let shared = runtime.block_on(async { Relay::bind(settings, InheritedFds::default()).unwrap().shared() });
+    let shared = runtime.block_on(async {
+        let shared = Relay::bind(settings, InheritedFds::default()).unwrap().shared();
+        quiet::serve(&shared); // a viewer of an open run becomes quiet
+        shared
+    });
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     World { runtime, shared, listener }
 });

@@ -183,7 +183,9 @@ impl Link {
 
     /// Relays messages until the link ends.
     async fn relay(&mut self) -> Result<Infallible, Ended> {
-        let mut stop = self.shared.stop.subscribe();
+        // These futures stay for as long as the link does: making them anew for each read would cost more than the rest of the loop.
+        let (mut allowed, mut stop) = (Allowed::new(self.peer, &self.shared), self.shared.stop.subscribe());
+        let (mut revoked, mut stopped) = (pin!(allowed.revoked()), pin!(stop.wait_for(|stop| *stop)));
         loop {
             let full = self.take()?;
             if full {
@@ -191,9 +193,10 @@ impl Link {
                 tokio::task::yield_now().await;
             }
             tokio::select! {
+                biased;
+                () = &mut revoked => return Err(Ended::NotAllowed),
+                _ = &mut stopped => return Err(Ended::Stopping),
                 got = read(&mut self.stream, &mut self.parser, &self.shared.metrics) => got?,
-                () = self.allowed.revoked() => return Err(Ended::NotAllowed),
-                _ = stop.wait_for(|stop| *stop) => return Err(Ended::Stopping),
             }
         }
     }

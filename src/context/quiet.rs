@@ -19,7 +19,7 @@ use tokio::time::sleep;
 pub(crate) const EVENTS: usize = 256;
 /// The number of ended tasks after which memory is given back: half a megabyte or more.
 const MANY: usize = 512;
-/// The time from there until it is given back.
+/// The delay from then until the memory is given back.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A quiet viewer's address and permits.

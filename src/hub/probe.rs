@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 /// The owner of the probe's entry: nobody.
 const NOBODY: u32 = u32::MAX;
-/// The time until the probe would be pinged: it does not stay so long.
+/// The time until the probe's first ping, which it never reaches.
 const NO_PING: Duration = Duration::from_secs(86_400);
 
 /// A probe whose message has come out; dropping it removes its entry and its run.
@@ -66,10 +66,10 @@ impl Drop for Probe<'_> {
 
 impl Hub {
     /// Sends a message through the hub to a quiet viewer of its own, and completes when it has come out of the socket. It evicts no
-    /// history. `None` once the hub stops. `watch` is that of [`Hub::join`].
+    /// history. `None` once the hub stops. `watch` is passed to [`Hub::join`].
     ///
     /// # Errors
-    /// If there are no sockets for it.
+    /// If there are no sockets for it, or `watch` fails; [`io::ErrorKind::UnexpectedEof`] if its viewer was closed.
     pub(crate) async fn probe(
         self: &Arc<Self>,
         watch: impl FnOnce(BorrowedFd<'_>, Key) -> io::Result<()>,
@@ -82,8 +82,13 @@ impl Hub {
         if self.table().stopping {
             return Ok(None);
         }
-        let (slot, key) = (cursor.slot(), self.join(cursor, near.into(), pings, NOBODY, watch));
+        let (slot, mut watched) = (cursor.slot(), Ok(()));
+        let key = self.join(cursor, near.into(), pings, NOBODY, |socket, key| {
+            watched = watch(socket, key);
+            Ok(())
+        });
         let mut probe = Probe { hub: self, _only: only, far, slot, key };
+        watched?;
         self.publish(Instant::now(), PROBE, Kind::Progress, RELEASE_FRAME);
         probe.receive().await?;
         Ok(Some(probe))

@@ -165,6 +165,9 @@ impl Table {
 
     /// Takes a viewer from the run in `slot` that is in no list. The run is removed if it is not needed any more.
     pub(super) fn leave(&mut self, slot: usize) {
+        if self.frozen {
+            return;
+        }
         let run = &mut self.runs[slot];
         if !run.leave() {
             return;

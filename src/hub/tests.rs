@@ -1,7 +1,13 @@
 //! Tests of the hub as a whole, by a clock that the tests move.
 
+mod closing;
+mod ends;
 mod eviction;
 mod expiry;
+mod fan_out;
+mod hand_back;
+mod pings;
+mod probe;
 mod random;
 
 use super::*;
@@ -121,13 +127,16 @@ fn read(cursor: &mut Cursor) -> (Vec<String>, Turn) {
         match turn.unwrap() {
             Turn::Wrote => {}
             end => {
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                let commands =
-                    text.split("\"command\": \"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
-                return (commands.collect(), end);
+                return (commands(&bytes), end);
             }
         }
     }
+}
+
+/// Returns the commands of the messages in these bytes.
+fn commands(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    text.split("\"command\": \"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
 }
 
 fn got(commands: &[&str], end: Turn) -> (Vec<String>, Turn) {
@@ -274,16 +283,6 @@ fn a_write_gets_256_kib_at_most_and_one_that_ends_with_a_frame_leaves_no_rest() 
     assert!(cursor.rest().is_empty());
     assert_eq!(cursor.turn(|pending| Ok(pending.len())).unwrap(), Turn::Wrote);
     assert_eq!(cursor.rest().len(), 5 * long.len() - 256 * 1024);
-}
-
-#[tokio::test]
-async fn a_probe_comes_out_and_leaves_nothing() {
-    let bench = Bench::new(History::default());
-    bench.hub.probe(|_, _| Ok(())).await.unwrap();
-    bench.check();
-    assert_eq!(bench.hub.table().begun, 1, "it went through a channel");
-    assert_eq!(bench.hub.usage(), Usage { channels: 0, finished: 0, draining: 0, bytes: 0 });
-    assert_eq!((bench.metrics.messages.get(), bench.metrics.viewers.get()), (0, 0));
 }
 
 #[test]

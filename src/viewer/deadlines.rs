@@ -71,6 +71,7 @@ impl Deadlines {
     /// if the viewer is to be given up.
     pub(super) fn check(&mut self, clients: &Clients, paused: bool) -> Result<bool, Disconnect> {
         let now = Instant::now();
+        let mut is_due = false;
         match (self.room_by.is_some_and(|by| by <= now), self.pings.is_over(now)) {
             (false, false) => {}
             // The viewer could not be heard: a new ping is sent, and the whole time begins again.
@@ -79,11 +80,12 @@ impl Deadlines {
                     self.room_by = Some(now + clients.stall_timeout.duration());
                 }
                 self.pings.begin_again();
+                is_due = true;
             }
             (true, _) => return Err(Disconnect::Stalled),
             (false, true) => return Err(Disconnect::Silent),
         }
-        let is_due = self.pings.is_due(now);
+        is_due |= self.pings.is_due(now);
         if is_due {
             self.pings.sent(now, clients);
         }

@@ -1,5 +1,5 @@
 //! The two states of a viewer that gets its channel's messages: *busy*, a task, and *quiet*, an entry of the hub's fan-out. Both changes
-//! stand here, with the tasks that serve all quiet viewers.
+//! are in this file, with the tasks that serve all quiet viewers.
 
 use super::delivery::Delivery;
 use super::disconnect::Disconnect;
@@ -43,6 +43,12 @@ impl Viewer {
         self.shared.quiet.task_ended();
     }
 
+    /// Closes a viewer that was quiet.
+    async fn give_up(mut self, reason: Disconnect) {
+        self.close(&reason).await;
+        reason.log(self.peer);
+    }
+
     /// Goes on with a viewer that was quiet when it was sent a close frame with this end: waits until `by` for its answer.
     async fn finish_closing(mut self, end: End, by: Instant) {
         if let Stage::Closing(socket) = &mut self.stage
@@ -66,10 +72,11 @@ fn make_busy(back: HandBack, shared: &Arc<Shared>) {
     shared.quiet.forget(&socket);
     let Some(Owner { peer, permit, address_permit }) = shared.quiet.take(owner) else {
         // The entries below are closed and the cursor is dropped before.
+        // It is the hub's probe. Its socket is closed and its cursor dropped before the probe is told.
         drop((socket, position));
         return shared.hub.end_probe();
     };
-    let is_full = matches!(reason, Reason::Full(_) | Reason::Ping(_));
+    let (is_full, is_silent) = (matches!(reason, Reason::Full(_) | Reason::Ping(_)), matches!(reason, Reason::Silent));
     let bytes = bytes_of(reason).and_then(|bytes| Ok((Stream::adopt(socket)?, bytes)));
     let viewer = |stage| {
         let (shared, permit) = (Arc::clone(shared), Some(permit));
@@ -79,7 +86,12 @@ fn make_busy(back: HandBack, shared: &Arc<Shared>) {
         (Position::Reading(cursor), Ok((stream, (received, unsent)))) => {
             let socket = Socket::new(stream, FrameBuffer::new(received, false), unsent);
             let delivery = Delivery::after_quiet(socket, cursor, pings, is_full, &shared.settings().clients);
-            tokio::spawn(viewer(Stage::Subscribed(delivery)).serve(None));
+            let viewer = viewer(Stage::Subscribed(delivery));
+            if is_silent {
+                tokio::spawn(viewer.give_up(Disconnect::Silent));
+            } else {
+                tokio::spawn(viewer.serve(None));
+            }
         }
         (Position::Closing(end), Ok((stream, (received, unsent)))) => {
             let socket = Socket::closing(stream, FrameBuffer::new(received, false), unsent, true);
@@ -89,13 +101,13 @@ fn make_busy(back: HandBack, shared: &Arc<Shared>) {
             reason.count(shared, peer);
             reason.log(peer);
         }
-        // Its close frame was sent and counted.
+        // Its close frame is counted already.
         (Position::Closing(end), Err(_)) => Disconnect::Ended(end).log(peer),
     }
 }
 
-/// Returns the bytes that a viewer has sent and that were not dealt with, and those that it is to get first. Fails if its connection is
-/// over.
+/// Returns the bytes that a viewer has sent and that were not handled, and those that must be sent to it first. Fails if its connection
+/// is over.
 fn bytes_of(reason: Reason) -> Result<(Vec<u8>, Vec<u8>), Disconnect> {
     match reason {
         Reason::Gone(None) => Err(Disconnect::Gone),
@@ -116,6 +128,10 @@ pub(crate) fn end_all(shared: &Shared) {
         let (Some(Owner { peer, .. }), Ok((received, unsent))) = (shared.quiet.take(owner), bytes_of(reason)) else {
             continue;
         };
+        // It has all that it needs.
+        if !shared.outbox.is_open() && matches!(position, Position::Closing(_)) && unsent.is_empty() {
+            continue;
+        }
         let stage = match position {
             Position::Reading(cursor) => subscribed_state(&cursor, unsent, false, finish),
             Position::Closing(_) => Some((state::Stage::Closing { answer: true, in_message: false }, unsent)),
@@ -132,7 +148,7 @@ pub(crate) fn end_all(shared: &Shared) {
 }
 
 /// Starts the tasks that serve quiet viewers. They run until the runtime ends, also during a stop.
-pub(crate) fn serve(shared: &Arc<Shared>) {
+pub fn serve(shared: &Arc<Shared>) {
     tokio::spawn(hear(Arc::clone(shared)));
     tokio::spawn(write_rounds(Arc::clone(shared)));
     tokio::spawn(ping(Arc::clone(shared)));
@@ -209,7 +225,7 @@ async fn give_memory_back(shared: Arc<Shared>) {
         heap::give_back();
         let took = start.elapsed();
         log::debug!("free memory given back to the system in {took:?}");
-        // It looks at all free memory, and the relay waits for it: it takes at most a thousandth of the time.
+        // The call looks at all free memory while the relay waits, so it gets at most a thousandth of the time.
         sleep(HEAP_PAUSE.max(took * 1000)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The viewers of one run: how many they are, the quiet ones, and how far the current round has come.
+//! The audience of one run: the number of its viewers, the list of the quiet ones, and the progress of the current round.
 
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -12,7 +12,8 @@ pub(crate) struct Audience {
     pub(in crate::hub) changed: Option<Arc<Notify>>,
     /// The indexes of the quiet viewers' entries.
     pub(in crate::hub) quiet: Vec<u32>,
-    /// The number of quiet viewers, from the first, to whom the current round is still to come. It goes from the last one to the first.
+    /// The number of quiet viewers that the current round has not reached: the first ones of the list. A round goes from the last one to
+    /// the first.
     pub(super) pending: usize,
     /// True if the log grew or ended since the round began.
     pub(super) more: bool,
@@ -35,7 +36,8 @@ impl Audience {
     /// Takes the quiet viewer at `position` out of the list, and moves the last one there. Returns the index of the entry that was moved.
     /// The viewer is still counted.
     ///
-    /// If the round has come to the last one and not to `position`, it comes to it a second time, and finds nothing to write.
+    /// If the round has reached the viewer that is moved but not `position`, it reaches that viewer twice. The second time it writes only
+    /// what is new.
     pub(super) fn remove(&mut self, position: usize) -> Option<u32> {
         self.quiet.swap_remove(position);
         self.pending = self.pending.min(self.quiet.len());
@@ -54,11 +56,16 @@ impl Audience {
         }
     }
 
-    /// Notes that a round may be complete.
+    /// Notes the end of the round if it has reached all viewers.
     pub(super) fn end_round(&mut self) {
         if self.pending == 0 {
             self.tried = self.trying;
         }
+    }
+
+    /// Notes that a viewer has come to whom nothing from `offset` on was sent.
+    pub(super) fn untry(&mut self, offset: u64) {
+        (self.tried, self.trying) = (self.tried.min(offset), self.trying.min(offset));
     }
 
     /// Returns true if the fan-out may not have tried to send what is before `offset`.

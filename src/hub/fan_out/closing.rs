@@ -1,6 +1,6 @@
 //! The end of quiet viewers: a run has ended, and they have everything of it.
 //!
-//! Each gets its close frame in a slice of writes, and leaves its run. Until it answers it is an entry still, and not a task.
+//! Each is sent its close frame in a slice of writes and leaves its run. It stays an entry, without a task, until it answers.
 
 use crate::deadline;
 use crate::hub::Hub;
@@ -15,8 +15,8 @@ use rustix::net::{SendFlags, send};
 use tokio::time::Instant;
 
 impl Hub {
-    /// Closes quiet viewers of runs that have ended, for a slice of time: with FINISHED before it if `finish` is true and they have not got
-    /// the job's own. Returns true if there are more.
+    /// Sends close frames to quiet viewers of runs that have ended, for a slice of time. If `finish` is true, FINISHED goes before the
+    /// frame, unless the viewer has got the job's own. Returns true if some are left.
     pub(crate) fn close_ended(&self, now: Instant, finish: bool) -> bool {
         let mut table = self.table();
         let mut slice = Slice::begin();
@@ -40,9 +40,9 @@ impl Hub {
 
 impl Table {
     /// Returns the index of the next entry that is to be closed.
-    fn next_ended(&mut self) -> Option<usize> {
+    pub(super) fn next_ended(&mut self) -> Option<usize> {
         while let Some(&slot) = self.fan_out.ended.front() {
-            // The slot may be another run's by now, or nobody's.
+            // The slot may belong to another run by now, or be free.
             let run = self.runs.get(slot).filter(|run| run.end.is_some());
             if let Some(index) = run.and_then(|run| run.audience.as_ref()?.quiet.last()) {
                 return Some(*index as usize);
@@ -52,7 +52,7 @@ impl Table {
         None
     }
 
-    /// Sends a quiet viewer the end of its run, and lets it leave the run.
+    /// Sends a quiet viewer its close frame, and takes it out of its run.
     fn close(&mut self, index: usize, now: Instant, finish: bool) {
         let entry = &self.fan_out.entries[index];
         let slot = entry.run as usize;
@@ -60,12 +60,13 @@ impl Table {
             // It is behind: a task writes what it has not got.
             return self.hand_back(index, Reason::Full(Vec::new()));
         };
+        let is_probe = self.runs[slot].is_probe();
         self.unlist(index);
         self.leave(slot);
         let entry = &mut self.fan_out.entries[index];
         entry.state = State::Closing(end);
         entry.pings = Pings::closing(now + CLOSE_TIMEOUT);
-        if let Some(code) = Close::with(end.close().0.into()) {
+        if let Some(code) = Close::with(end.close().0.into()).filter(|_| !is_probe) {
             self.fan_out.metrics.closed.add(code);
         }
         let bytes = end.closing_bytes(finish);
@@ -79,7 +80,7 @@ impl Table {
 
     /// Gives up an entry that has not answered its close frame in time.
     pub(super) fn keep_closing(&mut self, index: usize, now: Instant) {
-        // The answer may have come, and only not been read.
+        // The answer may already be in the socket.
         self.hear(index);
         let Some(entry) = self.fan_out.entry(index) else { return };
         if deadline::was_paused(entry.pings.next()) {

@@ -17,7 +17,7 @@ pub(crate) enum Reason {
     Full(Vec<u8>),
     /// Its socket took only a part of a ping. These bytes are the rest of it.
     Ping(&'static [u8]),
-    /// It has sent these bytes, which are not pongs only.
+    /// It has sent these bytes, and not only pongs.
     Spoke(Vec<u8>),
     /// It did not answer a ping in time.
     Silent,
@@ -47,7 +47,7 @@ pub(crate) enum Position {
 }
 
 impl Table {
-    /// Takes an entry that is in no list any more out of the table of entries. `end` is given if it is being closed.
+    /// Removes an entry that is in no list from the table. `end` is given if the entry is being closed.
     fn take(&mut self, index: usize, reason: Reason, end: Option<End>, hub: &Arc<Hub>) -> HandBack {
         let Entry { socket, run, offset, pings, owner, .. } = self.fan_out.entries.remove(index);
         if let Some(end) = end {
@@ -64,8 +64,8 @@ impl Table {
         HandBack { socket, position: Position::Reading(cursor), pings, owner, reason }
     }
 
-    /// Takes an entry out, wherever it is.
-    fn take_any(&mut self, index: usize, hub: &Arc<Hub>) -> HandBack {
+    /// Removes an entry from its list, if it is in one, and from the table.
+    pub(super) fn take_any(&mut self, index: usize, hub: &Arc<Hub>) -> HandBack {
         self.unlist(index);
         let end = if let State::Closing(end) = self.fan_out.entries[index].state { Some(end) } else { None };
         self.take(index, Reason::Stop, end, hub)
@@ -80,8 +80,8 @@ impl Hub {
         Some(table.take(index as usize, reason, end, self))
     }
 
-    /// Returns the next viewer that has an entry, until there is none: at the end of the process, when nobody becomes quiet any more.
-    /// `from` is 0 at first.
+    /// Removes the next entry and returns its viewer, or `None` if no entry is left. Only for the end of the process, when no viewer
+    /// becomes quiet any more. `from` is 0 at the first call.
     pub(crate) fn next_remaining(self: &Arc<Self>, from: &mut usize) -> Option<HandBack> {
         if let Some(back) = self.next_back() {
             return Some(back);
@@ -97,7 +97,7 @@ impl Hub {
         None
     }
 
-    /// Returns true if an entry is still there under this name.
+    /// Returns true if the entry with this key still exists.
     pub(in crate::hub) fn has_entry(&self, key: Key) -> bool {
         let table = self.table();
         table.fan_out.entries.get(key.index as usize).is_some_and(|entry| entry.generation == key.generation)
@@ -119,7 +119,7 @@ impl Hub {
         self.back.notified().await;
     }
 
-    /// Wakes those who serve what waits in the fan-out's queues.
+    /// Wakes the tasks that serve the fan-out's queues, if there is something in them.
     pub(in crate::hub) fn wake(&self, table: &Table) {
         let fan_out = &table.fan_out;
         if !fan_out.fresh.is_empty() || !fan_out.rounds.is_empty() {

@@ -1,5 +1,4 @@
-//! Bytes that a quiet viewer has sent: pongs are dealt with here, and the answer to a close frame; with anything else the viewer
-//! becomes busy.
+//! Bytes that a quiet viewer has sent. Pongs and the answer to a close frame are handled here. Anything else makes the viewer busy.
 
 use crate::hub::Hub;
 use crate::hub::fan_out::{Key, Reason, State};
@@ -8,7 +7,7 @@ use crate::wire::ws_frame::{are_pongs, is_close};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-/// The most bytes that are read at once: a pong and a long one behind it. The rest stays in the kernel.
+/// The most bytes that are read at once. A short and a long pong fit; the rest stays in the kernel.
 const READ: usize = 256;
 
 impl Hub {

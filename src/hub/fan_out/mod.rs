@@ -1,8 +1,8 @@
 //! The fan-out: quiet viewers, each an entry. What is appended to a run is written to its entries in one loop.
 //!
-//! A viewer that has everything and says nothing is *quiet*: it has no task, no waker and no buffer. Whoever needs more than a write, a
-//! pong or a ping becomes *busy*: the entry is handed back to `viewer/`, which makes a task of it. An entry owns its socket, and so does a
-//! task; a socket therefore has one writer at any time.
+//! A viewer that has everything and says nothing is *quiet*: it has no task, no waker and no buffer. A viewer that needs more than a write,
+//! a pong or a ping becomes *busy*: the entry is handed back to `viewer/`, which makes a task of it. A socket is owned by its entry or by
+//! its task, never by both. So it has one writer at any time.
 
 pub(super) mod audience;
 mod closing;
@@ -10,6 +10,10 @@ mod hand_back;
 mod hear;
 pub(crate) mod pings;
 mod round;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use hand_back::{HandBack, Position, Reason};
 
@@ -30,7 +34,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 struct Entry {
     socket: OwnedFd,
-    /// Tells it from the entries that had its index before.
+    /// Distinguishes this entry from earlier ones with the same index.
     generation: u32,
     /// The offset of the next frame to write.
     offset: u64,
@@ -38,11 +42,11 @@ struct Entry {
     /// The slot of its run in the hub.
     run: u32,
     state: State,
-    /// The number under which `viewer/` knows whose it is.
+    /// The number of its owner in `context::quiet`.
     owner: u32,
 }
 
-/// There are many of them, and the fan-out reads all entries of a run.
+// The size counts: there are many entries, and a round reads all of its run.
 const _: () = assert!(size_of::<Entry>() == 64);
 
 /// The state of an entry.
@@ -50,13 +54,13 @@ const _: () = assert!(size_of::<Entry>() == 64);
 enum State {
     /// It is in the list of its run, at this position.
     Quiet(u32),
-    /// It was sent a close frame with this end, and left its run. Its answer is waited for.
+    /// It was sent a close frame with this end, has left its run, and has to answer.
     Closing(End),
     /// It waits to be handed back.
     Back,
 }
 
-/// The name of an entry. The name of an entry that is gone is never that of another.
+/// The key of an entry. No later entry has the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
     index: u32,
@@ -115,7 +119,7 @@ impl FanOut {
         }
     }
 
-    /// Returns the index of an entry that is still there under this name and does not wait for its hand-back.
+    /// Returns the index of the entry with this key, if it still exists and does not wait for its hand-back.
     fn find(&self, key: Key) -> Option<usize> {
         let entry = self.entries.get(key.index as usize)?;
         (entry.generation == key.generation && entry.state != State::Back).then_some(key.index as usize)
@@ -128,7 +132,7 @@ impl FanOut {
 }
 
 impl Table {
-    /// Takes an entry out of the list of its run. It counts as a viewer of the run still.
+    /// Takes an entry out of the list of its run. It still counts as a viewer of the run.
     fn unlist(&mut self, index: usize) {
         let FanOut { entries, .. } = &mut self.fan_out;
         if let State::Quiet(position) = entries[index].state {
@@ -150,8 +154,8 @@ impl Table {
 }
 
 impl Hub {
-    /// Makes a viewer quiet that has everything: from now on its entry is written to. `watch` has the socket watched for what the viewer
-    /// sends; if that fails, the viewer is handed back.
+    /// Makes an entry of a viewer that has everything; from now on rounds write to it. `watch` must watch the socket for what the viewer
+    /// sends. If it fails, the viewer is handed back.
     ///
     /// No rest of a frame may be left in `cursor`. `owner` is returned when the viewer is handed back.
     pub(crate) fn join(
@@ -175,11 +179,19 @@ impl Hub {
         let watched = watch(socket.as_fd(), key);
         let state = State::Quiet(number(audience.add(key.index)));
         entry.insert(Entry { socket, generation, offset, pings, run: number(slot), state, owner });
-        let is_behind = runs[slot].bytes_from(offset).is_none_or(|bytes| !bytes.is_empty()) || runs[slot].end.is_some();
-        if is_behind {
-            table.mark(slot);
+        let run = &runs[slot];
+        match run.bytes_from(offset) {
+            Some([]) if run.end.is_none() => {}
+            // It has missed messages, and its task tells it so.
+            None if run.end.is_none() => table.hand_back(index, Reason::Full(Vec::new())),
+            _ => {
+                runs[slot].audience.get_or_insert_default().untry(offset);
+                table.mark(slot);
+            }
         }
-        if let Err(e) = watched {
+        if let Err(e) = watched
+            && table.fan_out.find(key).is_some()
+        {
             log::debug!("a quiet viewer cannot be watched: {e}");
             table.hand_back(index, Reason::Spoke(Vec::new()));
         }
@@ -217,6 +229,7 @@ impl Table {
             for (position, index) in audience.quiet.iter().enumerate() {
                 let entry = &entries[*index as usize];
                 assert_eq!((entry.run, entry.state), (number(slot), State::Quiet(number(position))));
+                assert!(run.bytes_from(entry.offset).is_some() || run.end.is_some(), "a send to it was tried in time");
                 assert!(entry.offset == end || run.end.is_some() || audience.more || position < audience.pending);
                 assert!(entry.offset >= audience.tried || audience.is_in_round());
             }

@@ -1,7 +1,7 @@
 //! Rounds: what was appended to a run is written to its quiet viewers, in slices of time.
 //!
-//! An append only marks its run. What came in one read of a broker so leaves as one write to each viewer. A round that takes longer than a
-//! slice goes on in turn with the rounds of other runs; a run that is marked afresh has its first slice at once.
+//! An append only marks its run. So what came in one read of a broker leaves as one write to each viewer. A round that takes longer than a
+//! slice goes on in turn with those of other runs. A run that was just marked is written to before the rounds that go on.
 
 use crate::hub::Hub;
 use crate::hub::cursor::{WRITE_LIMIT, frames_begun};
@@ -15,12 +15,18 @@ use rustix::net::{SendFlags, send};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The longest time for which writing keeps the thread, but for the last few writes. Other tasks have their turn then.
+/// The time after which writing gives other tasks their turn. The last few writes may take longer.
 const SLICE: Duration = Duration::from_millis(1);
 /// The number of steps after which the clock is read: a write takes 5 to 10 microseconds.
 const STEPS: usize = 16;
 /// The bytes that count as a step.
 const BYTES: usize = 16 * 1024;
+
+#[cfg(any(test, fuzzing))]
+thread_local! {
+    /// The number of steps after which every slice is over, if a test has set one.
+    pub(super) static STEPS_IN_TEST: std::cell::Cell<Option<u32>> = const { std::cell::Cell::new(None) };
+}
 
 /// A slice of time.
 pub(super) struct Slice {
@@ -28,21 +34,40 @@ pub(super) struct Slice {
     /// Steps until the clock is read.
     steps: usize,
     is_over: bool,
+    /// The steps so far, for tests.
+    #[cfg(any(test, fuzzing))]
+    tested: u32,
 }
 
 impl Slice {
     /// Begins a slice of [`SLICE`].
     pub(super) fn begin() -> Self {
-        Self { until: Some(Instant::now() + SLICE), steps: STEPS, is_over: false }
+        Self::until(Some(Instant::now() + SLICE))
+    }
+
+    fn until(until: Option<Instant>) -> Self {
+        Self {
+            until,
+            steps: STEPS,
+            is_over: false,
+            #[cfg(any(test, fuzzing))]
+            tested: 0,
+        }
     }
 
     /// Begins a slice without an end.
-    fn endless() -> Self {
-        Self { until: None, steps: STEPS, is_over: false }
+    pub(super) fn endless() -> Self {
+        Self::until(None)
     }
 
     /// Returns true if the slice is over. Called before each step.
     pub(super) fn is_over(&mut self) -> bool {
+        #[cfg(any(test, fuzzing))]
+        if let Some(most) = STEPS_IN_TEST.get().filter(|_| self.until.is_some()) {
+            self.tested += 1;
+            self.is_over = self.tested > most;
+            return self.is_over;
+        }
         self.steps = self.steps.saturating_sub(1);
         if self.steps == 0 {
             self.steps = STEPS;
@@ -64,7 +89,7 @@ struct Tally {
     viewers: usize,
     messages: usize,
     bytes: usize,
-    /// The bytes to write from this offset on make so many messages. Most entries of a run are at the same offset.
+    /// An offset, and the number of messages from there on. Most entries of a run are at the same offset.
     known: Option<(u64, usize)>,
 }
 
@@ -73,7 +98,7 @@ impl Tally {
         if self.bytes > 0 && !run.is_probe() {
             metrics.sent.add(self.messages);
             metrics.sent_bytes.add(self.bytes);
-            // The time of all is that of the last one, which is at most a slice too much.
+            // All are counted with the delay of the last one, which is at most a slice more than their own.
             metrics.lag.observe(run.appended.elapsed(), self.viewers);
         }
     }
@@ -112,13 +137,15 @@ impl Table {
         let mut slice = None;
         while let Some(slot) = self.fan_out.next_run(all) {
             let slice = slice.get_or_insert_with(Slice::begin);
-            // The slot may be another run's by now, or nobody's.
+            // The slot may belong to another run by now, or be free.
             if let Some(run) = self.runs.get_mut(slot) {
                 self.fan_out.write_round(slot, run, slice);
             }
             if slice.is_over {
+                // Those that had no slice yet go first.
                 let FanOut { fresh, rounds, .. } = &mut self.fan_out;
-                rounds.append(fresh);
+                fresh.append(rounds);
+                std::mem::swap(fresh, rounds);
                 break;
             }
         }
@@ -127,13 +154,17 @@ impl Table {
 
     /// Writes all there is to the quiet viewers of a run, at once. No message is dropped before the fan-out has tried to send it.
     ///
-    /// This is not cut into slices. It happens only if what is dropped came during the round that goes on: three quarters of a channel's
-    /// bounds, or a run that is evicted.
+    /// This is not cut into slices. It happens only if three quarters of a channel's bounds came during the current round, or if a run is
+    /// evicted during its round.
     pub(in crate::hub) fn write_all(&mut self, slot: usize) {
         let run = &mut self.runs[slot];
-        while run.audience.as_deref().is_some_and(Audience::is_in_round) {
-            self.fan_out.write_round(slot, run, &mut Slice::endless());
+        let Some(mut audience) = run.audience.take() else { return };
+        while audience.is_in_round() {
+            audience.begin_round(run.log_end());
+            self.fan_out.write_to(&mut audience, run, &mut Slice::endless());
+            audience.end_round();
         }
+        run.audience = Some(audience);
     }
 }
 

@@ -1,140 +1,344 @@
 //! Tests of random operations: every viewer gets an exact part of its run, and the hub's invariants hold.
 
+use super::fan_out::{Far, pair};
 use super::*;
+use crate::config::Clients;
+use crate::hub::fan_out::pings::Pings;
+use crate::hub::fan_out::testing::cut_slices;
+use crate::hub::fan_out::{HandBack, Key, Position, Reason};
+use crate::wire::ws_frame::frame_length;
 use proptest::prelude::*;
+use rustix::net::{SocketType, sockopt};
 use std::collections::HashMap;
 use std::io;
+use tokio::task::yield_now;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Publish { channel: u8, kind: u8, size: usize },
-    Subscribe { channel: u8 },
-    Read { viewer: prop::sample::Index, most: usize },
-    Leave { viewer: prop::sample::Index },
-    Pass { seconds: u64 },
+    Publish {
+        channel: u8,
+        kind: u8,
+        size: usize,
+    },
+    Subscribe {
+        channel: u8,
+    },
+    Read {
+        viewer: prop::sample::Index,
+        most: usize,
+    },
+    Leave {
+        viewer: prop::sample::Index,
+    },
+    Pass {
+        seconds: u64,
+    },
     Restart,
+    /// A viewer that has everything becomes quiet; its socket may have little room.
+    Quiet {
+        viewer: prop::sample::Index,
+        narrow: bool,
+    },
+    /// A quiet viewer sends a pong, or something else.
+    Speak {
+        viewer: prop::sample::Index,
+        pong: bool,
+    },
+    /// What quiet viewers have sent is read.
+    Hear,
+    /// From now on slices are over after so many steps.
+    Cut {
+        steps: u32,
+    },
+    Deliver,
+    /// Pings are sent.
+    Sweep,
+    /// So many viewers that are handed back become busy.
+    HandBack {
+        most: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let viewer = any::<prop::sample::Index>;
+    // A narrow socket takes a part of a long message.
+    let size = prop_oneof![20 => 0..300usize, 1 => Just(6000)];
     prop_oneof![
-        6 => (0..3u8, 0..8u8, 0..300usize).prop_map(|(channel, kind, size)| Step::Publish { channel, kind, size }),
+        6 => (0..3u8, 0..8u8, size).prop_map(|(channel, kind, size)| Step::Publish { channel, kind, size }),
         2 => (0..3u8).prop_map(|channel| Step::Subscribe { channel }),
         5 => (viewer(), 0..900usize).prop_map(|(viewer, most)| Step::Read { viewer, most }),
         1 => viewer().prop_map(|viewer| Step::Leave { viewer }),
         1 => (0..400u64).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Restart),
+        8 => (viewer(), any::<bool>()).prop_map(|(viewer, narrow)| Step::Quiet { viewer, narrow }),
+        1 => (viewer(), any::<bool>()).prop_map(|(viewer, pong)| Step::Speak { viewer, pong }),
+        1 => Just(Step::Hear),
+        1 => (0..4u32).prop_map(|steps| Step::Cut { steps }),
+        3 => Just(Step::Deliver),
+        1 => Just(Step::Sweep),
+        2 => (0..4usize).prop_map(|most| Step::HandBack { most }),
     ]
 }
 
 /// The commands of [`Step::Publish`] by its number; a larger number means the last command.
 const COMMANDS: [&str; 5] = ["FINISHED", "FAILED", "ABORTED", "STARTED", "TASK"];
 
-/// A viewer: its cursor, its run, the offset at which it began, and the bytes that it got.
+/// The place of a viewer: a busy one has a cursor, a quiet one an entry.
+enum Place {
+    Busy(Cursor),
+    Quiet(Far),
+}
+
+/// A viewer: its place, its run, the offset at which it began, and the bytes that it got.
 struct Viewer {
-    cursor: Cursor,
+    /// Its number as an owner.
+    owner: u32,
+    place: Place,
     run: u64,
     start: usize,
+    /// Pings are among these bytes.
     got: Vec<u8>,
     end: Option<End>,
 }
 
-/// Runs the steps, and compares the bytes that each viewer got with its run as it was published.
-fn any_interleaving(limits: &History, steps: Vec<Step>) {
-    let whole_history = *limits == History::default();
-    let mut bench = Bench::new(limits.clone());
-    let mut runs: HashMap<u64, Vec<u8>> = HashMap::new();
-    let mut viewers: Vec<Viewer> = Vec::new();
-    let mut number = 0;
-    let read = |viewer: &mut Viewer, most: usize| {
-        if viewer.end.is_some() {
-            return;
-        }
-        let got = &mut viewer.got;
-        let turn = viewer.cursor.turn(|pending| match most.min(pending.len()) {
+impl Viewer {
+    /// Reads at most `most` bytes: from its cursor, or from its socket.
+    fn read(&mut self, most: usize) {
+        let Self { place, got, end, .. } = self;
+        let cursor = match place {
+            Place::Quiet(far) => return got.extend(far.bytes(most)),
+            Place::Busy(_) if end.is_some() => return,
+            Place::Busy(cursor) => cursor,
+        };
+        let turn = cursor.turn(|pending| match most.min(pending.len()) {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             most => {
                 got.extend_from_slice(&pending[..most]);
                 Ok(most)
             }
         });
-        if let Ok(Turn::Ended(end)) = turn {
-            viewer.end = Some(end);
+        if let Ok(Turn::Ended(ended)) = turn {
+            *end = Some(ended);
         }
+    }
+
+    /// Goes on as a busy viewer.
+    fn become_busy(&mut self, back: HandBack) {
+        if let Place::Quiet(far) = &self.place {
+            self.got.extend(far.all_bytes());
+        }
+        if let Reason::Ping(rest) = &back.reason {
+            self.got.extend_from_slice(rest);
+        }
+        self.place = Place::Busy(back.into_cursor());
+    }
+}
+
+/// Returns these bytes without the pings, which stand between whole frames.
+fn without_pings(mut bytes: &[u8]) -> Vec<u8> {
+    let mut others = Vec::new();
+    while let [first, _, ..] = *bytes {
+        let (frame, rest) = bytes.split_at(frame_length(bytes).min(bytes.len()));
+        match first {
+            0x89 => assert_eq!(frame, [0x89, 0]),
+            _ => others.extend_from_slice(frame),
+        }
+        bytes = rest;
+    }
+    others.extend_from_slice(bytes);
+    others
+}
+
+/// The hub, and what it has to give.
+struct World {
+    bench: Bench,
+    /// All that was published to each run, by its number.
+    runs: HashMap<u64, Vec<u8>>,
+    viewers: Vec<Viewer>,
+    /// The names of all entries there ever were.
+    keys: Vec<Key>,
+    owners: u32,
+}
+
+impl World {
+    fn publish(&mut self, id: &str, kind: Kind, frame: &[u8]) {
+        let before = self.bench.metrics.messages.get();
+        self.bench.hub.publish(self.bench.now, id, kind, frame);
+        if self.bench.metrics.messages.get() > before {
+            let table = self.bench.hub.table();
+            let run = table.runs[table.channels[id]].number();
+            self.runs.entry(run).or_default().extend(frame);
+        }
+    }
+
+    fn subscribe(&mut self, id: &str) {
+        let cursor = self.bench.subscribe(id);
+        let (start, run) = self.bench.hub.read(cursor.slot(), |run| (run.start(), run.number()));
+        let start = usize::try_from(start).unwrap();
+        self.owners += 1;
+        let place = Place::Busy(cursor);
+        self.viewers.push(Viewer { owner: self.owners, place, run, start, got: Vec::new(), end: None });
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        let unfinished: Vec<_> = {
+            let table = self.bench.hub.table();
+            table.failed.iter().chain(&table.aborted).map(|((_, run), slot)| (*run, *slot)).collect()
+        };
+        self.bench.pass(secs(seconds));
+        for (number, slot) in unfinished {
+            let table = self.bench.hub.table();
+            let run = table.runs.get(slot).filter(|run| run.number() == number);
+            if run.is_some_and(|run| run.end == Some(End::Finished)) {
+                self.runs.entry(number).or_default().extend(RELEASE_FRAME);
+            }
+        }
+    }
+
+    /// Makes a viewer quiet, if it has everything.
+    fn quiet(&mut self, viewer: usize, narrow: bool) {
+        let mut viewer = self.viewers.swap_remove(viewer);
+        viewer.place = match viewer.place {
+            Place::Busy(cursor) if cursor.is_of(&self.bench.hub) && cursor.is_caught_up() => {
+                let (near, far) = pair(SocketType::STREAM);
+                if narrow {
+                    sockopt::set_socket_send_buffer_size(&near, 1).unwrap();
+                }
+                let pings = Pings::at(self.bench.now + secs(u64::from(viewer.owner) % 20));
+                let key = self.bench.hub.join(cursor, near, pings, viewer.owner, |_, _| Ok(()));
+                self.keys.push(key);
+                Place::Quiet(Far { socket: far, key })
+            }
+            place => place,
+        };
+        self.viewers.push(viewer);
+    }
+
+    fn hear(&mut self) {
+        for key in &self.keys {
+            self.bench.hub.hear(*key);
+            self.bench.check();
+        }
+    }
+
+    /// Gives what was handed back to its viewer, if that is still there.
+    fn take_back(&mut self, back: HandBack) {
+        if let (Reason::Stop, Position::Reading(cursor)) = (&back.reason, &back.position) {
+            assert_ne!(cursor.end(), Some(End::Behind), "a quiet viewer is never behind");
+        }
+        match self.viewers.iter_mut().find(|viewer| viewer.owner == back.owner) {
+            Some(viewer) => viewer.become_busy(back),
+            None => drop(back),
+        }
+    }
+
+    fn restart(&mut self, limits: &History) {
+        while let Some(back) = self.bench.hub.next_left() {
+            self.take_back(back);
+        }
+        self.keys.clear();
+        let there = self.bench.hub.clone();
+        let cursors = self.viewers.iter_mut().map(|viewer| match &mut viewer.place {
+            Place::Busy(cursor) => cursor,
+            Place::Quiet(_) => panic!("all came back"),
+        });
+        let numbers = self.bench.restart(limits.clone(), Duration::ZERO, cursors);
+        for (before, after) in numbers {
+            let run = self.runs.get(&before).cloned().unwrap_or_default();
+            self.runs.insert(after, run);
+            for viewer in self.viewers.iter_mut().filter(|viewer| viewer.run == before) {
+                assert!(matches!(&viewer.place, Place::Busy(cursor) if !cursor.is_of(&there)));
+                viewer.run = after;
+            }
+        }
+    }
+
+    /// Lets every viewer get what there is.
+    fn settle(&mut self) {
+        cut_slices(None);
+        self.bench.deliver_all();
+        self.hear();
+        while let Some(back) = self.bench.hub.next_back().or_else(|| self.bench.hub.next_ended()) {
+            self.take_back(back);
+            self.bench.check();
+        }
+        for viewer in &mut self.viewers {
+            match &viewer.place {
+                Place::Quiet(far) => viewer.got.extend(far.all_bytes()),
+                Place::Busy(_) => (0..10_000).for_each(|_| viewer.read(usize::MAX)),
+            }
+        }
+    }
+}
+
+/// Runs the steps, and compares the bytes that each viewer got with its run as it was published.
+fn any_interleaving(limits: &History, steps: Vec<Step>) {
+    let whole_history = *limits == History::default();
+    let mut world = World {
+        bench: Bench::new(limits.clone()),
+        runs: HashMap::new(),
+        viewers: Vec::new(),
+        keys: Vec::new(),
+        owners: 0,
     };
+    let mut number = 0;
+    cut_slices(None);
     for step in steps {
+        let count = world.viewers.len();
         match step {
             Step::Publish { channel, kind, size } => {
                 number += 1;
-                let id = channel.to_string();
                 let command = COMMANDS[usize::from(kind).min(4)];
-                let kind = self::kind(command);
                 let frame = frame(&format!("{command} {number} {}", "x".repeat(size)));
-                let before = bench.metrics.messages.get();
-                bench.hub.publish(bench.now, &id, kind, &frame);
-                if bench.metrics.messages.get() > before {
-                    let table = bench.hub.table();
-                    let run = table.runs[table.channels[id.as_str()]].number();
-                    runs.entry(run).or_default().extend(frame);
-                }
+                world.publish(&channel.to_string(), self::kind(command), &frame);
             }
             Step::Subscribe { channel } => {
-                let cursor = bench.subscribe(&channel.to_string());
-                let (start, run) = bench.hub.read(cursor.slot(), |run| (run.start(), run.number()));
-                let start = usize::try_from(start).unwrap();
-                assert!(start == 0 || !whole_history);
-                viewers.push(Viewer { run, cursor, start, got: Vec::new(), end: None });
+                world.subscribe(&channel.to_string());
+                assert!(!whole_history || world.viewers.iter().all(|viewer| viewer.start == 0));
             }
-            Step::Read { viewer, most } if !viewers.is_empty() => read(viewer.get_mut(&mut viewers), most),
-            Step::Leave { viewer } if !viewers.is_empty() => {
-                viewers.swap_remove(viewer.index(viewers.len()));
-            }
-            Step::Pass { seconds } => {
-                let unfinished: Vec<_> = {
-                    let table = bench.hub.table();
-                    table.failed.iter().chain(&table.aborted).map(|((_, run), slot)| (*run, *slot)).collect()
-                };
-                bench.pass(secs(seconds));
-                for (number, slot) in unfinished {
-                    let table = bench.hub.table();
-                    let run = table.runs.get(slot).filter(|run| run.number() == number);
-                    if run.is_some_and(|run| run.end == Some(End::Finished)) {
-                        runs.entry(number).or_default().extend(RELEASE_FRAME);
-                    }
+            Step::Read { viewer, most } if count > 0 => viewer.get_mut(&mut world.viewers).read(most),
+            Step::Leave { viewer } if count > 0 => drop(world.viewers.swap_remove(viewer.index(count))),
+            Step::Pass { seconds } => world.pass(seconds),
+            Step::Restart => world.restart(limits),
+            Step::Quiet { viewer, narrow } if count > 0 => world.quiet(viewer.index(count), narrow),
+            Step::Speak { viewer, pong } if count > 0 => {
+                if let Place::Quiet(far) = &viewer.get(&world.viewers).place {
+                    far.say(if pong { &[0x8a, 0x80, 1, 2, 3, 4] } else { b"x" });
                 }
             }
-            Step::Restart => {
-                let there = bench.hub.clone();
-                let cursors = viewers.iter_mut().map(|viewer| &mut viewer.cursor);
-                let numbers = bench.restart(limits.clone(), Duration::ZERO, cursors);
-                for (before, after) in numbers {
-                    let run = runs.get(&before).cloned().unwrap_or_default();
-                    runs.insert(after, run);
-                    for viewer in viewers.iter_mut().filter(|viewer| viewer.run == before) {
-                        assert!(!viewer.cursor.is_of(&there));
-                        viewer.run = after;
+            Step::Hear => world.hear(),
+            Step::Cut { steps } => cut_slices(Some(steps).filter(|steps| *steps > 0)),
+            Step::Deliver => drop(world.bench.hub.deliver()),
+            Step::Sweep => drop(world.bench.hub.sweep(world.bench.now, &Clients::default())),
+            Step::HandBack { most } => {
+                for _ in 0..most {
+                    let hub = &world.bench.hub;
+                    if let Some(back) = hub.next_back().or_else(|| hub.next_ended()) {
+                        world.take_back(back);
                     }
                 }
             }
             _ => {}
         }
-        bench.check();
+        world.bench.check();
     }
-    for mut viewer in viewers {
-        for _ in 0..10_000 {
-            read(&mut viewer, usize::MAX);
-        }
-        let run = runs.get(&viewer.run).map_or(&[][..], Vec::as_slice);
-        let whole = &run[viewer.start..];
-        assert!(whole.starts_with(&viewer.got), "no gap, nothing twice, in order");
+    world.settle();
+    for viewer in &world.viewers {
+        let run = world.runs.get(&viewer.run).map_or(&[][..], Vec::as_slice);
+        let (whole, got) = (&run[viewer.start..], without_pings(&viewer.got));
+        assert!(whole.starts_with(&got), "no gap, nothing twice, in order");
         match viewer.end {
-            None | Some(End::Finished | End::Stopping) => assert_eq!(viewer.got.len(), whole.len(), "everything"),
+            None | Some(End::Finished | End::Stopping) => assert_eq!(got.len(), whole.len(), "everything"),
             Some(End::Expired | End::Evicted | End::Behind) => {
                 assert!(!whole_history || viewer.end == Some(End::Expired));
             }
         }
     }
-    bench.check();
+    world.viewers.clear();
+    // One call reads a part of the pongs that came before the hang-up.
+    (0..8).for_each(|_| world.hear());
+    world.bench.drop_back();
+    assert!(world.bench.hub.next_left().is_none(), "every hang-up is noticed");
 }
 
 /// An operation on a hub.
@@ -176,10 +380,26 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
+/// Probes while rounds go on: the probe's may not have begun.
+async fn probe(hub: &Arc<Hub>) -> io::Result<()> {
+    let rounds = async {
+        loop {
+            hub.deliver();
+            yield_now().await;
+        }
+    };
+    tokio::select! {
+        probed = hub.probe(|_, _| Ok(())) => probed.map(drop),
+        () = rounds => Ok(()),
+    }
+}
+
 /// Runs the operations, each followed by [`Bench::check`].
 fn any_operations(limits: History, operations: Vec<Operation>) {
     let mut bench = Bench::new(limits);
     let mut viewers: Vec<Cursor> = Vec::new();
+    let mut quiet: Vec<Far> = Vec::new();
+    cut_slices(None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let command = |kind: u8| COMMANDS[usize::from(kind).min(4)];
     for operation in operations {
@@ -202,10 +422,28 @@ fn any_operations(limits: History, operations: Vec<Operation>) {
                 viewers.swap_remove(viewer.index(viewers.len()));
             }
             Operation::Step(Step::Pass { seconds }) => bench.pass(secs(seconds)),
+            Operation::Step(Step::Quiet { viewer, .. }) if !viewers.is_empty() => {
+                let cursor = viewers.swap_remove(viewer.index(viewers.len()));
+                if cursor.is_of(&bench.hub) && cursor.rest().is_empty() && cursor.end().is_none() {
+                    let (near, socket) = pair(SocketType::STREAM);
+                    let key = bench.hub.join(cursor, near, Pings::at(bench.now), 0, |_, _| Ok(()));
+                    quiet.push(Far { socket, key });
+                }
+            }
+            Operation::Step(Step::Speak { viewer, .. }) if !quiet.is_empty() => {
+                drop(quiet.swap_remove(viewer.index(quiet.len())));
+            }
+            Operation::Step(Step::Cut { steps }) => cut_slices(Some(steps).filter(|steps| *steps > 0)),
+            Operation::Step(Step::Deliver) => drop(bench.hub.deliver()),
+            Operation::Step(Step::HandBack { .. }) => {
+                viewers.extend(bench.hub.next_back().or_else(|| bench.hub.next_ended()).map(HandBack::into_cursor));
+            }
             Operation::Limit(limits) => bench.hub.set_limits(limits),
-            Operation::Probe => runtime.block_on(bench.hub.probe(|_, _| Ok(()))).map(drop).unwrap(),
+            Operation::Probe => runtime.block_on(probe(&bench.hub)).unwrap(),
             Operation::Stop => bench.hub.stop(),
             Operation::Restart(limits, seconds) if !bench.hub.table().stopping => {
+                viewers.extend(std::iter::from_fn(|| bench.hub.next_left()).map(HandBack::into_cursor));
+                bench.check();
                 drop(bench.restart(limits, secs(seconds), viewers.iter_mut()));
             }
             Operation::Restart(..) | Operation::Step(_) => {}
@@ -213,6 +451,7 @@ fn any_operations(limits: History, operations: Vec<Operation>) {
         bench.check();
     }
     drop(viewers);
+    while bench.hub.next_left().is_some() {}
     bench.check();
     // Twice, because a failed job is finished first.
     bench.pass(secs(86_400));
