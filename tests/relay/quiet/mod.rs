@@ -7,6 +7,7 @@ mod crowd;
 mod ends;
 mod full;
 mod hang_up;
+mod memory;
 mod pings;
 mod speaking;
 
