@@ -188,7 +188,8 @@ impl World {
         for (number, slot) in unfinished {
             let table = self.bench.hub.table();
             let run = table.runs.get(slot).filter(|run| run.number() == number);
-            if run.is_some_and(|run| run.end == Some(End::Finished)) {
+            // It may have been evicted since, after its viewers got the message.
+            if run.is_some_and(|run| run.end_at(run.log_end()) == Some(End::Finished)) {
                 self.runs.entry(number).or_default().extend(RELEASE_FRAME);
             }
         }
