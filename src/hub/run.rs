@@ -217,12 +217,10 @@ impl Run {
 
     /// Returns true if the next frame of `next` bytes makes the log drop messages that the fan-out may not have tried to send.
     pub(super) fn drops_untried(&self, next: usize, bounds: Bounds) -> bool {
-        self.audience.as_ref().is_some_and(|audience| audience.is_in_round())
-            && self.is_over(next, bounds)
-            && self
-                .audience
-                .as_ref()
-                .is_some_and(|audience| audience.is_behind(self.start + self.oldest(next, bounds).0 as u64))
+        self.audience.as_ref().is_some_and(|audience| {
+            let dropped = || self.start + self.oldest(next, bounds).0 as u64;
+            audience.is_in_round() && self.is_over(next, bounds) && audience.is_behind(dropped())
+        })
     }
 
     /// Returns the length and the number of the oldest messages that are to be dropped for the next frame of `next` bytes.
@@ -281,7 +279,7 @@ impl Run {
     /// Ends a run and drops its history.
     pub(super) fn discard(&mut self, end: End) {
         self.end = Some(end);
-        self.start += self.bytes.len() as u64;
+        self.start = self.log_end();
         self.bytes = Vec::new();
         self.messages = 0;
     }

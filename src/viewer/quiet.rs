@@ -71,7 +71,6 @@ fn make_busy(back: HandBack, shared: &Arc<Shared>) {
     let HandBack { socket, position, pings, owner, reason } = back;
     shared.quiet.forget(&socket);
     let Some(Owner { peer, permit, address_permit }) = shared.quiet.take(owner) else {
-        // The entries below are closed and the cursor is dropped before.
         // It is the hub's probe. Its socket is closed and its cursor dropped before the probe is told.
         drop((socket, position));
         return shared.hub.end_probe();

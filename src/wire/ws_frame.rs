@@ -122,7 +122,7 @@ mod tests {
         for bytes in [pong(0), pong(1), pong(125), [pong(0), pong(9)].concat(), Vec::new()] {
             assert!(are_pongs(&bytes), "{bytes:?}");
             for cut in 1..bytes.len() {
-                // What is left of two pongs may be one.
+                // Two pongs that are cut after the first one are one pong.
                 assert_eq!(are_pongs(&bytes[..cut]), bytes.len() == 21 && cut == 6, "{bytes:?} to {cut}");
             }
         }

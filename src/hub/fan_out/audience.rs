@@ -68,9 +68,9 @@ impl Audience {
         (self.tried, self.trying) = (self.tried.min(offset), self.trying.min(offset));
     }
 
-    /// Returns true if the fan-out may not have tried to send what is before `offset`.
+    /// Returns true if the fan-out may not have tried, in a round that goes on, to send what is before `offset`.
     pub(in crate::hub) fn is_behind(&self, offset: u64) -> bool {
-        self.is_in_round() && self.tried < offset
+        self.tried < offset
     }
 
     /// Returns true if all viewers are quiet.

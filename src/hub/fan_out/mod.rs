@@ -225,7 +225,7 @@ impl Table {
             let is_queued = fresh.iter().chain(rounds).any(|queued| *queued == slot);
             assert!(!audience.queued || is_queued, "it has its turn");
             assert!(audience.queued || !audience.is_in_round(), "nobody is forgotten");
-            let end = run.start() + run.bytes_from(run.start()).map_or(0, <[u8]>::len) as u64;
+            let end = run.log_end();
             for (position, index) in audience.quiet.iter().enumerate() {
                 let entry = &entries[*index as usize];
                 assert_eq!((entry.run, entry.state), (number(slot), State::Quiet(number(position))));

@@ -82,7 +82,7 @@ impl Slice {
     }
 }
 
-/// What a round has written since it was counted last.
+/// Counts of what a part of a round has written.
 #[derive(Default)]
 struct Tally {
     /// Viewers that have got everything.
@@ -142,7 +142,7 @@ impl Table {
                 self.fan_out.write_round(slot, run, slice);
             }
             if slice.is_over {
-                // Those that had no slice yet go first.
+                // Runs without a slice so far go first.
                 let FanOut { fresh, rounds, .. } = &mut self.fan_out;
                 fresh.append(rounds);
                 std::mem::swap(fresh, rounds);

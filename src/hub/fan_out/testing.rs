@@ -22,7 +22,7 @@ pub struct Returned {
     pub owner: u32,
     /// The rest of a ping, which it is to get next.
     pub ping: &'static [u8],
-    /// What it has sent, if that is the reason.
+    /// The bytes that it has sent, if it was handed back for them.
     pub spoke: Option<Vec<u8>>,
 }
 

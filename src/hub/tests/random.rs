@@ -43,7 +43,7 @@ pub(super) enum Step {
         viewer: prop::sample::Index,
         pong: bool,
     },
-    /// What quiet viewers have sent is read.
+    /// The hub reads the bytes that quiet viewers have sent.
     Hear,
     /// From now on slices are over after so many steps.
     Cut {

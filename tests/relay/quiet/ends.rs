@@ -39,7 +39,7 @@ fn three_hundred_quiet_viewers_get_finished_and_those_that_do_not_answer_the_clo
             server.tasks("other", number, number + 1);
             other.texts(&texts(number, number + 1));
         }
-        // Those that did answer are gone already.
+        // The viewers that answered are gone already.
         let (mut sent, mut left) = (VIEWERS, u64::MAX);
         while left > 1 {
             server.tasks("other", sent, sent + 1);

@@ -14,7 +14,7 @@ fn quiet_viewers_take_little_memory_also_after_they_were_busy() {
         return skipped(&format!("{allowed} open files are too few"));
     }
     let server = Server::tcp("clients: {max: 10000, ping_interval: 3600}\n");
-    // What the monitor needs once is not the viewers'.
+    // One viewer comes first, so that memory which the monitor takes only once is not counted.
     drop(server.subscribed("job"));
     let before = server.monitor.rss_kib();
     let is_little = || {

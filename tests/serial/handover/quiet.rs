@@ -198,7 +198,7 @@ fn what_quiet_viewers_did_while_there_was_no_process_is_noticed_by_the_next() {
     assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
     drop(more);
     counts(&service.monitor, "viewers", 8);
-    // Those that stayed can be quiet again, and leave.
+    // The viewers that stayed can become quiet again, and leave.
     sleep(CALM);
     tasks(&broker, "job", 5, 6);
     for viewer in &mut stay {
