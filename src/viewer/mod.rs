@@ -98,10 +98,7 @@ impl Viewer {
 
     /// Takes a permit for `address`, which is the viewer's; returns false if the address has as many viewers as it may have.
     fn take_address_permit(&mut self, address: Peer, clients: &Clients) -> bool {
-        self.take_address_permit_below(address, clients.max_per_address)
-    }
-
-    fn take_address_permit_below(&mut self, address: Peer, limit: usize) -> bool {
+        let limit = clients.max_per_address;
         if limit == 0 || self.address_permit.is_some() {
             return true;
         }

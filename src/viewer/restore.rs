@@ -6,11 +6,12 @@ use super::socket::{Parts, Protocol, Socket};
 use super::{Stage, Viewer, quiet};
 use crate::config::Proxy;
 use crate::context::Shared;
-use crate::context::permits::Permit;
+use crate::context::permits::{AddressPermit, Permit};
 use crate::context::quiet::Owner;
 use crate::hub::cursor::Cursor;
 use crate::hub::fan_out::pings::Pings;
 use crate::net::stream::Stream;
+use crate::peer::Peer;
 use crate::snapshot::state;
 use crate::wire::close::End;
 use socket2::SockRef;
@@ -29,8 +30,7 @@ pub(crate) fn resume(
     let permit = shared.viewers.take_over();
     match cursor {
         Some(cursor) if is_quiet(&left, &cursor) => {
-            let is_limited = shared.settings().clients.max_per_address > 0;
-            let address_permit = is_limited.then(|| shared.addresses.take(left.peer.network(), usize::MAX)).flatten();
+            let address_permit = take_over_address(left.peer, shared);
             quiet::join(socket, cursor, pings, Owner { peer: left.peer, permit, address_permit }, shared);
         }
         cursor => match Stream::adopt(socket) {
@@ -41,6 +41,12 @@ pub(crate) fn resume(
             Err(e) => log::debug!("viewer {} is not taken over: {e}", left.peer),
         },
     }
+}
+
+/// Takes the permit of a viewer's address, if addresses are bounded, even if none is free: for a viewer that was handed over.
+fn take_over_address(peer: Peer, shared: &Shared) -> Option<Box<AddressPermit>> {
+    let is_limited = shared.settings().clients.max_per_address > 0;
+    is_limited.then(|| shared.addresses.take(peer.network(), usize::MAX)).flatten()
 }
 
 /// Returns true if nothing is under way with a viewer, in either direction.
@@ -101,12 +107,8 @@ impl Viewer {
             }
             _ => false,
         };
-        let mut viewer =
-            Self { stage, peer: left.peer, shared, permit: Some(permit), refusal: None, address_permit: None };
-        if settings.clients.max_per_address > 0 && !is_unknown {
-            viewer.take_address_permit_below(left.peer, usize::MAX);
-        }
-        viewer
+        let address_permit = if is_unknown { None } else { take_over_address(left.peer, &shared) };
+        Self { stage, peer: left.peer, shared, permit: Some(permit), refusal: None, address_permit }
     }
 
     /// Takes the connection and the state with which the next process can go on. The state names a run by its slot in the hub.

@@ -3,7 +3,7 @@
 use crate::hub::Hub;
 use crate::hub::cursor::Cursor;
 use crate::hub::fan_out::pings::Pings;
-use crate::hub::fan_out::{Entry, Key, State};
+use crate::hub::fan_out::{Entry, Key};
 use crate::hub::table::Table;
 use crate::wire::close::End;
 use std::io;
@@ -47,9 +47,11 @@ pub(crate) enum Position {
 }
 
 impl Table {
-    /// Removes an entry that is in no list from the table. `end` is given if the entry is being closed.
-    fn take(&mut self, index: usize, reason: Reason, end: Option<End>, hub: &Arc<Hub>) -> HandBack {
-        let Entry { socket, run, offset, pings, owner, .. } = self.fan_out.entries.remove(index);
+    /// Removes an entry that is in no list from the table.
+    fn take(&mut self, index: usize, reason: Reason, hub: &Arc<Hub>) -> HandBack {
+        let entry = self.fan_out.entries.remove(index);
+        let end = entry.end();
+        let Entry { socket, run, offset, pings, owner, .. } = entry;
         if let Some(end) = end {
             return HandBack { socket, position: Position::Closing(end), pings, owner, reason };
         }
@@ -67,8 +69,7 @@ impl Table {
     /// Removes an entry from its list, if it is in one, and from the table.
     pub(super) fn take_any(&mut self, index: usize, hub: &Arc<Hub>) -> HandBack {
         self.unlist(index);
-        let end = if let State::Closing(end) = self.fan_out.entries[index].state { Some(end) } else { None };
-        self.take(index, Reason::Stop, end, hub)
+        self.take(index, Reason::Stop, hub)
     }
 }
 
@@ -76,8 +77,8 @@ impl Hub {
     /// Returns the next viewer that must become busy.
     pub(crate) fn next_back(self: &Arc<Self>) -> Option<HandBack> {
         let mut table = self.table();
-        let (index, reason, end) = table.fan_out.back.pop_front()?;
-        Some(table.take(index as usize, reason, end, self))
+        let (index, reason) = table.fan_out.back.pop_front()?;
+        Some(table.take(index as usize, reason, self))
     }
 
     /// Removes the next entry and returns its viewer, or `None` if no entry is left. Only for the end of the process, when no viewer

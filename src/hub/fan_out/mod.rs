@@ -56,8 +56,23 @@ enum State {
     Quiet(u32),
     /// It was sent a close frame with this end, has left its run, and has to answer.
     Closing(End),
-    /// It waits to be handed back.
-    Back,
+    /// It waits to be handed back; with the end, if it is being closed.
+    Back(Option<End>),
+}
+
+impl Entry {
+    /// Returns the end that its viewer was sent, if it is being closed.
+    fn end(&self) -> Option<End> {
+        match self.state {
+            State::Quiet(_) => None,
+            State::Closing(end) => Some(end),
+            State::Back(end) => end,
+        }
+    }
+
+    fn is_back(&self) -> bool {
+        matches!(self.state, State::Back(_))
+    }
 }
 
 /// The key of an entry. No later entry has the same key.
@@ -93,8 +108,8 @@ pub(super) struct FanOut {
     rounds: VecDeque<usize>,
     /// The slots of runs that have ended and whose quiet viewers have everything: these are to be sent a close frame.
     ended: VecDeque<usize>,
-    /// Entries that must become busy, with the reason and the end if they are being closed.
-    back: VecDeque<(u32, Reason, Option<End>)>,
+    /// Entries that must become busy, and why.
+    back: VecDeque<(u32, Reason)>,
     /// The index of the next entry that the sweep for pings looks at.
     swept: usize,
     /// The earliest deadline among the entries that the sweep has seen, and those that came since it began.
@@ -122,12 +137,12 @@ impl FanOut {
     /// Returns the index of the entry with this key, if it still exists and does not wait for its hand-back.
     fn find(&self, key: Key) -> Option<usize> {
         let entry = self.entries.get(key.index as usize)?;
-        (entry.generation == key.generation && entry.state != State::Back).then_some(key.index as usize)
+        (entry.generation == key.generation && !entry.is_back()).then_some(key.index as usize)
     }
 
     /// Returns the entry with this index, if there is one that does not wait for its hand-back.
     fn entry(&mut self, index: usize) -> Option<&mut Entry> {
-        self.entries.get_mut(index).filter(|entry| entry.state != State::Back)
+        self.entries.get_mut(index).filter(|entry| !entry.is_back())
     }
 }
 
@@ -140,16 +155,16 @@ impl Table {
             if let Some(moved) = audience.remove(position as usize) {
                 entries[moved as usize].state = State::Quiet(position);
             }
-            entries[index].state = State::Back;
+            entries[index].state = State::Back(None);
         }
     }
 
     /// Queues an entry to be handed back.
     fn hand_back(&mut self, index: usize, reason: Reason) {
         self.unlist(index);
-        let state = std::mem::replace(&mut self.fan_out.entries[index].state, State::Back);
-        let end = if let State::Closing(end) = state { Some(end) } else { None };
-        self.fan_out.back.push_back((number(index), reason, end));
+        let entry = &mut self.fan_out.entries[index];
+        entry.state = State::Back(entry.end());
+        self.fan_out.back.push_back((number(index), reason));
     }
 }
 
@@ -216,8 +231,10 @@ impl Table {
         let mut quiet = 0;
         for (slot, run) in &self.runs {
             let Some(audience) = &run.audience else { continue };
-            let waiting =
-                back.iter().filter(|(index, _, end)| end.is_none() && entries[*index as usize].run == number(slot));
+            let waiting = back.iter().filter(|(index, _)| {
+                let entry = &entries[*index as usize];
+                entry.end().is_none() && entry.run == number(slot)
+            });
             let not_busy = audience.quiet.len() + waiting.count();
             assert!(audience.viewers >= not_busy && audience.viewers > 0);
             assert!(audience.pending <= audience.quiet.len());
@@ -235,7 +252,7 @@ impl Table {
             }
             quiet += audience.quiet.len();
         }
-        assert!(back.iter().all(|(index, ..)| entries[*index as usize].state == State::Back));
+        assert!(back.iter().all(|(index, _)| entries[*index as usize].is_back()));
         let closing = entries.iter().filter(|(_, entry)| matches!(entry.state, State::Closing(_))).count();
         assert_eq!(entries.len(), quiet + back.len() + closing);
     }

@@ -198,11 +198,11 @@ impl FanOut {
             let entry = &mut self.entries[index as usize];
             let before = tally.bytes;
             if let Some(reason) = write(entry, run, &mut tally) {
-                entry.state = State::Back;
+                entry.state = State::Back(None);
                 if let Some(moved) = audience.remove(position) {
                     self.entries[moved as usize].state = State::Quiet(number(position));
                 }
-                self.back.push_back((index, reason, None));
+                self.back.push_back((index, reason));
             }
             slice.wrote(tally.bytes - before);
         }
