@@ -20,6 +20,7 @@ mod error;
 mod fs;
 mod handover;
 mod heap;
+mod host_port;
 mod hub;
 mod logging;
 mod metrics;

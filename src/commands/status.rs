@@ -1,11 +1,11 @@
 //! `status`: prints the status of a running monitor, from its status listener.
 
 use crate::commands::client::connect::unknown_host;
-use crate::commands::client::host_port::check_host_and_port;
 use crate::commands::terminal::print;
 use crate::config::Settings;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
+use crate::host_port::split_host_and_port;
 use crate::logging::escape;
 use crate::net::first_byte::{FirstByte, NOTHING, Watched};
 use crate::status::report::Report;
@@ -77,7 +77,7 @@ fn listener(typed: &str) -> Result<&str, String> {
     if !matches!(path, "" | "status") {
         return wrong(&format!("nothing is asked for at the path /{path}"));
     }
-    check_host_and_port(address).map_err(|what| said(&what))?;
+    split_host_and_port(address).map_err(|what| said(&what))?;
     Ok(address)
 }
 

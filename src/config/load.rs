@@ -86,6 +86,16 @@ impl Settings {
         if self.tls.is_some() && matches!(self.websocket_uri, Endpoint::Unix(_)) {
             return Some("tls is set: expected websocket_uri to be a host and a port, not a Unix socket");
         }
+        if self.share_ports && self.cluster.is_none() {
+            return Some(
+                "share_ports is on: expected a section cluster, since a viewer and the broker of its job may come to different instances",
+            );
+        }
+        if self.cluster.as_ref().is_some_and(|cluster| cluster.user.is_some() && cluster.password_file.is_none()) {
+            return Some(
+                "cluster.user is set: expected cluster.password_file to name the file with the user's password",
+            );
+        }
         None
     }
 }

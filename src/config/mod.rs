@@ -4,6 +4,7 @@
 
 mod access;
 mod address;
+mod cluster;
 mod descriptors;
 mod error;
 mod explain;
@@ -18,6 +19,7 @@ mod yaml;
 
 pub(crate) use access::{Network, Proxy, ProxyHeader};
 pub(crate) use address::{Address, Endpoint, Mode};
+pub(crate) use cluster::{Cluster, Server};
 pub(crate) use error::ConfigError;
 pub(crate) use origin::Origin;
 pub(crate) use paths::{DEFAULT_LOG, unfinished_history, unusable_history};

@@ -76,6 +76,10 @@ impl Settings {
             all.push(Files::new("tls.certificate", false, &[tls.certificate()]));
             all.push(Files::new("tls.key", false, &[tls.key()]));
         }
+        if let Some(cluster) = &self.cluster {
+            let files = [("cluster.password_file", cluster.password_file()), ("cluster.tls.ca", cluster.ca())];
+            all.extend(files.into_iter().filter_map(|(of, path)| Some(Files::new(of, false, &[path?]))));
+        }
         if let Some(state) = &self.history.state {
             let files = [state.clone(), unfinished_history(state), unusable_history(state)];
             all.push(Files::new("history.state", true, &files));

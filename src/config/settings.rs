@@ -2,7 +2,7 @@
 
 use super::access;
 use super::value;
-use super::{Address, Endpoint, Level, Mode, Network, Origin, Output, Proxy, ProxyHeader, Seconds};
+use super::{Address, Cluster, Endpoint, Level, Mode, Network, Origin, Output, Proxy, ProxyHeader, Seconds};
 use crate::rlimit;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -28,6 +28,10 @@ pub struct Settings {
     pub status_uri: Option<Address>,
     /// The certificate for TLS on the viewers' port; by default there is no TLS.
     pub tls: Option<Tls>,
+    /// The Redis through which several monitors are one service; by default a monitor works alone.
+    pub cluster: Option<Cluster>,
+    /// Shares the TCP ports with other instances of the monitor on this machine. It needs `cluster`.
+    pub share_ports: bool,
     /// The origins of the web pages that may connect; `https://*.example.org` stands for every host below the domain.
     #[serde(deserialize_with = "access::list")]
     pub allowed_origins: Vec<Origin>,
@@ -176,7 +180,7 @@ impl Tls {
     }
 }
 
-fn credential(path: &Path) -> PathBuf {
+pub(super) fn credential(path: &Path) -> PathBuf {
     match std::env::var_os("CREDENTIALS_DIRECTORY") {
         Some(directory) if path.is_relative() => Path::new(&directory).join(path),
         _ => path.into(),
@@ -192,6 +196,8 @@ impl Default for Settings {
             zeromq_uri: Address { host: "127.0.0.1".into(), port: 7894 },
             status_uri: None,
             tls: None,
+            cluster: None,
+            share_ports: false,
             allowed_origins: vec![Origin::Any],
             trusted_proxies: Vec::new(),
             proxy_header: ProxyHeader::XForwardedFor,
@@ -293,6 +299,11 @@ impl Settings {
         fix!(group, "group");
         fix!(logger.output, "logger.output");
         fix!(logger.file, "logger.file");
+        fix!(share_ports, "share_ports");
+        if !Cluster::differ_in_sizes_only(new.cluster.as_ref(), old.cluster.as_ref()) {
+            fixed.push("cluster");
+            new.cluster.clone_from(&old.cluster);
+        }
         if new.tls.is_some() != old.tls.is_some() {
             fixed.push("tls");
             new.tls.clone_from(&old.tls);

@@ -41,7 +41,7 @@ fn what_is_printed_reads_back_the_same() {
 
 #[test]
 fn errors_name_the_place_and_what_was_expected() {
-    let known = "websocket_uri, websocket_mode, websocket_proxy_protocol, zeromq_uri, status_uri, tls, allowed_origins, trusted_proxies, \
+    let known = "websocket_uri, websocket_mode, websocket_proxy_protocol, zeromq_uri, status_uri, tls, cluster, share_ports, allowed_origins, trusted_proxies, \
                  proxy_header, accept_exit, user, group, logger, history, clients, zeromq";
     for (text, error) in [
         ("websocket_url: [a, 1]\n", format!("1:1: unknown key `websocket_url`; did you mean `websocket_uri`? (known: {known})")),

@@ -5,9 +5,32 @@ use std::path::{Path, PathBuf};
 
 /// The folders and files of `src/`, each above all that stand before it. What starts the program, `lib.rs` and `main.rs`, is
 /// above all of them.
-const LAYERS: [&str; 23] = [
-    "error", "deadline", "fs", "peer", "suggest", "advice", "rlimit", "heap", "wire", "config", "logging", "systemd",
-    "metrics", "snapshot", "hub", "net", "context", "broker", "viewer", "status", "handover", "server", "commands",
+const LAYERS: [&str; 25] = [
+    "error",
+    "deadline",
+    "fs",
+    "peer",
+    "suggest",
+    "advice",
+    "rlimit",
+    "heap",
+    "host_port",
+    "wire",
+    "config",
+    "logging",
+    "systemd",
+    "metrics",
+    "snapshot",
+    "hub",
+    "net",
+    "stream",
+    "context",
+    "broker",
+    "viewer",
+    "status",
+    "handover",
+    "server",
+    "commands",
 ];
 
 const QUESTIONS: [&str; 7] = ["What", "Whether", "Who", "How", "Where", "Why", "Those"];

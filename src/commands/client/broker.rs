@@ -2,9 +2,9 @@
 
 use crate::broker::link::ROUTING_ID;
 use crate::commands::client::connect::unknown_host;
-use crate::commands::client::host_port::check_host_and_port;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
+use crate::host_port::split_host_and_port;
 use crate::wire::first_byte::{HTTP, TLS_RECORDS, ZMTP};
 use std::future::pending;
 use std::io;
@@ -84,7 +84,7 @@ impl Broker {
         };
         let unavailable = |what: String| Failure::new(Exit::Unavailable, what);
         let host_and_port = address.strip_prefix("tcp://").ok_or_else(|| wrong("it does not begin with tcp://"))?;
-        check_host_and_port(host_and_port).map_err(|what| wrong(&what))?;
+        split_host_and_port(host_and_port).map_err(|what| wrong(&what))?;
         let mut options = SocketOptions::default();
         // The crate's own timeout would fire after a pause of this process although the answer has come.
         options.no_connect_timeout();

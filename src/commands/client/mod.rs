@@ -3,7 +3,6 @@
 pub(super) mod broker;
 pub(super) mod connect;
 mod handshake;
-pub(super) mod host_port;
 mod monitor_url;
 pub(super) mod tally;
 mod tls;

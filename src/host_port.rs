@@ -1,7 +1,8 @@
-//! Checks a host and a port that a user typed, such as `127.0.0.1:4568` or `[::1]:4568`.
+//! A host and a port that a user typed, such as `127.0.0.1:4568` or `[::1]:4568`.
 
-/// Checks that `text` is HOST:PORT with a port from 1 to 65535, and an IPv6 address in brackets. The error is a clause.
-pub(crate) fn check_host_and_port(text: &str) -> Result<(), String> {
+/// Splits HOST:PORT with a port from 1 to 65535, and an IPv6 address in brackets, into the host without brackets and the port. The error
+/// is a clause.
+pub(crate) fn split_host_and_port(text: &str) -> Result<(&str, u16), String> {
     if text.contains('@') {
         return Err("there are no users here; leave out what stands before the @".into());
     }
@@ -14,8 +15,10 @@ pub(crate) fn check_host_and_port(text: &str) -> Result<(), String> {
             Err("an IPv6 address needs brackets, such as [::1]".into())
         }
         Some(("", _)) => Err("it has no host".into()),
-        Some((_, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
-        Some((_, port)) => Err(format!("its port is {port}, and not a number from 1 to 65535")),
+        Some((host, port)) => match port.parse() {
+            Ok(port) if port > 0 => Ok((host.trim_start_matches('[').trim_end_matches(']'), port)),
+            _ => Err(format!("its port is {port}, and not a number from 1 to 65535")),
+        },
         None => Err("it has no port".into()),
     }
 }
@@ -26,8 +29,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_host_and_a_port_is_said() {
-        for text in ["a:1", "127.0.0.1:65535", "[::1]:4568"] {
-            assert_eq!(check_host_and_port(text), Ok(()), "{text}");
+        for (text, parts) in
+            [("a:1", ("a", 1)), ("127.0.0.1:65535", ("127.0.0.1", 65535)), ("[::1]:4568", ("::1", 4568))]
+        {
+            assert_eq!(split_host_and_port(text), Ok(parts), "{text}");
         }
         for (text, said) in [
             ("", "no port"),
@@ -42,7 +47,7 @@ mod tests {
             ("a:http", "its port is http"),
             ("a:65536", "its port is 65536"),
         ] {
-            let wrong = check_host_and_port(text).unwrap_err();
+            let wrong = split_host_and_port(text).unwrap_err();
             assert!(wrong.contains(said), "{text}: {wrong}");
         }
     }
