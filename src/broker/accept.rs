@@ -5,15 +5,11 @@ use crate::context::Shared;
 use crate::logging::Throttle;
 use crate::metrics::counters::LinkRefusal;
 use crate::net::accept::accept_tcp;
-use nix::sys::socket::{setsockopt, sockopt};
-use std::io;
+use crate::net::keep_alive::keep_alive;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-
-/// The time until a silent broker's machine is probed and the time between two probes, in seconds, and the number of probes.
-const KEEPALIVE: (u32, u32, u32) = (60, 10, 6);
 
 static NOT_ALLOWED: Throttle = Throttle::new(Duration::from_secs(60));
 
@@ -33,13 +29,4 @@ pub(crate) async fn accept_brokers(listener: TcpListener, shared: Arc<Shared>) {
         link::shake_hands(peer, link::serve(stream, peer, Arc::clone(&shared)), &shared);
     };
     accept_tcp(listener, serve).await;
-}
-
-fn keep_alive(stream: &TcpStream) -> io::Result<()> {
-    let (idle, interval, count) = KEEPALIVE;
-    setsockopt(stream, sockopt::KeepAlive, &true)?;
-    setsockopt(stream, sockopt::TcpKeepIdle, &idle)?;
-    setsockopt(stream, sockopt::TcpKeepInterval, &interval)?;
-    setsockopt(stream, sockopt::TcpKeepCount, &count)?;
-    Ok(())
 }

@@ -87,7 +87,7 @@ mod tests {
         };
         let known = |c: char| class.ranges().iter().any(|range| (range.start()..=range.end()).contains(&c));
         let differ: Vec<char> = ('\0'..=char::MAX).filter(|c| is_escaped(*c) != known(*c)).collect();
-        assert_eq!(differ, Vec::new());
+        assert_eq!(differ, Vec::<char>::new());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Sockets: listening, accepting, streams over TCP, TLS and Unix sockets, certificates.
 
 pub(crate) mod accept;
+pub(crate) mod client_tls;
 pub(crate) mod first_byte;
 pub(crate) mod head_limits;
 pub(crate) mod interface;
+pub(crate) mod keep_alive;
 pub(crate) mod listen;
 pub(crate) mod pem;
 pub(crate) mod stream;

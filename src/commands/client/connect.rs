@@ -2,9 +2,9 @@
 
 use crate::commands::client::handshake::shake_hands;
 use crate::commands::client::monitor_url::MonitorUrl;
-use crate::commands::client::tls;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
+use crate::net::client_tls::{self, CaSetting};
 use crate::net::first_byte::{FirstByte, NOTHING, Watched};
 use crate::wire::first_byte::{HTTP, TLS_ALERT, TLS_RECORDS, ZMTP};
 use nix::libc::{EMFILE, ENFILE};
@@ -43,7 +43,7 @@ pub(crate) async fn connect(url: &str, ca: Option<&Path>) -> Result<Socket, Fail
         let what = format!("--ca is for TLS, and {url} has none; expected a URL that begins with wss://");
         return Err(Failure::new(Exit::Usage, what));
     }
-    let connector = if to.tls { Some(tls::connector(ca)?) } else { None };
+    let connector = if to.tls { Some(client_tls::connector(ca, CaSetting::Option, &[b"http/1.1"])?) } else { None };
     let unavailable = |what: String| Failure::new(Exit::Unavailable, format!("cannot watch at {url}: {what}"));
     let late = |what: &str, hint: &str| unavailable(format!("{what} within {} s{hint}", CONNECT_TIMEOUT.as_secs()));
 
@@ -96,7 +96,7 @@ pub(crate) fn unknown_host(host: &str, error: &io::Error) -> String {
 /// Explains why there is no TLS session.
 fn no_session(error: &io::Error, to: &MonitorUrl, first: &FirstByte) -> String {
     if TLS_RECORDS.contains(&first.get()) {
-        return tls::explain(error);
+        return client_tls::explain(error);
     }
     format!("there was no TLS handshake{}", no_tls(to, first))
 }
@@ -123,7 +123,7 @@ fn no_websocket(error: &Error, to: &MonitorUrl, first: &FirstByte) -> String {
     match error {
         Error::Http(response) => refused(response, to),
         Error::Io(e) if e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) => {
-            tls::explain(e)
+            client_tls::explain(e)
         }
         Error::Io(e) if !is_end(e) => format!("the connection broke in the WebSocket handshake: {e}"),
         Error::Io(_) | Error::ConnectionClosed | Error::Protocol(ProtocolError::HandshakeIncomplete) => closed.into(),

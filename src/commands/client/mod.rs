@@ -5,5 +5,4 @@ pub(super) mod connect;
 mod handshake;
 mod monitor_url;
 pub(super) mod tally;
-mod tls;
 pub(super) mod viewer;

@@ -1,5 +1,6 @@
 //! TLS as a client: the trusted certificates, and plain words for a refused certificate.
 
+use crate::advice;
 use crate::error::{Exit, Failure};
 use crate::fs::{Accept, read_bounded, without_mark};
 use crate::net::pem;
@@ -31,12 +32,40 @@ use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName};
 /// The most names of a certificate that an error lists.
 const MAX_NAMES: usize = 10;
 
-/// Prepares connections that trust the system's certificates and, in addition, those in the PEM file `ca`.
+/// The setting that names the file of trusted certificates, as errors call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CaSetting {
+    /// The option `--ca`.
+    Option,
+    /// The key `cluster.tls.ca`.
+    Key,
+}
+
+impl CaSetting {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Option => "--ca",
+            Self::Key => "cluster.tls.ca",
+        }
+    }
+
+    /// Returns the failure for a file that is wrong.
+    fn wrong(self, path: &Path, what: &str) -> Failure {
+        match self {
+            Self::Option => Failure::new(Exit::Usage, format!("--ca {}: {what}", path.display())),
+            Self::Key => Failure::new(Exit::Config, format!("cluster.tls.ca: {}: {what}", path.display())),
+        }
+    }
+}
+
+/// Prepares connections that trust the system's certificates and, in addition, those in the PEM file `ca`. They offer `protocols`
+/// (ALPN), if there are any.
 ///
 /// # Errors
-/// [`Exit::Usage`] if `ca` cannot be read or used, [`Exit::Unavailable`] if there is no trusted certificate at all.
-pub(crate) fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
-    let given = ca.map(certificates).transpose()?.unwrap_or_default();
+/// [`Exit::Usage`] if `ca` cannot be read or used, or [`Exit::Config`] if the configuration names it; [`Exit::Unavailable`] if there
+/// is no trusted certificate at all.
+pub(crate) fn connector(ca: Option<&Path>, setting: CaSetting, protocols: &[&[u8]]) -> Result<TlsConnector, Failure> {
+    let given = ca.map(|ca| certificates(ca, setting)).transpose()?.unwrap_or_default();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     // The key of a server's own certificate must not certify other servers.
@@ -44,8 +73,11 @@ pub(crate) fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
         given.iter().filter(|given| Facts::of(given).is_some_and(|facts| facts.ca)).cloned(),
     );
     if roots.is_empty() && given.is_empty() {
-        let what = "this system trusts no certificate; install the package ca-certificates, see that SSL_CERT_FILE and \
-                    SSL_CERT_DIR are right if they are set, or name a file by --ca";
+        let what = format!(
+            "this system trusts no certificate; install the package ca-certificates, see that SSL_CERT_FILE and \
+             SSL_CERT_DIR are right if they are set, or name a file by {}",
+            setting.name()
+        );
         return Err(Failure::new(Exit::Unavailable, what));
     }
     let software = |e: String| Failure::new(Exit::Software, format!("cannot set up TLS: {e}"));
@@ -59,16 +91,21 @@ pub(crate) fn connector(ca: Option<&Path>) -> Result<TlsConnector, Failure> {
     let builder = ClientConfig::builder_with_provider(Arc::<CryptoProvider>::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(|e| software(e.to_string()))?;
     let algorithms = provider.signature_verification_algorithms;
-    let verifier = Arc::new(Verifier { chains, given, algorithms });
+    let verifier = Arc::new(Verifier { chains, given, setting, algorithms });
     let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// Reads the certificates in a PEM file, or from a pipe.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let wrong = |what: String| Failure::new(Exit::Usage, format!("--ca {}: {what}", path.display()));
-    let file = read_bounded(path, MAX_FILE, Accept::FileOrPipe).map_err(wrong)?.bytes;
+fn certificates(path: &Path, setting: CaSetting) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let wrong = |what: String| setting.wrong(path, &what);
+    let file = read_bounded(path, MAX_FILE, Accept::FileOrPipe);
+    let file = file.map_err(|what| match setting {
+        CaSetting::Option => wrong(what),
+        CaSetting::Key => wrong(advice::to_read(path, what)),
+    });
+    let file = file?.bytes;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(without_mark(&file)).collect();
     let found = found.map_err(|e| wrong(pem::explain(&e, &file, "certificates")))?;
     if found.is_empty() {
@@ -107,6 +144,7 @@ struct Verifier {
     /// `None` if no CA is trusted.
     chains: Option<Arc<WebPkiServerVerifier>>,
     given: Vec<CertificateDer<'static>>,
+    setting: CaSetting,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -116,7 +154,7 @@ impl Verifier {
         let (Error::InvalidCertificate(why), Some(facts)) = (error, Facts::of(certificate)) else {
             return error.clone();
         };
-        let what = facts.explain(why, &name.to_str(), !self.given.is_empty());
+        let what = facts.explain(why, &name.to_str(), !self.given.is_empty(), self.setting.name());
         let what = format!("the server's certificate is refused: {what}");
         CertificateError::Other(OtherError(Arc::new(Refused(what)))).into()
     }
@@ -215,8 +253,8 @@ impl Facts {
         })
     }
 
-    /// Explains why the certificate was refused for `name`; `given` is true if `--ca` named certificates.
-    fn explain(&self, why: &CertificateError, name: &str, given: bool) -> String {
+    /// Explains why the certificate was refused for `name`; `given` is true if `setting` named certificates.
+    fn explain(&self, why: &CertificateError, name: &str, given: bool, setting: &str) -> String {
         use CertificateError as E;
         match why {
             E::Expired | E::ExpiredContext { .. } => {
@@ -238,21 +276,23 @@ impl Facts {
             // `BadSignature`: another certificate with the same name is trusted. `Other`: it is marked as a CA's, as those of
             // `openssl req -x509` are.
             E::UnknownIssuer | E::BadSignature | E::Other(_) if self.self_signed && given => {
-                "it is self-signed, and is not among the certificates that --ca names; is that the file of this server?"
-                    .into()
+                format!(
+                    "it is self-signed, and is not among the certificates that {setting} names; is that the file of this server?"
+                )
             }
             E::UnknownIssuer | E::BadSignature | E::Other(_) if self.self_signed => {
-                "it is self-signed, and this system does not trust it; if it is the right one, name its file by --ca"
-                    .into()
+                format!(
+                    "it is self-signed, and this system does not trust it; if it is the right one, name its file by {setting}"
+                )
             }
             E::UnknownIssuer if given => format!(
-                "its issuer ({}) is not trusted; the file that --ca names has neither this certificate nor that of its issuer; \
+                "its issuer ({}) is not trusted; the file that {setting} names has neither this certificate nor that of its issuer; \
                  or the server may lack the intermediate certificates",
                 self.issuer
             ),
             E::UnknownIssuer => format!(
                 "its issuer ({}) is not trusted by this system; if that is your own CA, name the file of the CA's certificate \
-                 by --ca; else the server may lack the intermediate certificates",
+                 by {setting}; else the server may lack the intermediate certificates",
                 self.issuer
             ),
             E::Revoked => "it was revoked".into(),
