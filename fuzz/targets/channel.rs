@@ -270,7 +270,7 @@ fuzz_target!(|input: &[u8]| {
                 hub.freeze();
                 let (slots, bytes): (Vec<_>, _) = hub.save(now, |runs| {
                     let (slots, runs) = runs.into_iter().unzip();
-                    let state = State { version: "".into(), written: 0, uptime: 0, history_file: None, runs, links: Cow::default(), viewers: Cow::default() };
+                    let state = State { version: "".into(), written: 0, uptime: 0, history_file: None, runs, links: Cow::default(), viewers: Cow::default(), stream: None };
                     (slots, state.encode().unwrap())
                 });
                 hub = Hub::new(limits.clone(), Arc::clone(&metrics));

@@ -9,8 +9,9 @@ use crate::deadline::timeout;
 use crate::logging::Throttle;
 use crate::metrics::counters::{LinkRefusal, Metrics};
 use crate::snapshot::state;
-use crate::wire::message::Message;
+use crate::wire::message::{Kind, Message};
 use crate::wire::zmtp::{self, Event, Parser, Parts, Stage, Violation};
+use crate::{hub, stream};
 use socket2::SockRef;
 use std::convert::Infallible;
 use std::io;
@@ -196,7 +197,7 @@ impl Link {
                 biased;
                 () = &mut revoked => return Err(Ended::NotAllowed),
                 _ = &mut stopped => return Err(Ended::Stopping),
-                got = read(&mut self.stream, &mut self.parser, &self.shared.metrics) => got?,
+                got = read_on(&mut self.stream, &mut self.parser, &self.shared) => got?,
             }
         }
     }
@@ -228,7 +229,14 @@ impl Link {
     fn take_all(&mut self, now: Instant) -> Result<(), Ended> {
         // The settings are read before the hub is locked, so that no two locks are held at once.
         let accept_exit = self.shared.settings().accept_exit;
-        let mut publisher = self.shared.hub.publisher(now);
+        let shared = Arc::clone(&self.shared);
+        match &shared.stream {
+            None => self.take_to(shared.hub.publisher(now), accept_exit),
+            Some(stream) => self.take_to(stream.appender(), accept_exit),
+        }
+    }
+
+    fn take_to(&mut self, mut publisher: impl Publish, accept_exit: bool) -> Result<(), Ended> {
         while let Some(event) = self.parser.event()? {
             match event {
                 Event::Message(parts) => {
@@ -260,6 +268,31 @@ impl Link {
             _ => Err(Ended::NotReading),
         }
     }
+}
+
+/// The way of messages from a link: into the hub, or into the stream of a cluster.
+trait Publish {
+    fn publish(&mut self, channel: &str, kind: Kind, frame: &[u8]);
+}
+
+impl Publish for hub::Publisher<'_> {
+    fn publish(&mut self, channel: &str, kind: Kind, frame: &[u8]) {
+        self.publish(channel, kind, frame);
+    }
+}
+
+impl Publish for stream::Appender<'_> {
+    fn publish(&mut self, channel: &str, kind: Kind, frame: &[u8]) {
+        self.publish(channel, kind, frame);
+    }
+}
+
+/// Reads as [`read`] does. In a cluster it first waits until what was read before has room in the buffer for Redis.
+async fn read_on(stream: &mut TcpStream, parser: &mut Parser, shared: &Shared) -> Result<(), Ended> {
+    if let Some(stream) = &shared.stream {
+        stream.room().await;
+    }
+    read(stream, parser, &shared.metrics).await
 }
 
 /// Reads once into the parser's space.

@@ -8,6 +8,7 @@ use crate::error::{Exit, Failure};
 use crate::host_port::split_host_and_port;
 use crate::logging::escape;
 use crate::net::first_byte::{FirstByte, NOTHING, Watched};
+use crate::status::cluster::Cluster;
 use crate::status::report::Report;
 use crate::wire::first_byte::{TLS_ALERT, ZMTP};
 use chrono::{DateTime, Local};
@@ -160,6 +161,9 @@ fn text(address: &str, report: &Report) -> String {
     );
     line("history", format!("{} of {}", bytes(history.bytes as u64), bytes(history.max as u64)));
     let messages = |n| count(n, "message", "messages");
+    if let Some(cluster) = &report.cluster {
+        line("cluster", cluster_line(cluster));
+    }
     line("received", format!("{}, {}", messages(totals.messages_received), bytes(totals.bytes_received)));
     line(
         "sent",
@@ -193,6 +197,24 @@ fn text(address: &str, report: &Report) -> String {
         line("", format!("{at} {}: {}", escape(&notice.level), escape(&notice.text)));
     }
     out
+}
+
+/// Describes the way of a node to its stream.
+fn cluster_line(cluster: &Cluster) -> String {
+    let waiting = bytes(cluster.buffer_bytes as u64);
+    match (&cluster.server, &cluster.reason) {
+        (Some(server), None) => format!(
+            "Redis {}, read up to {}; {} in {}; {waiting} wait",
+            escape(server),
+            escape(&cluster.position),
+            count(cluster.stream_entries, "entry", "entries"),
+            bytes(cluster.stream_bytes)
+        ),
+        (Some(server), Some(reason)) => format!("Redis {}: {}; {waiting} wait", escape(server), escape(reason)),
+        (None, reason) => {
+            format!("no Redis: {}; {waiting} wait", escape(reason.as_deref().unwrap_or("not connected yet")))
+        }
+    }
 }
 
 fn time(seconds: u64) -> String {

@@ -14,12 +14,15 @@ use crate::context::outbox::Outbox;
 use crate::context::over_limit::OverLimit;
 use crate::context::permits::{ConnectionLimit, PerAddressLimit, Room};
 use crate::context::quiet::QuietViewers;
+use crate::error::{Exit, Failure};
 use crate::hub::Hub;
 use crate::logging::{self, Throttle};
 use crate::metrics::counters::Metrics;
 use crate::metrics::samples::Samples;
 use crate::net::tls::Certificate;
 use crate::rlimit::Shares;
+use crate::stream::{MAX_NODE, MessageStream};
+use rustix::system::uname;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
@@ -39,6 +42,8 @@ pub struct Shared {
     certificate: RwLock<Option<Arc<Certificate>>>,
     /// The channels.
     pub hub: Arc<Hub>,
+    /// The stream of the cluster, if the monitor is one of several.
+    pub(crate) stream: Option<Arc<MessageStream>>,
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The viewers' permits.
@@ -74,25 +79,37 @@ pub struct Shared {
     started: Instant,
 }
 
+/// Returns the name of this machine, by which other nodes name this one.
+fn node_name() -> String {
+    uname().nodename().to_string_lossy().chars().take(MAX_NODE / 4).collect()
+}
+
 impl Shared {
     /// Creates the context of a monitor whose `settings` are within `shares`. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// If the quiet viewers cannot be watched.
+    /// If the quiet viewers cannot be watched, or the password or the certificates for Redis cannot be read.
     pub(crate) fn new(
         settings: Settings,
         certificate: Option<Certificate>,
         listeners: usize,
         shares: &Shares,
-    ) -> io::Result<Arc<Self>> {
+    ) -> Result<Arc<Self>, Failure> {
         let metrics = Arc::new(Metrics::default());
         let changed = Arc::new(Notify::new());
         let room = Room::new(shares.both);
+        let hub = Hub::new(settings.history.clone(), Arc::clone(&metrics));
+        let stream = settings.cluster.as_ref().map(|cluster| {
+            MessageStream::new(cluster, &settings.history, node_name(), Arc::clone(&hub), Arc::clone(&metrics))
+        });
+        let quiet = QuietViewers::new();
+        let quiet = quiet.map_err(|e| Failure::new(Exit::Software, format!("cannot set up event handling: {e}")))?;
         Ok(Arc::new(Self {
-            hub: Hub::new(settings.history.clone(), Arc::clone(&metrics)),
+            hub,
+            stream: stream.transpose()?,
             metrics,
             viewers: ConnectionLimit::new(settings.clients.max, Arc::clone(&room), Arc::clone(&changed)),
-            quiet: QuietViewers::new()?,
+            quiet,
             over_limit: OverLimit::new(shares.over_limit),
             addresses: Arc::default(),
             brokers: ConnectionLimit::new(settings.zeromq.max_connections, room, Arc::clone(&changed)),
@@ -167,6 +184,9 @@ impl Shared {
         self.viewers.set_limit(new.clients.max);
         self.brokers.set_limit(new.zeromq.max_connections);
         self.hub.set_limits(new.history.clone());
+        if let (Some(stream), Some(cluster)) = (&self.stream, &new.cluster) {
+            stream.set_limits(cluster, &new.history);
+        }
         logging::reload(&new.logger);
         self.settings.send_replace(Arc::new(new));
     }

@@ -4,11 +4,13 @@
 
 use crate::config::{History, unfinished_history, unusable_history};
 use crate::error::{Exit, Failure};
+use crate::handover::inherited::restore_stream;
 use crate::hub::Hub;
 use crate::snapshot::encoding::{Refused, is_ours};
 use crate::snapshot::reading::Limits;
 use crate::snapshot::state;
 use crate::snapshot::state::State;
+use crate::stream::MessageStream;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::geteuid;
 use std::fs::{self, File, OpenOptions, symlink_metadata};
@@ -135,17 +137,17 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Restores the history in the file into `hub`, if it is not older than `limits.finished`, as far as `limits.total_bytes` allows. Without
-/// a hub the history is not needed. The file is removed; one that cannot be used is renamed. Logs the outcome.
-pub(crate) fn take_up(path: &Path, limits: &History, hub: Option<&Hub>) {
+/// Restores the history in the file into a hub, if it is not older than `limits.finished`, as far as `limits.total_bytes` allows; and what
+/// Redis had not taken, of whatever age, into a stream. Without a hub the history is not needed. The file is removed; one that cannot be used is renamed. Logs the outcome.
+pub(crate) fn take_up(path: &Path, limits: &History, to: Option<(&Hub, Option<&MessageStream>)>) {
     let shown = path.display();
     match find(path) {
         Ok(Found::Nothing | Found::Empty) => {}
         Ok(Found::Foreign(what)) => log::warn!("history.state: {shown} is left alone: {what}"),
         Err(e) => log::warn!("history.state: cannot read {shown}: {e}"),
-        Ok(Found::Saved(file)) => match hub {
+        Ok(Found::Saved(file)) => match to {
             None => remove(path, &file),
-            Some(hub) => take_up_saved(path, &file, limits, hub),
+            Some((hub, stream)) => take_up_saved(path, &file, limits, hub, stream),
         },
     }
     // Tested at the start, so that an administrator can correct the mistake before the stop.
@@ -155,9 +157,9 @@ pub(crate) fn take_up(path: &Path, limits: &History, hub: Option<&Hub>) {
 }
 
 /// Restores a saved history, and removes or renames its file.
-fn take_up_saved(path: &Path, file: &File, limits: &History, hub: &Hub) {
+fn take_up_saved(path: &Path, file: &File, limits: &History, hub: &Hub, stream: Option<&MessageStream>) {
     let shown = path.display();
-    match restore(file, hub, limits) {
+    match restore(file, hub, stream, limits) {
         Ok(what) => {
             remove(path, file);
             log::info!("took up {what} from {shown}");
@@ -218,10 +220,10 @@ impl From<io::Error> for Unusable {
 }
 
 /// Restores the history in the file into `hub`; returns its size and age for the log.
-fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable> {
+fn restore(file: &File, hub: &Hub, stream: Option<&MessageStream>, limits: &History) -> Result<String, Unusable> {
     let limit = limits.total_bytes.saturating_mul(TIMES).max(LARGEST).saturating_add(SLACK);
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-    if length > limit {
+    if length > limit.saturating_add(stream.map_or(0, MessageStream::saved_bytes)) {
         return Err(Refused::TooLarge.into());
     }
     let mut bytes = Vec::with_capacity(length);
@@ -229,7 +231,15 @@ fn restore(file: &File, hub: &Hub, limits: &History) -> Result<String, Unusable>
     // A file has no connections.
     let mut state = State::decode(&bytes, Limits { cost: limit, connections: 0, unread: false })?;
     let age = Duration::from_millis(state::now().saturating_sub(state.written));
-    if age > limits.finished.duration() {
+    let is_old = age > limits.finished.duration();
+    if let Some(mut saved) = state.stream.take() {
+        if is_old {
+            // Its runs are not taken up: the stream is read from its beginning.
+            saved.forget_reading();
+        }
+        restore_stream(Some(saved), stream);
+    }
+    if is_old {
         return Err(Unusable::Old(age.as_secs()));
     }
     let dropped = state.fit(limits.total_bytes, false);

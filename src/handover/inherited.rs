@@ -10,9 +10,11 @@ use crate::hub::cursor::Cursor;
 use crate::hub::fan_out::pings::Pings;
 use crate::net::stream::Stream;
 use crate::rlimit;
+use crate::snapshot;
 use crate::snapshot::reading::Limits;
 use crate::snapshot::state;
 use crate::snapshot::state::State;
+use crate::stream::MessageStream;
 use crate::systemd::fd_store::{self, InheritedFds};
 use crate::viewer::restore;
 use crate::wire::zmtp;
@@ -172,9 +174,10 @@ fn take_excess<'a>(
 /// Goes on with all channels and connections of a state, whose sockets are in its order.
 fn resume(mut state: State<'_>, sockets: Vec<OwnedFd>, shared: &Arc<Shared>) {
     fit_history(&mut state, shared);
-    let State { version, uptime, runs, links, viewers, .. } = state;
+    let State { version, uptime, runs, links, viewers, stream, .. } = state;
     let (now, elapsed) = (Instant::now(), state::uptime().saturating_sub(uptime));
     let slots = shared.hub.restore(now, Duration::from_millis(elapsed), &runs);
+    restore_stream(stream, shared.stream.as_deref());
     let what = format!("{} viewers, {} brokers and {} channels", viewers.len(), links.len(), runs.len());
     let mut sockets = sockets.into_iter();
     for (link, socket) in links.into_owned().into_iter().zip(&mut sockets) {
@@ -193,6 +196,20 @@ fn resume(mut state: State<'_>, sockets: Vec<OwnedFd>, shared: &Arc<Shared>) {
     }
     shared.hub.drop_unused(now, &slots);
     log::info!("took over {what} from the previous process (version {version}), after {elapsed} ms");
+}
+
+/// Goes on with the stream. Without one, what waits for Redis is lost.
+pub(super) fn restore_stream(saved: Option<snapshot::stream::StreamState<'_>>, stream: Option<&MessageStream>) {
+    match (saved, stream) {
+        (Some(saved), Some(stream)) => stream.restore(saved),
+        (Some(saved), None) if !saved.waiting.is_empty() => {
+            log::warn!(
+                "there is no cluster any more: {} batches of messages that Redis has not taken are dropped",
+                saved.waiting.len()
+            );
+        }
+        _ => {}
+    }
 }
 
 /// Drops history that exceeds `history.total_bytes`.
@@ -244,6 +261,7 @@ mod tests {
             touched: 0,
             failed: None,
             aborted: None,
+            origin: None,
         };
         let mut sockets: Vec<OwnedFd> = (0..4).map(|_| UnixStream::pair().unwrap().0.into()).collect();
         let viewer = |(run, offset, rest): (u32, u64, &'static [u8]), socket: &OwnedFd| state::Viewer {
@@ -263,6 +281,7 @@ mod tests {
             runs: vec![job("a", Lifecycle::Finished), job("b", Lifecycle::Draining), job("open", Lifecycle::Open)],
             links: Cow::default(),
             viewers: viewers.into(),
+            stream: None,
         };
         let bytes = handed_over.encode().unwrap();
         let own = [rest, control, &*End::Finished.closing_bytes(true)].concat();

@@ -4,10 +4,10 @@ use crate::context::{Shared, outbox};
 use crate::handover::fd_queue::FdQueue;
 use crate::handover::history_file;
 use crate::handover::refuse::refuse;
-use crate::hub::Hub;
 use crate::snapshot::encoding::Refused;
 use crate::snapshot::state;
 use crate::snapshot::state::State;
+use crate::snapshot::stream::StreamState;
 use crate::systemd::fd_store;
 use crate::wire::zmtp;
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ pub(crate) fn hand_over(queue: FdQueue, shared: &Shared) {
     let what = format!("{} viewers, {} brokers and {channels} channels", viewers.len(), link_states.len());
     let write = |file: &mut File| {
         let path = settings.history.state.as_deref();
-        with_state(&shared.hub, &link_states, &mut viewer_states, finish, path, |state| state.write(file))
+        with_state(shared, &link_states, &mut viewer_states, finish, path, |state| state.write(file))
             .map_err(io::Error::other)
     };
     match queue.close(write) {
@@ -69,33 +69,40 @@ fn numbers<T>(connections: &[(OwnedFd, T)]) -> Vec<RawFd> {
 /// Returns the history of all channels as bytes, and the path of the file for it, if `history.state` is set.
 pub(crate) fn history_to_save(shared: &Shared) -> Option<(PathBuf, Result<Vec<u8>, Refused>)> {
     let path = shared.settings().history.state.clone()?;
-    Some((path, with_state(&shared.hub, &[], &mut [], false, None, |state| state.without_connections().encode())))
+    Some((path, with_state(shared, &[], &mut [], false, None, |state| state.without_connections().encode())))
 }
 
 /// Calls `show` with the state of all channels and of these connections. The viewers name the slots of their runs in the hub; viewers
 /// of runs that are gone will be closed, with FINISHED if `finish` is true. `history_file` is the file of `history.state`.
 fn with_state<T>(
-    hub: &Hub,
+    shared: &Shared,
     links: &[state::Link<'_>],
     viewers: &mut [state::Viewer<'_>],
     finish: bool,
     history_file: Option<&Path>,
     show: impl FnOnce(State<'_>) -> T,
 ) -> T {
-    hub.save(Instant::now(), |runs| {
-        let (slots, runs): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
-        let indexes: HashMap<usize, usize> = slots.into_iter().zip(0..).collect();
-        for viewer in viewers.iter_mut() {
-            viewer.resolve_run(&indexes, finish);
-        }
-        show(State {
-            version: env!("CARGO_PKG_VERSION").into(),
-            written: state::now(),
-            uptime: state::uptime(),
-            history_file: history_file.map(|path| path.to_string_lossy()),
-            runs,
-            links: links.into(),
-            viewers: (&*viewers).into(),
+    let with_stream = |stream: Option<StreamState<'_>>| {
+        shared.hub.save(Instant::now(), |runs| {
+            let (slots, runs): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
+            let indexes: HashMap<usize, usize> = slots.into_iter().zip(0..).collect();
+            for viewer in viewers.iter_mut() {
+                viewer.resolve_run(&indexes, finish);
+            }
+            show(State {
+                version: env!("CARGO_PKG_VERSION").into(),
+                written: state::now(),
+                uptime: state::uptime(),
+                history_file: history_file.map(|path| path.to_string_lossy()),
+                runs,
+                links: links.into(),
+                viewers: (&*viewers).into(),
+                stream,
+            })
         })
-    })
+    };
+    match &shared.stream {
+        Some(stream) => stream.save(|stream| with_stream(Some(stream))),
+        None => with_stream(None),
+    }
 }

@@ -30,7 +30,9 @@ impl Hub {
     pub fn expire(&self, now: Instant) {
         let mut left = SLICE;
         let mut publisher = self.publisher(now);
-        self.release_silent(&mut publisher, now, &mut left);
+        if publisher.table.replicated.is_none() {
+            self.release_silent(&mut publisher, now, &mut left);
+        }
         let table = &mut *publisher.table;
         table.remove_finished(now, &mut left);
         self.expire_unfinished(table, now, &mut left);
@@ -48,15 +50,13 @@ impl Hub {
                 let time = publisher.table.release_after(last);
                 let Some(slot) = due(publisher.table.unfinished(last), now, time) else { break };
                 *left -= 1;
-                self.metrics.released.add(1);
-                if let Some(more) = RELEASED.pass() {
-                    let what = match last {
+                publisher.count_released(
+                    slot,
+                    match last {
                         Unfinished::Failed => "failed",
                         Unfinished::Aborted => "was aborted",
-                    };
-                    let id = publisher.table.runs[slot].id();
-                    log::info!("channel {}: {what} and fell silent; FINISHED sent in its place{more}", Abridged(id));
-                }
+                    },
+                );
                 let used = publisher.table.used;
                 publisher.append(slot, Kind::Finished, RELEASE_FRAME, used);
             }
@@ -126,6 +126,17 @@ impl Hub {
     }
 }
 
+impl Publisher<'_> {
+    /// Counts and logs a job that is finished in place of its broker; `what` has happened to it.
+    pub(super) fn count_released(&self, slot: usize, what: &str) {
+        self.hub.metrics.released.add(1);
+        if let Some(more) = RELEASED.pass() {
+            let id = Abridged(self.table.runs[slot].id());
+            log::info!("channel {id}: {what} and fell silent; FINISHED sent in its place{more}");
+        }
+    }
+}
+
 impl Table {
     /// Makes runs unreachable that finished longer ago than `history.finished`.
     fn remove_finished(&mut self, now: Instant, left: &mut usize) {
@@ -140,7 +151,7 @@ impl Table {
     /// Returns how long a job is silent after such a message until it is released, or `None` for never.
     ///
     /// It is not longer than `history.unfinished`, so that a job which waits for its release does not expire instead.
-    fn release_after(&self, last: Unfinished) -> Option<Duration> {
+    pub(super) fn release_after(&self, last: Unfinished) -> Option<Duration> {
         let time = match last {
             Unfinished::Failed => self.limits.release_failed(),
             Unfinished::Aborted => self.limits.release_aborted(),
@@ -151,9 +162,11 @@ impl Table {
     /// Returns the earliest time at which [`Hub::expire`] has something to do.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let after = |order: &Order, time: Option<Duration>| Some(order.first_key_value()?.0.0 + time?);
+        // A hub that is fed by a stream finishes no job by itself.
+        let release = |last| self.release_after(last).filter(|_| self.replicated.is_none());
         [
-            after(&self.failed, self.release_after(Unfinished::Failed)),
-            after(&self.aborted, self.release_after(Unfinished::Aborted)),
+            after(&self.failed, release(Unfinished::Failed)),
+            after(&self.aborted, release(Unfinished::Aborted)),
             after(&self.finished, Some(self.limits.finished.duration())),
             after(&self.open, Some(self.limits.unfinished.duration())),
         ]

@@ -11,11 +11,13 @@ pub(crate) mod fan_out;
 mod invariants;
 mod probe;
 mod publisher;
+mod replicated;
 mod restore;
 mod run;
 mod table;
 
 pub(crate) use publisher::Publisher;
+pub(crate) use replicated::Entry;
 
 use crate::config::History;
 use crate::hub::cursor::Cursor;

@@ -1,6 +1,7 @@
 //! Publishing: messages are appended to the current runs of their channels.
 
 use crate::hub::Hub;
+use crate::hub::replicated::Entry;
 use crate::hub::run::{Bounds, Unfinished};
 use crate::hub::table::Table;
 use crate::logging::{Abridged, Throttle};
@@ -17,16 +18,29 @@ static LATE: Throttle = Throttle::bursts(5, Duration::from_secs(60));
 /// The hub, locked by one broker's link for the messages of one read.
 #[derive(Debug)]
 pub struct Publisher<'a> {
-    hub: &'a Hub,
+    pub(super) hub: &'a Hub,
     pub(super) table: MutexGuard<'a, Table>,
     now: Instant,
     /// Messages appended, which the metrics do not count yet.
     appended: usize,
+    /// The entry of the stream that the messages are from, if the hub is fed by one.
+    entry: Option<Entry>,
 }
 
 impl<'a> Publisher<'a> {
     pub(super) fn new(hub: &'a Hub, now: Instant) -> Self {
-        Self { hub, table: hub.table(), now, appended: 0 }
+        Self { hub, table: hub.table(), now, appended: 0, entry: None }
+    }
+
+    pub(super) fn of_entry(hub: &'a Hub, now: Instant, entry: Entry) -> Self {
+        Self { hub, table: hub.table(), now, appended: 0, entry: Some(entry) }
+    }
+
+    /// Goes on to the next record of the entry.
+    pub(super) fn skip(&mut self) {
+        if let Some(entry) = &mut self.entry {
+            entry.next.index += 1;
+        }
     }
 
     /// Appends a message's ready frame to its channel and wakes the busy viewers. The quiet ones are written to when the publisher is
@@ -34,6 +48,11 @@ impl<'a> Publisher<'a> {
     ///
     /// If the job has finished, only a message that begins a job is appended, to a new run; others are dropped and counted.
     pub fn publish(&mut self, id: &str, kind: Kind, frame: &[u8]) {
+        self.take(id, kind, frame);
+        self.skip();
+    }
+
+    fn take(&mut self, id: &str, kind: Kind, frame: &[u8]) {
         let used = self.table.used;
         let mut slot = self.table.current(id, self.now);
         if self.table.runs[slot].end == Some(End::Finished) {
@@ -88,6 +107,9 @@ impl<'a> Publisher<'a> {
         (run.touched, run.appended) = (now, now);
         run.notify();
         table.mark(slot);
+        if let Some(entry) = &self.entry {
+            table.note_origin(slot, entry);
+        }
         table.forget_unfinished(slot);
         match kind {
             Kind::Begins | Kind::Progress => {}

@@ -53,7 +53,11 @@ impl Table {
         self.begun += 1;
         let run = Run::restore(saved, self.begun, before(saved.touched));
         let id = Arc::clone(run.id());
+        let (number, origin) = (run.number(), saved.origin);
         let slot = self.runs.insert(Box::new(run));
+        if let (Some(replicated), Some(origin)) = (&mut self.replicated, origin) {
+            replicated.began(origin.began, slot, number);
+        }
         if saved.lifecycle != Lifecycle::Draining {
             self.channels.insert(id, slot);
         }

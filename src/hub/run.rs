@@ -3,6 +3,7 @@
 use crate::config::History;
 use crate::hub::fan_out::audience::Audience;
 use crate::snapshot::state::{self, Lifecycle, OVERHEAD};
+use crate::snapshot::stream::Origin;
 use crate::wire::close::End;
 use crate::wire::message::MAX_CHANNEL_ID;
 use crate::wire::ws_frame::frame_length;
@@ -71,6 +72,8 @@ pub(super) struct Run {
     pub(super) appended: Instant,
     /// FAILED or ABORTED if it was the last message, and when it came.
     pub(super) unfinished: Option<(Unfinished, Instant)>,
+    /// Its origin in the stream of the cluster, if it came from there.
+    pub(super) origin: Option<Box<Origin>>,
     /// The cost that the table has counted for this run, in bytes.
     pub(super) counted: usize,
 }
@@ -92,6 +95,7 @@ impl Run {
             touched: now,
             appended: now,
             unfinished: None,
+            origin: None,
             counted: 0,
         }
     }
@@ -106,7 +110,9 @@ impl Run {
         }
         let end = (saved.lifecycle != Lifecycle::Open).then_some(End::Finished);
         let (start, trimmed, finished) = (saved.start, saved.trimmed, end.is_some());
-        Self { bytes, start, messages, end, finished, trimmed, ..Self::new(saved.id.as_ref().into(), number, touched) }
+        let origin = saved.origin.map(Box::new);
+        let new = Self::new(saved.id.as_ref().into(), number, touched);
+        Self { bytes, start, messages, end, finished, trimmed, origin, ..new }
     }
 
     /// Returns the run as another process needs it, or `None` if it was removed.
@@ -123,6 +129,7 @@ impl Run {
             touched: age(self.touched),
             failed: unfinished(Unfinished::Failed),
             aborted: unfinished(Unfinished::Aborted),
+            origin: self.origin.as_deref().copied(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use crate::config::History;
 use crate::hub::fan_out::FanOut;
+use crate::hub::replicated::Replicated;
 use crate::hub::run::{Run, Unfinished};
 use crate::metrics::counters::Metrics;
 use crate::snapshot::state::Lifecycle;
@@ -42,6 +43,8 @@ pub(super) struct Table {
     pub(super) alarm: Option<Instant>,
     /// The quiet viewers.
     pub(super) fan_out: FanOut,
+    /// The notes on the stream of the cluster, if the hub is fed by it.
+    pub(super) replicated: Option<Replicated>,
 }
 
 impl Table {
@@ -62,6 +65,7 @@ impl Table {
             over: false,
             alarm: None,
             fan_out: FanOut::new(metrics),
+            replicated: None,
         }
     }
 

@@ -77,6 +77,7 @@ impl Bench {
                 runs,
                 links: Cow::default(),
                 viewers: Cow::default(),
+                stream: None,
             };
             (slots, state.encode().unwrap())
         });

@@ -50,6 +50,31 @@ pub struct Metrics {
     pub viewers_lost: Counts<Loss>,
     /// Viewers closed, by code.
     pub closed: Counts<Close>,
+    /// What happened between a node and the stream of its cluster.
+    pub(crate) cluster: ClusterCounters,
+}
+
+/// The counters of a node in a cluster.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterCounters {
+    /// Batches that Redis has taken.
+    pub appended: Counter,
+    /// Batches that were sent again, since Redis had not answered or had refused them.
+    pub repeated: Counter,
+    /// Batches that Redis had taken, that a failover has cut off, and that were appended again.
+    pub reappended: Counter,
+    /// Batches that were read from the stream and applied.
+    pub read: Counter,
+    /// Times that batches were missing in the stream.
+    pub gaps: Counter,
+    /// Times that the connections to Redis were made again.
+    pub reconnects: Counter,
+    /// Times that the primary was another one, or one with another history.
+    pub failovers: Counter,
+    /// Times that the stream was gone.
+    pub epochs: Counter,
+    /// Entries that were removed because of `cluster.stream_bytes`.
+    pub trimmed: Counter,
 }
 
 impl fmt::Display for Metrics {

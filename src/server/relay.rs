@@ -15,7 +15,7 @@ use crate::server::{certificate, watchdog};
 use crate::systemd::fd_store::{InheritedFds, Listener};
 use crate::systemd::{notify, readiness};
 use crate::viewer::{accept, quiet};
-use crate::{rlimit, status};
+use crate::{rlimit, status, stream};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -127,8 +127,7 @@ impl Relay {
         if let Some(warning) = too_many {
             log::warn!("{warning}");
         }
-        let shared = Shared::new(settings, certificate, listeners, &each)
-            .map_err(|e| Failure::new(Exit::Software, format!("cannot set up event handling: {e}")))?;
+        let shared = Shared::new(settings, certificate, listeners, &each)?;
         Ok(Self { shared, websocket, zeromq, status, fds })
     }
 
@@ -197,6 +196,9 @@ impl Relay {
         // These tasks are not in `tasks`, because they also run while those end.
         tokio::spawn(notify::send_waiting());
         quiet::serve(&shared);
+        if let Some(stream) = &shared.stream {
+            tokio::spawn(stream::run(Arc::clone(stream)));
+        }
         tasks.spawn(watchdog::report(Arc::clone(&shared)));
         Running { shared, tasks, socket_file }
     }
@@ -217,7 +219,7 @@ fn restore(inherited: Option<Inherited>, shared: &Arc<Shared>) {
     let history = shared.settings().history.clone();
     let adopted = inherited.is_some_and(|inherited| inherited.adopt(shared));
     if let Some(path) = &history.state {
-        history_file::take_up(path, &history, (!adopted).then_some(&*shared.hub));
+        history_file::take_up(path, &history, (!adopted).then_some((&*shared.hub, shared.stream.as_deref())));
     }
 }
 
@@ -250,11 +252,21 @@ fn serve<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
+/// Waits until viewers may come: in a cluster, until the history was read from the stream.
+async fn settled(shared: &Shared) {
+    if let Some(stream) = &shared.stream {
+        stream.settled().await;
+    }
+}
+
 /// Accepts viewers; returns the file of their Unix socket, if they come through one.
 fn serve_viewers(tasks: &mut JoinSet<()>, viewers: ViewerListener, shared: &Arc<Shared>) -> Option<UnixFile> {
     match viewers {
         ViewerListener::Tcp(port) => {
-            serve(tasks, "viewers", port, shared, accept::accept_tcp);
+            serve(tasks, "viewers", port, shared, |listener, shared| async move {
+                settled(&shared).await;
+                accept::accept_tcp(listener, shared).await;
+            });
             None
         }
         ViewerListener::Unix(listener, file, previous) => {
@@ -262,7 +274,11 @@ fn serve_viewers(tasks: &mut JoinSet<()>, viewers: ViewerListener, shared: &Arc<
             for listener in previous {
                 tasks.spawn(accept::accept_waiting(listener, Arc::clone(shared)));
             }
-            tasks.spawn(accept::accept_unix(listener, Arc::clone(shared)));
+            let shared = Arc::clone(shared);
+            tasks.spawn(async move {
+                settled(&shared).await;
+                accept::accept_unix(listener, shared).await;
+            });
             Some(file)
         }
     }

@@ -15,6 +15,9 @@ use tokio::time::Instant;
 /// The most time that stopping takes; with the end of the process it stays under the 5 s that are promised.
 pub const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 
+/// The most time for Redis to take the last messages, and for this node to read them.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
 /// The most time that status connections have to send their last event.
 const STATUS_GRACE: Duration = Duration::from_millis(500);
 
@@ -48,8 +51,18 @@ impl Running {
         }
         shared.stop.send_replace(true);
         all_free(&shared.brokers, deadline).await;
+        if let Some(stream) = &shared.stream {
+            stream.flush(deadline.min(Instant::now() + FLUSH_LIMIT)).await;
+        }
         // Saved before the hub stops: a job that may go on must have no FINISHED of the monitor's in the saved history.
         let saving = save_history(shared);
+        if saving.is_none()
+            && let Some(unsent) = shared.stream.as_ref().map(|stream| stream.unsent()).filter(|unsent| *unsent > 0)
+        {
+            log::error!(
+                "{unsent} batches of messages that Redis has not taken are dropped; history.state would keep them"
+            );
+        }
         shared.hub.stop();
         if !all_free(&shared.viewers, deadline).await {
             log::warn!("{} viewers did not take what was sent to them in time", shared.viewers.taken());

@@ -7,7 +7,7 @@ use crate::snapshot::state::{self, Lifecycle};
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// [`state::Run`] in format 2. The state around it has no `history_file`; all else is as in format 3.
+/// [`state::Run`] in format 2. The state around it has no `history_file` and no `stream`; all else is as in format 3.
 #[derive(Debug, Deserialize)]
 pub(super) struct Run<'a> {
     #[serde(borrow)]
@@ -58,7 +58,7 @@ enum Stage<'a> {
 impl<'a> From<Run<'a>> for state::Run<'a> {
     fn from(old: Run<'a>) -> Self {
         let Run { id, frames, start, trimmed, lifecycle, since, touched, failed } = old;
-        Self { id, frames, start, trimmed, lifecycle, since, touched, failed, aborted: None }
+        Self { id, frames, start, trimmed, lifecycle, since, touched, failed, aborted: None, origin: None }
     }
 }
 

@@ -6,3 +6,4 @@ mod fitting;
 mod format2;
 pub(crate) mod reading;
 pub(crate) mod state;
+pub(crate) mod stream;

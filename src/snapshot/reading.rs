@@ -74,7 +74,8 @@ impl<'a> State<'a> {
         Self::read::<Run<'a>, Viewer<'a>>(body, true, limits)
     }
 
-    /// Reads a state whose runs and viewers have the types of some format; `named` is true if `history_file` is in it.
+    /// Reads a state whose runs and viewers have the types of some format; `named` is true if `history_file` and
+    /// `stream` are in it.
     ///
     /// The runs are read twice. Before the second time it is known what they cost and which of them have viewers; only then they are
     /// kept.
@@ -99,6 +100,7 @@ impl<'a> State<'a> {
         }
         let links: Vec<Link<'a>> = take_all::<Link<'a>, _>(&mut rest, limits.connections)?;
         let mut viewers: Vec<Viewer<'a>> = take_all::<V, _>(&mut rest, limits.connections)?;
+        let stream = if named { take(&mut rest)? } else { None };
         if !rest.is_empty() {
             return Err(Refused::Inconsistent("something follows its end"));
         }
@@ -121,7 +123,8 @@ impl<'a> State<'a> {
                 viewer.resolve_run(&indexes, true);
             }
         }
-        let state = Self { version, written, uptime, history_file, runs, links: links.into(), viewers: viewers.into() };
+        let state =
+            Self { version, written, uptime, history_file, runs, links: links.into(), viewers: viewers.into(), stream };
         state.check().map_err(Refused::Inconsistent)?;
         Ok(state)
     }

@@ -4,6 +4,7 @@
 //! postcard's wire format has no field names: the order of fields and variants is part of the format.
 
 use crate::peer::Peer;
+use crate::snapshot::stream::{Origin, StreamState};
 use crate::wire::close::End;
 use crate::wire::zmtp;
 use nix::time::{ClockId, clock_gettime};
@@ -34,6 +35,8 @@ pub struct State<'a> {
     pub links: Cow<'a, [Link<'a>]>,
     /// The viewers.
     pub viewers: Cow<'a, [Viewer<'a>]>,
+    /// The stream of the cluster, if there is one.
+    pub stream: Option<StreamState<'a>>,
 }
 
 /// The state of a run in the hub.
@@ -70,6 +73,8 @@ pub struct Run<'a> {
     pub failed: Option<u64>,
     /// The time since it was aborted, if no message came after that.
     pub aborted: Option<u64>,
+    /// The origin in the stream of the cluster, if it came from there.
+    pub origin: Option<Origin>,
 }
 
 /// A broker's link.

@@ -1,5 +1,6 @@
 //! The status listener: health, metrics, a page and its events over HTTP, for administrators.
 
+pub(crate) mod cluster;
 mod events;
 mod format;
 mod openmetrics;

@@ -1,5 +1,6 @@
 //! The metrics as text: `OpenMetrics` 1.0, and the older text format of Prometheus.
 
+use super::cluster;
 use super::report::seconds;
 use crate::context::Shared;
 use crate::logging;
@@ -70,6 +71,7 @@ impl Collector for Now {
         self.brokers(&mut out)?;
         self.channels(&mut out)?;
         self.messages(&mut out)?;
+        cluster::metrics(&self.shared, &mut out)?;
         self.log_and_certificate(&mut out)
     }
 }
@@ -198,18 +200,26 @@ impl Now {
     }
 }
 
-struct Out<'a>(DescriptorEncoder<'a>);
+/// The output of metrics.
+pub(super) struct Out<'a>(DescriptorEncoder<'a>);
 
 impl Out<'_> {
     fn begin(&mut self, name: &'static str, about: &str, kind: MetricType) -> Result<MetricEncoder<'_>, fmt::Error> {
         self.0.encode_descriptor(name, about, None, kind)
     }
 
-    fn gauge(&mut self, name: &'static str, about: &str, value: u64) -> fmt::Result {
+    /// Writes a gauge of seconds.
+    pub(super) fn seconds(&mut self, name: &'static str, about: &str, value: f64) -> fmt::Result {
         ConstGauge::new(value).encode(self.begin(name, about, MetricType::Gauge)?)
     }
 
-    fn counter(&mut self, name: &'static str, about: &str, value: u64) -> fmt::Result {
+    /// Writes a gauge.
+    pub(super) fn gauge(&mut self, name: &'static str, about: &str, value: u64) -> fmt::Result {
+        ConstGauge::new(value).encode(self.begin(name, about, MetricType::Gauge)?)
+    }
+
+    /// Writes a counter.
+    pub(super) fn counter(&mut self, name: &'static str, about: &str, value: u64) -> fmt::Result {
         ConstCounter::new(value).encode(self.begin(name, about, MetricType::Counter)?)
     }
 

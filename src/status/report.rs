@@ -1,5 +1,6 @@
 //! The report on the monitor's state, for the page and for `recodex-monitor status`.
 
+use super::cluster::Cluster;
 use crate::context::Shared;
 use crate::deadline::timeout;
 use crate::logging::Notice;
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
 
 /// The longest time of a message through the hub of a monitor that is ready.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,6 +38,9 @@ pub(crate) struct Report {
     pub history: Bytes,
     /// Counts since the start.
     pub totals: Totals,
+    /// The way to the other nodes, if the monitor is one of several.
+    #[serde(default)]
+    pub cluster: Option<Cluster>,
     /// The certificate, if viewers are served over TLS.
     pub certificate: Option<Expiry>,
     /// The last warnings and errors, the newest last.
@@ -133,10 +138,12 @@ pub(crate) async fn readiness(shared: &Shared) -> Result<(), &'static str> {
     if timeout(PROBE_TIMEOUT, shared.probe()).await.is_err() {
         return Err("the relay does not move");
     }
-    if shared.brokers.taken() == 0 {
-        return Err("no broker is connected");
+    match &shared.stream {
+        // The brokers may be connected to other nodes.
+        Some(stream) => stream.condition().readiness(Instant::now()),
+        None if shared.brokers.taken() == 0 => Err("no broker is connected"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 impl Report {
@@ -177,6 +184,7 @@ impl Report {
                 links_refused: metrics.links_refused.total(),
                 channels_evicted: metrics.evicted.get(),
             },
+            cluster: Cluster::of(shared),
             certificate: shared
                 .certificate()
                 .map(|certificate| Expiry { path: certificate.path.clone(), expires: seconds(certificate.expires) }),

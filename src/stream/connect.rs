@@ -18,6 +18,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, Value};
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
+use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
@@ -111,6 +112,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 struct Limit {
     within: Duration,
     at: Instant,
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The password stays out of every log.
+        f.debug_struct("Redis")
+            .field("servers", &self.servers)
+            .field("sentinel", &self.sentinel)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Limit {

@@ -1,6 +1,7 @@
 //! A broker's message: decoded from its ZeroMQ frames, encoded as the WebSocket frame its viewers receive.
 
 use super::ws_frame::{MAX_UNMASKED_HEADER, put_text_header};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The longest channel id accepted from either side, in bytes.
@@ -23,8 +24,8 @@ pub struct Message<'a> {
     pub state: Option<&'a str>,
 }
 
-/// The meaning of a message for its channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The meaning of a message for its channel. The order of the variants is part of the stream's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// A job begins with it: DOWNLOADED or STARTED. For a finished channel it begins a new run.
     Begins,

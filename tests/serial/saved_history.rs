@@ -224,12 +224,32 @@ fn a_reload_does_not_take_up_a_file_that_is_not_ours() {
 fn run(id: &str, frames: usize, lifecycle: Lifecycle) -> Run<'static> {
     let frames = [0x81, 1, b'x'].repeat(frames).into();
     let id = Cow::Owned(id.to_owned());
-    Run { id, frames, start: 0, trimmed: false, lifecycle, since: 0, touched: 0, failed: None, aborted: None }
+    Run {
+        id,
+        frames,
+        start: 0,
+        trimmed: false,
+        lifecycle,
+        since: 0,
+        touched: 0,
+        failed: None,
+        aborted: None,
+        origin: None,
+    }
 }
 
 fn saved(runs: Vec<Run<'_>>) -> Vec<u8> {
     let (links, viewers) = (Cow::default(), Cow::default());
-    let state = State { version: "0".into(), written: now(), uptime: 0, history_file: None, runs, links, viewers };
+    let state = State {
+        version: "0".into(),
+        written: now(),
+        uptime: 0,
+        history_file: None,
+        runs,
+        links,
+        viewers,
+        stream: None,
+    };
     state.encode().expect("it is small")
 }
 

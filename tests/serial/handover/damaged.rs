@@ -74,12 +74,22 @@ fn a_hostile_state_takes_little_memory() {
         touched: 0,
         failed: None,
         aborted: None,
+        origin: None,
     };
     let runs = (0..1_600_000).map(draining).collect();
     let nobody = Left { cookie: 1, peer: Peer::Unix, stage: Stage::Naming, received: b"".into(), unsent: b"".into() };
     let of = |runs, viewers: Vec<Left<'_>>| {
         let (links, viewers) = (Cow::default(), viewers.into());
-        let state = State { version: "0".into(), written: 0, uptime: 0, history_file: None, runs, links, viewers };
+        let state = State {
+            version: "0".into(),
+            written: 0,
+            uptime: 0,
+            history_file: None,
+            runs,
+            links,
+            viewers,
+            stream: None,
+        };
         state.encode().expect("there is memory")
     };
     let (server, _client) = pair();

@@ -101,6 +101,7 @@ fn state(viewers: Vec<Left<'_>>) -> Vec<u8> {
         runs: Vec::new(),
         links: Cow::default(),
         viewers: viewers.into(),
+        stream: None,
     }
     .encode()
     .expect("it is small")

@@ -1,0 +1,130 @@
+//! The notes of a hub that is fed by the stream of a cluster: the entry in which each run began, and the place of its last message.
+//!
+//! Such a hub finishes no job by itself. A job that failed or was aborted, and after which nothing came, is finished by a record in the
+//! stream, so that all hubs do it at the same place.
+
+use crate::hub::run::Unfinished;
+use crate::hub::table::Table;
+use crate::hub::{Hub, Publisher};
+use crate::snapshot::state::Lifecycle;
+use crate::snapshot::stream::{EntryId, Origin, Place};
+use crate::wire::message::{Kind, RELEASE_FRAME};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// The notes of all runs.
+#[derive(Debug, Default)]
+pub(super) struct Replicated {
+    /// The runs in the order in which their first messages came: the entry, the slot and the run's number. Runs that are gone leave
+    /// when they are the first.
+    begun: VecDeque<(EntryId, usize, u64)>,
+}
+
+/// The entry of the stream from which a publisher publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The id of the entry.
+    pub(crate) id: EntryId,
+    /// The place of the next record.
+    pub(crate) next: Place,
+}
+
+impl Replicated {
+    /// Notes that a run began with a message of this entry.
+    pub(super) fn began(&mut self, entry: EntryId, slot: usize, number: u64) {
+        self.begun.push_back((entry, slot, number));
+    }
+}
+
+impl Hub {
+    /// Makes this the hub of a node in a cluster, which is fed by the stream. To be called before anything is published or restored.
+    pub(crate) fn follow_stream(&self) {
+        self.table().replicated = Some(Replicated::default());
+    }
+
+    /// Locks the hub for the records of an entry that came at `now`.
+    pub(crate) fn publisher_of(&self, now: Instant, entry: Entry) -> Publisher<'_> {
+        Publisher::of_entry(self, now, entry)
+    }
+
+    /// Does all that is due at `now`: so the hub is what it was at that time on a node that was there. For a node that catches up.
+    pub(crate) fn expire_until(&self, now: Instant) {
+        while self.table().next_due().is_some_and(|due| due <= now) {
+            self.expire(now);
+        }
+    }
+
+    /// Returns up to `limit` jobs that failed or were aborted and have been silent since, each with the place of that message. Each is
+    /// returned once.
+    pub(crate) fn due_releases(&self, now: Instant, limit: usize) -> Vec<(Arc<str>, Place)> {
+        let mut table = self.table();
+        let mut due = Vec::new();
+        for last in [Unfinished::Failed, Unfinished::Aborted] {
+            let Some(time) = table.release_after(last) else { continue };
+            let slots: Vec<_> = table
+                .unfinished(last)
+                .iter()
+                .take_while(|((at, _), _)| *at + time <= now)
+                .map(|(_, slot)| *slot)
+                .take(limit - due.len())
+                .collect();
+            for slot in slots {
+                let run = &table.runs[slot];
+                due.extend(run.origin.as_ref().map(|origin| (Arc::clone(run.id()), origin.last)));
+                // The release comes back through the stream. Until then the run is open and its last message what it was.
+                table.forget_unfinished(slot);
+            }
+        }
+        due
+    }
+
+    /// Returns the entry in which the oldest run began that is open or finished, if there is one.
+    pub(crate) fn oldest_entry(&self) -> Option<EntryId> {
+        let mut table = self.table();
+        let Table { replicated, runs, .. } = &mut *table;
+        let begun = &mut replicated.as_mut()?.begun;
+        while let Some((entry, slot, number)) = begun.front() {
+            let is_kept = |lifecycle| matches!(lifecycle, Some(Lifecycle::Open | Lifecycle::Finished));
+            if runs.get(*slot).is_some_and(|run| run.number() == *number && is_kept(run.lifecycle)) {
+                return Some(*entry);
+            }
+            begun.pop_front();
+        }
+        None
+    }
+}
+
+impl Table {
+    /// Notes the place of a message that was appended to the run in `slot`.
+    pub(super) fn note_origin(&mut self, slot: usize, entry: &Entry) {
+        let run = &mut self.runs[slot];
+        match &mut run.origin {
+            Some(origin) => origin.last = entry.next,
+            None => {
+                run.origin = Some(Box::new(Origin { began: entry.id, last: entry.next }));
+                let number = run.number();
+                if let Some(replicated) = &mut self.replicated {
+                    replicated.began(entry.id, slot, number);
+                }
+            }
+        }
+    }
+}
+
+impl Publisher<'_> {
+    /// Finishes a job in place of its broker, if `of` is still the last message of its run.
+    pub(crate) fn release(&mut self, id: &str, of: Place) {
+        let slot = self.table.channels.get(id).copied();
+        let is_last = |slot: &usize| {
+            let run = &self.table.runs[*slot];
+            run.end.is_none() && run.origin.as_ref().is_some_and(|origin| origin.last == of)
+        };
+        if let Some(slot) = slot.filter(is_last) {
+            self.count_released(slot, "failed or was aborted");
+            let used = self.table.used;
+            self.append(slot, Kind::Finished, RELEASE_FRAME, used);
+        }
+        self.skip();
+    }
+}

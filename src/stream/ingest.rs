@@ -1,0 +1,225 @@
+//! The ingest of a node: the messages of its brokers, in batches that wait for Redis, and the last batches that Redis has answered.
+//!
+//! One batch is under way at a time, and the next one grows meanwhile. A batch is sent again, the same bytes, until it is answered. The
+//! last ones are kept, because a failover may cut off what Redis has answered.
+
+use crate::snapshot::stream as state;
+use crate::snapshot::stream::{EntryId, Place};
+use crate::stream::record::{self, Head, Record};
+use crate::wire::message::Kind;
+use ring::rand::{SecureRandom, SystemRandom};
+use std::borrow::Cow;
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The least time for which a batch is kept that Redis has answered. A Redis that writes its file once a second (`appendfsync everysec`)
+/// loses up to two seconds when its machine dies.
+pub(super) const KEPT_LEAST: Duration = Duration::from_secs(5);
+
+/// The batches of a node.
+#[derive(Debug)]
+pub(super) struct Ingest {
+    id: u64,
+    /// The name of the node, as batches name it.
+    node: String,
+    /// The checksum of the node's history limits.
+    limits: u32,
+    /// The number of the next batch.
+    next: u64,
+    /// The batches that Redis has not answered, in the order of their numbers.
+    waiting: VecDeque<Waiting>,
+    /// The bytes of `waiting`.
+    waiting_bytes: usize,
+    /// The batches that Redis has answered.
+    kept: VecDeque<Kept>,
+    /// The bytes of `kept`.
+    kept_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    bytes: Vec<u8>,
+    /// True once it was sent: it may be in the stream, so it must not grow.
+    is_sent: bool,
+}
+
+#[derive(Debug)]
+struct Kept {
+    number: u64,
+    bytes: Vec<u8>,
+    at: EntryId,
+    answered: Instant,
+}
+
+impl Ingest {
+    /// Creates an ingest with a random id.
+    pub(super) fn new(node: String, limits: u32) -> Self {
+        let mut id = [0; 8];
+        // The system's generator fails only where there is none. An id of the clock is then as good.
+        if SystemRandom::new().fill(&mut id).is_err() {
+            id = crate::snapshot::state::now().to_le_bytes();
+        }
+        Self {
+            id: u64::from_le_bytes(id),
+            node,
+            limits,
+            next: 1,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+        }
+    }
+
+    /// Returns its id.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Returns the number of its last batch, or 0.
+    pub(super) fn last(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// Changes the checksum of the history limits, after a reload.
+    pub(super) fn set_limits(&mut self, limits: u32) {
+        self.limits = limits;
+    }
+
+    /// Returns the checksum of the history limits.
+    pub(super) fn limits(&self) -> u32 {
+        self.limits
+    }
+
+    /// Returns the number of batches that wait for Redis.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Returns the bytes that wait for Redis.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Returns the number of batches that Redis has answered and that are kept.
+    pub(super) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Returns true if nothing waits for Redis.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Appends a message.
+    pub(super) fn publish(&mut self, channel: &str, kind: Kind, frame: &[u8]) {
+        self.append(&Record::Message { channel: channel.into(), kind, frame: frame.into() });
+    }
+
+    /// Appends the end of a job after whose message `of` nothing came.
+    pub(super) fn release(&mut self, channel: &str, of: Place) {
+        self.append(&Record::Release { channel: channel.into(), of });
+    }
+
+    fn append(&mut self, record: &Record<'_>) {
+        if let Some(last) = self.waiting.back_mut().filter(|last| !last.is_sent) {
+            let before = last.bytes.len();
+            if record::append(&mut last.bytes, record) {
+                self.waiting_bytes += last.bytes.len() - before;
+                return;
+            }
+        }
+        let head = Head { ingest: self.id, number: self.next, node: (&*self.node).into(), limits: self.limits };
+        let mut bytes = record::begin(&head);
+        record::append(&mut bytes, record);
+        self.waiting_bytes += bytes.len();
+        self.waiting.push_back(Waiting { number: self.next, bytes, is_sent: false });
+        self.next += 1;
+    }
+
+    /// Returns the bytes of the batch to send next, if there is one, and true if they were sent before. It grows no more.
+    pub(super) fn send(&mut self) -> Option<(&[u8], bool)> {
+        let first = self.waiting.front_mut()?;
+        let is_repeated = std::mem::replace(&mut first.is_sent, true);
+        Some((&first.bytes, is_repeated))
+    }
+
+    /// Notes the entry in which the batch that was sent is now.
+    pub(super) fn answered(&mut self, at: EntryId, now: Instant) {
+        let Some(Waiting { number, bytes, .. }) = self.waiting.pop_front() else { return };
+        self.waiting_bytes -= bytes.len();
+        self.kept_bytes += bytes.len();
+        self.kept.push_back(Kept { number, bytes, at, answered: now });
+    }
+
+    /// Returns the first entry that may have a kept batch, if one is kept.
+    pub(super) fn oldest_kept(&self) -> Option<EntryId> {
+        self.kept.iter().map(|kept| kept.at).min()
+    }
+
+    /// Keeps what the stream has, by the numbers in `found`, and puts all other kept batches before those that wait. Returns the number of
+    /// these.
+    pub(super) fn put_back(&mut self, found: &HashSet<u64>) -> usize {
+        let (kept, lost): (Vec<_>, Vec<_>) = self.kept.drain(..).partition(|kept| found.contains(&kept.number));
+        self.kept = kept.into();
+        let count = lost.len();
+        for Kept { number, bytes, .. } in lost.into_iter().rev() {
+            self.kept_bytes -= bytes.len();
+            self.waiting_bytes += bytes.len();
+            self.waiting.push_front(Waiting { number, bytes, is_sent: true });
+        }
+        count
+    }
+
+    /// Forgets the kept batches up to the entry `safe`, which no failover cuts off, and the oldest ones over `bound` bytes. Returns the
+    /// number of the latter.
+    pub(super) fn forget(&mut self, safe: EntryId, bound: usize, now: Instant) -> usize {
+        while let Some(kept) = self.kept.front()
+            && kept.at <= safe
+            && now.duration_since(kept.answered) >= KEPT_LEAST
+        {
+            self.drop_kept();
+        }
+        let mut count = 0;
+        while self.kept_bytes > bound {
+            self.drop_kept();
+            count += 1;
+        }
+        count
+    }
+
+    fn drop_kept(&mut self) {
+        if let Some(kept) = self.kept.pop_front() {
+            self.kept_bytes -= kept.bytes.len();
+        }
+    }
+}
+
+impl Ingest {
+    /// Goes on with the batches of another process.
+    pub(super) fn restore(&mut self, saved: state::StreamState<'_>, now: Instant) {
+        (self.id, self.next) = (saved.ingest, saved.next);
+        let (waiting, kept) = (saved.waiting.into_iter(), saved.kept.into_iter());
+        self.waiting = waiting
+            .map(|batch| Waiting { number: batch.number, bytes: batch.bytes.into_owned(), is_sent: true })
+            .collect();
+        let kept = kept.filter_map(|batch| {
+            Some(Kept { number: batch.number, at: batch.at?, bytes: batch.bytes.into_owned(), answered: now })
+        });
+        self.kept = kept.collect();
+        self.waiting_bytes = self.waiting.iter().map(|batch| batch.bytes.len()).sum();
+        self.kept_bytes = self.kept.iter().map(|batch| batch.bytes.len()).sum();
+    }
+
+    /// Returns the batches that wait and those that are kept, for another process.
+    pub(super) fn save(&self) -> (Vec<state::Batch<'_>>, Vec<state::Batch<'_>>) {
+        fn batch(number: u64, at: Option<EntryId>, bytes: &[u8]) -> state::Batch<'_> {
+            state::Batch { number, at, bytes: Cow::Borrowed(bytes) }
+        }
+        let waiting = self.waiting.iter().map(|one| batch(one.number, None, &one.bytes));
+        let kept = self.kept.iter().map(|one| batch(one.number, Some(one.at), &one.bytes));
+        (waiting.collect(), kept.collect())
+    }
+}

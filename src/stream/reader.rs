@@ -1,0 +1,208 @@
+//! The reader: it reads the stream from where the node stands, and feeds the hub.
+
+use crate::deadline::{Elapsed, timeout};
+use crate::logging::Throttle;
+use crate::snapshot::stream::EntryId;
+use crate::stream::apply::Applied;
+use crate::stream::connect::Connection;
+use crate::stream::entries::{self, Entry};
+use crate::stream::session::{ANSWER, Trouble, ask};
+use crate::stream::{MessageStream, Reading};
+use data_encoding::HEXLOWER;
+use redis::Value;
+use ring::rand::{SecureRandom, SystemRandom};
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
+
+/// The most entries of one answer. With the longest batches they have 32 MiB.
+const COUNT: usize = 64;
+/// The longest wait of Redis for a new entry.
+const BLOCK: Duration = Duration::from_secs(1);
+/// The bytes of batches after which other tasks have their turn.
+const SLICE: usize = 64 * 1024;
+/// The pause before an entry of an unknown format is looked at again: an administrator may have removed it.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(5);
+
+static GAP: Throttle = Throttle::new(Duration::from_secs(60));
+static UNKNOWN: Throttle = Throttle::new(Duration::from_secs(60));
+
+/// The clock of a node that catches up: it tells when an entry came, by its id.
+struct Clock {
+    /// The time of the primary, in milliseconds since the Unix epoch, at `at`.
+    primary: u64,
+    at: Instant,
+    /// The time of the last entry: time does not go back.
+    last: Option<Instant>,
+}
+
+impl Clock {
+    async fn of(connection: &mut Connection) -> Result<Self, Trouble> {
+        let (seconds, micros): (u64, u64) = ask(connection, "TIME", &redis::cmd("TIME")).await?;
+        Ok(Self { primary: seconds.saturating_mul(1000) + micros / 1000, at: Instant::now(), last: None })
+    }
+
+    /// Returns the time at which an entry came. An entry from the future came now: it must expire nothing.
+    fn time_of(&mut self, id: EntryId) -> Instant {
+        let now = Instant::now();
+        let since = u64::try_from(now.duration_since(self.at).as_millis()).unwrap_or(u64::MAX);
+        let age = self.primary.saturating_add(since).saturating_sub(id.milliseconds);
+        let time = now.checked_sub(Duration::from_millis(age)).unwrap_or(self.at);
+        let time = self.last.map_or(time, |last| last.max(time));
+        self.last = Some(time);
+        time
+    }
+}
+
+/// Reads the stream until something fails.
+pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> Result<Infallible, Trouble> {
+    let mut clock = Some(Clock::of(&mut connection).await?);
+    let mut from = stream.reading().start();
+    loop {
+        let read = fetch(stream, &mut connection, from, clock.is_none()).await?;
+        let is_end = read.len() < COUNT;
+        // All entries of the stream come: nothing is missing that could still be found.
+        let over_gaps = clock.is_some() && stream.reading().is_from_beginning;
+        match take(stream, read, &mut clock, over_gaps).await {
+            Taken::All(Some(last)) => from = last,
+            Taken::All(None) => {}
+            Taken::Again => {
+                stream.reading().is_from_beginning = true;
+                (from, clock) = (EntryId::default(), Some(Clock::of(&mut connection).await?));
+                stream.set_caught_up(false);
+                continue;
+            }
+            Taken::Unknown(before) => {
+                stream.set_caught_up(false);
+                stream.change(|condition| condition.unknown_format = true);
+                from = before.unwrap_or(from);
+                sleep(UNKNOWN_PAUSE).await;
+                continue;
+            }
+        }
+        if is_end {
+            clock = None;
+            stream.reading().is_from_beginning = false;
+            stream.change(|condition| condition.unknown_format = false);
+            if stream.set_caught_up(true) {
+                log::info!("the stream was read up to entry {from}");
+            }
+        }
+        stream.progress.notify_waiters();
+    }
+}
+
+/// The outcome of some entries.
+enum Taken {
+    /// All of them are in the hub; the last one is named.
+    All(Option<EntryId>),
+    /// The stream must be read from its beginning.
+    Again,
+    /// One has an unknown format; the one before it is named.
+    Unknown(Option<EntryId>),
+}
+
+/// Applies entries to the hub.
+async fn take(stream: &MessageStream, read: Vec<Entry>, clock: &mut Option<Clock>, over_gaps: bool) -> Taken {
+    let (mut last, mut bytes) = (None, 0);
+    for Entry { id, batch } in read {
+        let Some(batch) = batch else {
+            if let Some(more) = UNKNOWN.pass() {
+                log::error!(
+                    "{}: entry {id} has a format that this version does not know; nothing is read from there on until this node is \
+                     upgraded{more}",
+                    stream.key()
+                );
+            }
+            return Taken::Unknown(last);
+        };
+        let at = clock.as_mut().map_or_else(Instant::now, |clock| clock.time_of(id));
+        if let Applied::Gap(missing) = stream.apply(id, &batch, at, clock.is_some(), over_gaps) {
+            stream.metrics.cluster.gaps.add(1);
+            if let Some(more) = GAP.pass() {
+                log::error!(
+                    "{missing} batches are missing before entry {id} of the stream; it is read from its beginning again{more}"
+                );
+            }
+            return Taken::Again;
+        }
+        stream.reading().position = id;
+        last = Some(id);
+        bytes += batch.len();
+        if bytes >= SLICE {
+            bytes = 0;
+            yield_now().await;
+        }
+    }
+    Taken::All(last)
+}
+
+/// Reads the entries after `from`, and the epoch. Waits for a new one if `wait` is true.
+async fn fetch(
+    stream: &MessageStream,
+    connection: &mut Connection,
+    from: EntryId,
+    wait: bool,
+) -> Result<Vec<Entry>, Trouble> {
+    let mut both = redis::pipe();
+    both.cmd("XREAD").arg("COUNT").arg(COUNT);
+    if wait {
+        both.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(0));
+    }
+    both.arg("STREAMS").arg(stream.key()).arg(from.to_string());
+    both.cmd("GET").arg(stream.epoch_key());
+    let answer = timeout(BLOCK + ANSWER, both.query_async::<(Value, Option<String>)>(connection)).await;
+    let (read, epoch) = answer.map_err(|Elapsed| Trouble::Silent("XREAD"))??;
+    let epoch = match epoch {
+        Some(epoch) => epoch,
+        None => set_epoch(stream, connection).await?,
+    };
+    stream.check_epoch(epoch)?;
+    entries::of_xread(read).ok_or(Trouble::Unexpected("XREAD"))
+}
+
+/// Writes a new epoch unless another node does; returns the one that holds.
+async fn set_epoch(stream: &MessageStream, connection: &mut Connection) -> Result<String, Trouble> {
+    let mut random = [0; 16];
+    // Without the system's generator the ingest's id has to do: it is another one in each node.
+    if SystemRandom::new().fill(&mut random).is_err() {
+        random[..8].copy_from_slice(&stream.ingest().id().to_le_bytes());
+    }
+    let epoch = HEXLOWER.encode(&random);
+    let _: Value = ask(connection, "SET", redis::cmd("SET").arg(stream.epoch_key()).arg(epoch).arg("NX")).await?;
+    ask::<Option<String>>(connection, "GET", redis::cmd("GET").arg(stream.epoch_key()))
+        .await?
+        .ok_or(Trouble::Unexpected("GET"))
+}
+
+impl Reading {
+    /// Returns the entry after which a new connection reads: a failover may have cut off what was read after it, and may have put other
+    /// entries there.
+    fn start(&self) -> EntryId {
+        self.safe.min(self.position)
+    }
+}
+
+impl MessageStream {
+    /// Compares the epoch of the stream with the known one.
+    fn check_epoch(&self, epoch: String) -> Result<(), Trouble> {
+        let mut reading = self.reading();
+        if reading.epoch.as_ref() == Some(&epoch) {
+            return Ok(());
+        }
+        let is_first = reading.epoch.replace(epoch).is_none();
+        if is_first {
+            return Ok(());
+        }
+        (reading.position, reading.safe, reading.is_from_beginning) = (EntryId::default(), EntryId::default(), true);
+        drop(reading);
+        self.metrics.cluster.epochs.add(1);
+        log::error!(
+            "the stream {} is gone, and another one has begun (FLUSHALL, or a Redis without its data): jobs in memory go on, and the \
+             history of the others is lost",
+            self.key()
+        );
+        Err(Trouble::OtherEpoch)
+    }
+}

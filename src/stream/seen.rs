@@ -1,0 +1,146 @@
+//! The batches that a node has read, by the numbers that their ingests gave them.
+//!
+//! A batch may be in the stream twice: it was sent again, or put back after a failover. It counts once. A number that is left out is a
+//! gap: the batch may stand elsewhere in the stream, come later, or be lost.
+
+use crate::snapshot::stream::{EntryId, ReadFrom};
+use std::collections::HashMap;
+
+/// The most ranges of missing numbers that are remembered of one ingest. The oldest is given up for a new one.
+const MAX_MISSING: usize = 64;
+
+/// The numbers of all ingests.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    ingests: HashMap<u64, Numbers>,
+}
+
+#[derive(Debug)]
+struct Numbers {
+    /// The largest number.
+    last: u64,
+    /// The last entry.
+    at: EntryId,
+    /// The ranges of smaller numbers that were left out, the ends included.
+    missing: Vec<(u64, u64)>,
+}
+
+/// The meaning of a batch's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is the next one, or the first of its ingest, or one that was missing.
+    New,
+    /// It was read before.
+    Known,
+    /// This many are missing before it.
+    Gap(u64),
+}
+
+impl Seen {
+    /// Returns the meaning of a batch.
+    pub(super) fn judge(&self, ingest: u64, number: u64) -> Verdict {
+        let Some(numbers) = self.ingests.get(&ingest) else { return Verdict::New };
+        if number > numbers.last {
+            return match number - numbers.last - 1 {
+                0 => Verdict::New,
+                missing => Verdict::Gap(missing),
+            };
+        }
+        let is_missing = numbers.missing.iter().any(|(first, last)| (*first..=*last).contains(&number));
+        if is_missing { Verdict::New } else { Verdict::Known }
+    }
+
+    /// Notes that a batch was read, in this entry. Numbers before it that were not read are missing from now on.
+    pub(super) fn note(&mut self, ingest: u64, number: u64, at: EntryId) {
+        let numbers = self.ingests.entry(ingest).or_insert(Numbers { last: number, at, missing: Vec::new() });
+        numbers.at = numbers.at.max(at);
+        if number > numbers.last {
+            if number > numbers.last + 1 {
+                if numbers.missing.len() == MAX_MISSING {
+                    numbers.missing.remove(0);
+                }
+                numbers.missing.push((numbers.last + 1, number - 1));
+            }
+            numbers.last = number;
+        } else if let Some(i) = numbers.missing.iter().position(|(first, last)| (*first..=*last).contains(&number)) {
+            let (first, last) = numbers.missing.remove(i);
+            let rest = [(first, number - 1), (number + 1, last)];
+            numbers.missing.splice(i..i, rest.into_iter().filter(|(first, last)| first <= last));
+        }
+    }
+
+    /// Returns true if the batch `number` of an ingest was read, or a later one.
+    pub(super) fn has_reached(&self, ingest: u64, number: u64) -> bool {
+        number == 0 || self.ingests.get(&ingest).is_some_and(|numbers| numbers.last >= number)
+    }
+
+    /// Forgets the ingests of which nothing is left in a stream that begins with the entry `first`.
+    pub(super) fn forget_before(&mut self, first: EntryId) {
+        self.ingests.retain(|_, numbers| numbers.at >= first);
+    }
+
+    /// Goes on with the numbers of another process.
+    pub(super) fn restore(&mut self, saved: Vec<ReadFrom>) {
+        let numbers = |ReadFrom { ingest, last, at, missing }| (ingest, Numbers { last, at, missing });
+        self.ingests = saved.into_iter().map(numbers).collect();
+    }
+
+    /// Returns the numbers for another process.
+    pub(super) fn save(&self) -> Vec<ReadFrom> {
+        let saved = |(ingest, numbers): (&u64, &Numbers)| ReadFrom {
+            ingest: *ingest,
+            last: numbers.last,
+            at: numbers.at,
+            missing: numbers.missing.clone(),
+        };
+        self.ingests.iter().map(saved).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(milliseconds: u64) -> EntryId {
+        EntryId { milliseconds, number: 0 }
+    }
+
+    #[test]
+    fn a_batch_counts_once_wherever_it_stands() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.judge(1, 7), Verdict::New, "the stream may have been trimmed before it");
+        seen.note(1, 7, at(1));
+        assert_eq!([6, 7, 8].map(|number| seen.judge(1, number)), [Verdict::Known, Verdict::Known, Verdict::New]);
+        assert_eq!(seen.judge(2, 1), Verdict::New, "another ingest");
+        assert_eq!(seen.judge(1, 11), Verdict::Gap(3));
+        seen.note(1, 11, at(2));
+        let judged = [8, 9, 10, 11, 12].map(|number| seen.judge(1, number));
+        assert_eq!(judged, [Verdict::New, Verdict::New, Verdict::New, Verdict::Known, Verdict::New]);
+        seen.note(1, 9, at(3));
+        let judged = [8, 9, 10].map(|number| seen.judge(1, number));
+        assert_eq!(judged, [Verdict::New, Verdict::Known, Verdict::New]);
+        for number in [8, 10] {
+            seen.note(1, number, at(3));
+            assert_eq!(seen.judge(1, number), Verdict::Known);
+        }
+        assert!(
+            seen.has_reached(1, 11) && !seen.has_reached(1, 12) && !seen.has_reached(3, 1) && seen.has_reached(3, 0)
+        );
+    }
+
+    #[test]
+    fn gaps_are_remembered_up_to_a_bound_and_ingests_as_long_as_the_stream_has_them() {
+        let mut seen = Seen::default();
+        for number in (1..).step_by(2).take(MAX_MISSING + 2) {
+            seen.note(1, number, at(number));
+        }
+        assert_eq!((seen.judge(1, 2), seen.judge(1, 4)), (Verdict::Known, Verdict::New));
+        let mut next = Seen::default();
+        next.restore(seen.save());
+        assert_eq!((next.judge(1, 2), next.judge(1, 4)), (Verdict::Known, Verdict::New));
+        next.note(2, 1, at(5));
+        next.forget_before(at(6));
+        assert_eq!((next.judge(2, 2), next.judge(1, 4)), (Verdict::New, Verdict::New));
+        assert_eq!(next.judge(2, 1), Verdict::New, "it is forgotten");
+    }
+}

@@ -1,0 +1,197 @@
+//! The life of a node's connections to Redis: they are made, used until one of them fails, and made again.
+
+use crate::deadline::{Elapsed, timeout};
+use crate::logging::Throttle;
+use crate::stream::MessageStream;
+use crate::stream::connect::{Away, Connection};
+use crate::stream::entries::text;
+use crate::stream::{reader, watch, writer};
+use redis::{Cmd, FromRedisValue, RedisError, Value};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::time::{Instant, sleep};
+
+/// The longest wait of viewers for a stream that is being read.
+pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// The longest time for a connection with its handshakes.
+const CONNECT: Duration = Duration::from_secs(2);
+/// The longest time for an answer. A primary that is slower is taken for dead.
+pub(super) const ANSWER: Duration = Duration::from_secs(3);
+/// The pause before the connections are made again: the shortest, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+static LOST: Throttle = Throttle::bursts(5, Duration::from_secs(60));
+static FOUND: Throttle = Throttle::bursts(5, Duration::from_secs(60));
+
+/// The reason for which the connections are closed.
+#[derive(Debug, Error)]
+pub(super) enum Trouble {
+    #[error("{0}")]
+    Away(#[from] Away),
+    #[error("Redis: {0}")]
+    Redis(#[from] RedisError),
+    #[error("no answer to {0} within {ANSWER:?}")]
+    Silent(&'static str),
+    #[error("Redis gives an unexpected answer to {0}")]
+    Unexpected(&'static str),
+    #[error("it has become a replica")]
+    Replica,
+    #[error("it has become another primary's copy, or was restarted")]
+    OtherHistory,
+    #[error("the Sentinels name {0} as the primary")]
+    OtherPrimary(String),
+    #[error("the stream is gone")]
+    OtherEpoch,
+    #[error("the reader does not move")]
+    Stuck,
+}
+
+/// Sends a command, and waits for its answer.
+pub(super) async fn ask<T: FromRedisValue>(
+    connection: &mut Connection,
+    what: &'static str,
+    command: &Cmd,
+) -> Result<T, Trouble> {
+    match timeout(ANSWER, command.query_async(connection)).await {
+        Ok(answer) => Ok(answer?),
+        Err(Elapsed) => Err(Trouble::Silent(what)),
+    }
+}
+
+/// What a primary says of itself.
+#[derive(Debug, Default)]
+pub(super) struct Replication {
+    pub(super) is_primary: bool,
+    /// Names the primary's history. It changes with every failover.
+    pub(super) id: String,
+    /// The bytes of history so far.
+    pub(super) offset: u64,
+    /// The bytes that each replica has acknowledged.
+    pub(super) replicas: Vec<u64>,
+}
+
+impl Replication {
+    /// Reads the answer to `INFO replication`.
+    fn parse(info: &str) -> Self {
+        let mut replication = Self::default();
+        for (key, value) in info.lines().filter_map(|line| line.trim_end().split_once(':')) {
+            match key {
+                "role" => replication.is_primary = value == "master",
+                "master_replid" => replication.id = value.into(),
+                "master_repl_offset" => replication.offset = value.parse().unwrap_or(0),
+                _ if key.strip_prefix("slave").is_some_and(|n| n.parse::<u32>().is_ok()) => {
+                    let offset = value.split(',').find_map(|part| part.strip_prefix("offset="));
+                    replication.replicas.extend(offset.and_then(|offset| offset.parse::<u64>().ok()));
+                }
+                _ => {}
+            }
+        }
+        replication
+    }
+
+    /// Asks a server.
+    pub(super) async fn of(connection: &mut Connection) -> Result<Self, Trouble> {
+        let info: Value = ask(connection, "INFO", redis::cmd("INFO").arg("replication")).await?;
+        let info = match &info {
+            Value::VerbatimString { text, .. } => Some(text.as_str()),
+            other => text(other),
+        };
+        info.map(Self::parse).ok_or(Trouble::Unexpected("INFO"))
+    }
+}
+
+/// Reads and writes the stream for as long as the node runs. Never returns.
+pub(crate) async fn run(stream: Arc<MessageStream>) {
+    let (mut pause, mut known) = (PAUSE.0, None);
+    loop {
+        let begun = Instant::now();
+        let trouble = match session(&stream, &mut known).await {
+            Ok(never) => match never {},
+            Err(trouble) => trouble,
+        };
+        let was_connected = stream.condition().is_connected();
+        stream.lose(&trouble);
+        if was_connected || begun.elapsed() > PAUSE.1 * 5 {
+            pause = PAUSE.0;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// Connects, and reads and writes until something fails. `known` is the history id of the last primary.
+async fn session(stream: &MessageStream, known: &mut Option<String>) -> Result<Infallible, Trouble> {
+    let server = stream.redis.find_primary().await?;
+    let mut writer = stream.redis.connect(&server, CONNECT).await?;
+    let reader = stream.redis.connect(&server, CONNECT).await?;
+    let watch = stream.redis.connect(&server, CONNECT).await?;
+    let replication = Replication::of(&mut writer).await?;
+    if !replication.is_primary {
+        return Err(Trouble::Replica);
+    }
+    match known {
+        Some(known) if *known != replication.id => {
+            stream.metrics.cluster.failovers.add(1);
+            log::warn!(
+                "Redis {server} has another history than the primary before: batches that it lacks are appended again"
+            );
+        }
+        Some(_) => {}
+        None => {}
+    }
+    if known.is_some() {
+        stream.metrics.cluster.reconnects.add(1);
+    }
+    *known = Some(replication.id.clone());
+    if let Some(more) = FOUND.pass() {
+        log::info!("the messages go through Redis {server}, key {}{more}", stream.key());
+    }
+    stream.change(|condition| {
+        condition.server = Some(server.clone());
+        condition.trouble = None;
+    });
+    let stuck = tokio::try_join!(
+        writer::write(stream, writer),
+        reader::read(stream, reader),
+        watch::watch(stream, watch, &server, &replication.id)
+    );
+    stuck.map(|(never, ..)| never)
+}
+
+impl MessageStream {
+    /// Notes and logs that the connections are lost, or could not be made.
+    fn lose(&self, trouble: &Trouble) {
+        let was_connected = self.condition().is_connected();
+        self.set_caught_up(false);
+        self.change(|condition| {
+            condition.server = None;
+            condition.trouble = Some(trouble.to_string());
+            condition.refused_since = None;
+        });
+        if !matches!(trouble, Trouble::OtherEpoch) {
+            self.settle();
+        }
+        if let Some(more) = LOST.pass() {
+            let what = if was_connected { "Redis is lost" } else { "Redis cannot be reached" };
+            log::warn!("{what}: {trouble}; viewers keep what they have, and messages wait (cluster.buffer){more}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_info_is_read() {
+        let info = "# Replication\r\nrole:master\r\nconnected_slaves:2\r\n\
+                    slave0:ip=127.0.0.1,port=1,state=online,offset=1234,lag=0\r\n\
+                    slave1:ip=::1,port=2,state=wait_bgsave,offset=7,lag=1\r\n\
+                    master_failover_state:no-failover\r\nmaster_replid:abc\r\nmaster_repl_offset:1300\r\n";
+        let Replication { is_primary, id, offset, replicas } = Replication::parse(info);
+        assert_eq!((is_primary, &*id, offset, replicas), (true, "abc", 1300, vec![1234, 7]));
+        assert!(!Replication::parse("role:slave\r\nslave_repl_offset:5\r\n").is_primary);
+    }
+}

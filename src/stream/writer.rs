@@ -1,0 +1,125 @@
+//! The writer: it puts back what a failover has cut off, and then appends one batch after the other.
+
+use crate::deadline::{Elapsed, timeout};
+use crate::logging::Throttle;
+use crate::stream::MessageStream;
+use crate::stream::connect::Connection;
+use crate::stream::entries::{self, Entry};
+use crate::stream::record::{self, FORMAT};
+use crate::stream::session::{ANSWER, Trouble, ask};
+use redis::{Cmd, RedisError, Value};
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// The most entries of one answer.
+const COUNT: usize = 64;
+/// The pause before a batch that was refused is sent again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+static REFUSED: Throttle = Throttle::new(Duration::from_secs(60));
+
+/// Appends batches until something fails.
+pub(super) async fn write(stream: &MessageStream, mut connection: Connection) -> Result<Infallible, Trouble> {
+    put_back(stream, &mut connection).await?;
+    loop {
+        let command = next(stream).await;
+        match timeout(ANSWER, command.query_async::<String>(&mut connection)).await {
+            Err(Elapsed) => return Err(Trouble::Silent("XADD")),
+            Ok(Ok(id)) => {
+                let at = id.parse().map_err(|_| Trouble::Unexpected("XADD"))?;
+                stream.ingest().answered(at, Instant::now());
+                stream.metrics.cluster.appended.add(1);
+                stream.room.notify_waiters();
+                if stream.condition_mut().refused_since.take().is_some() {
+                    log::info!("Redis takes messages again");
+                }
+                stream.progress.notify_waiters();
+            }
+            Ok(Err(e)) if is_refusal(&e) => {
+                stream.change(|condition| {
+                    condition.refused_since.get_or_insert_with(Instant::now);
+                    condition.trouble = Some(e.to_string());
+                });
+                if let Some(more) = REFUSED.pass() {
+                    log::error!("Redis refuses messages: {e}; they wait (cluster.buffer), and are sent again{more}");
+                }
+                sleep(PAUSE).await;
+            }
+            Ok(Err(e)) => return Err(e.into()),
+        }
+    }
+}
+
+/// Returns true if a server refuses a batch, and another try on the same connection may succeed.
+fn is_refusal(error: &RedisError) -> bool {
+    error.code().is_some_and(|code| code != "READONLY" && code != "NOAUTH")
+}
+
+/// Waits for a batch; returns the command that appends it.
+async fn next(stream: &MessageStream) -> Cmd {
+    loop {
+        let more = stream.work.notified();
+        {
+            let mut ingest = stream.ingest();
+            if let Some((batch, is_repeated)) = ingest.send() {
+                if is_repeated {
+                    stream.metrics.cluster.repeated.add(1);
+                }
+                let mut command = redis::cmd("XADD");
+                command.arg(stream.key()).arg("*").arg(FORMAT).arg(batch);
+                return command;
+            }
+        }
+        more.await;
+    }
+}
+
+/// Looks which of the kept batches are in the stream, and has the others appended again.
+async fn put_back(stream: &MessageStream, connection: &mut Connection) -> Result<(), Trouble> {
+    let (id, oldest) = {
+        let ingest = stream.ingest();
+        (ingest.id(), ingest.oldest_kept())
+    };
+    let Some(oldest) = oldest else { return Ok(()) };
+    let (mut found, mut from) = (HashSet::new(), oldest.to_string());
+    loop {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(stream.key()).arg(&from).arg("+").arg("COUNT").arg(COUNT);
+        let answer: Value = ask(connection, "XRANGE", &range).await?;
+        let entries = entries::of_xrange(answer).ok_or(Trouble::Unexpected("XRANGE"))?;
+        found.extend(entries.iter().filter_map(|entry| number_of(entry, id)));
+        match entries.last() {
+            Some(last) if entries.len() == COUNT => from = format!("({}", last.id),
+            _ => break,
+        }
+    }
+    let count = stream.ingest().put_back(&found);
+    if count > 0 {
+        stream.metrics.cluster.reappended.add(count);
+        log::warn!("{count} batches that Redis had taken are not in the stream, and are appended again");
+    }
+    Ok(())
+}
+
+/// Returns the number of a batch of this ingest.
+fn number_of(entry: &Entry, ingest: u64) -> Option<u64> {
+    let (head, _) = record::split(entry.batch.as_deref()?).ok()?;
+    (head.ingest == ingest).then_some(head.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::stream::EntryId;
+
+    #[test]
+    fn an_entry_is_of_the_ingest_that_its_head_names() {
+        let head = record::Head { ingest: 7, number: 3, node: "a".into(), limits: 0 };
+        let entry = |batch| Entry { id: EntryId::default(), batch };
+        assert_eq!(number_of(&entry(Some(record::begin(&head))), 7), Some(3));
+        assert_eq!(number_of(&entry(Some(record::begin(&head))), 8), None);
+        assert_eq!((number_of(&entry(None), 7), number_of(&entry(Some(vec![])), 7)), (None, None));
+    }
+}
