@@ -72,6 +72,14 @@ pub(crate) struct Demand {
     pub viewers: usize,
     /// The requested number of brokers.
     pub brokers: usize,
+    /// The descriptors for Redis: see [`redis`].
+    pub redis: usize,
+}
+
+/// Returns the largest number of descriptors for the Redis of a cluster with `servers` addresses: a node's three connections, one to each
+/// address while it looks for the primary, and the look-up of a host (5).
+pub(crate) fn redis(servers: usize) -> usize {
+    3 + servers + 5
 }
 
 /// The limit of open files is too low for a monitor.
@@ -152,11 +160,11 @@ pub(crate) fn while_taking_over(inherited_listeners: usize, listeners: usize) ->
 /// Returns the number of connections that a process can take over: brokers and viewers together, and links that shake hands.
 ///
 /// These are as many as it has room for later on, so that the next restart takes over all of them.
-pub(crate) fn room_to_take_over(files: usize, listeners: usize, status: bool) -> (usize, usize) {
-    let demand = Demand { listeners, status, viewers: usize::MAX, brokers: usize::MAX };
+pub(crate) fn room_to_take_over(files: usize, listeners: usize, status: bool, redis: usize) -> (usize, usize) {
+    let demand = Demand { listeners, status, viewers: usize::MAX, brokers: usize::MAX, redis };
     match share(files, demand) {
         Ok(shares) => (shares.both, shares.handshakes),
-        Err(_) => (files.saturating_sub(besides_connections(files, listeners)), 0),
+        Err(_) => (files.saturating_sub(besides_connections(files, listeners) + redis), 0),
     }
 }
 
@@ -165,7 +173,7 @@ pub(crate) fn room_to_take_over(files: usize, listeners: usize, status: bool) ->
 /// # Errors
 /// If there are too few for a monitor.
 pub(crate) fn share(files: usize, demand: Demand) -> Result<Shares, TooFew> {
-    let besides = besides_connections(files, demand.listeners);
+    let besides = besides_connections(files, demand.listeners) + demand.redis;
     let left = files.saturating_sub(besides);
     if left < LEAST {
         return Err(TooFew { files, needed: besides + LEAST });
@@ -181,7 +189,7 @@ pub(crate) fn share(files: usize, demand: Demand) -> Result<Shares, TooFew> {
 /// Returns the number of viewers that the limit of open files allows with the default settings.
 #[must_use]
 pub fn default_max_clients() -> usize {
-    let demand = Demand { listeners: 2, status: false, viewers: MAX_CLIENTS, brokers: DEFAULT_BROKERS };
+    let demand = Demand { listeners: 2, status: false, viewers: MAX_CLIENTS, brokers: DEFAULT_BROKERS, redis: 0 };
     share(open_files(), demand).map_or(1, |shares| shares.viewers)
 }
 
@@ -192,15 +200,16 @@ pub(crate) const DEFAULT_BROKERS: usize = 64;
 mod tests {
     use super::*;
 
-    const PLAIN: Demand = Demand { listeners: 2, status: false, viewers: 1_000_000, brokers: 64 };
+    const PLAIN: Demand = Demand { listeners: 2, status: false, viewers: 1_000_000, brokers: 64, redis: 0 };
 
     #[test]
     fn the_shares_and_everything_else_fill_the_limit_and_no_more() {
         for files in 36..3000 {
             for (listeners, status) in [(2, false), (3, true), (12, true)] {
                 for (viewers, brokers) in [(1, 1), (1, 10_000), (230, 64), (1_000_000, 64), (1_000_000, 10_000)] {
-                    let demand = Demand { listeners, status, viewers, brokers };
-                    let besides = besides_connections(files, listeners);
+                    let redis = redis(listeners % 3);
+                    let demand = Demand { listeners, status, viewers, brokers, redis };
+                    let besides = besides_connections(files, listeners) + redis;
                     let Ok(shares) = share(files, demand) else {
                         assert!(files < besides + LEAST);
                         continue;

@@ -43,7 +43,7 @@ impl Inherited {
     /// them if the queue cannot be read.
     pub(crate) fn take(fds: &mut InheritedFds) -> Option<Self> {
         let queue = fds.take_handover()?;
-        let (inherited, listeners, status) = fds.listener_counts();
+        let (inherited, listeners, status, redis) = fds.counts();
         let files = rlimit::open_files();
         let received = fd_queue::open(&queue, files.saturating_sub(rlimit::while_taking_over(inherited, listeners)));
         // The queue is forgotten even after an error: the next process must not read it again.
@@ -56,7 +56,7 @@ impl Inherited {
             }
         };
         let mut inherited = Self { sockets, sent, complete, state: Some(state) };
-        let (both, handshakes) = rlimit::room_to_take_over(files, listeners, status);
+        let (both, handshakes) = rlimit::room_to_take_over(files, listeners, status, redis);
         if !complete || inherited.sockets.len() > both {
             inherited.close_excess(both, handshakes, files);
         }
@@ -128,7 +128,9 @@ impl Drop for Inherited {
         if let Some(bytes) = &self.state
             && let Ok(state) = decode(bytes, &mut self.sockets, self.sent, self.complete)
         {
-            let viewers = self.sockets.drain(..).skip(state.links.len());
+            let links = state.links.len();
+            restore_stream(state.stream, None);
+            let viewers = self.sockets.drain(..).skip(links);
             // The settings may be wrong, if they are known at all: the default of `clients.finish_on_close` holds.
             refuse(viewers.zip(state.viewers.into_owned()), true);
         }
@@ -198,15 +200,12 @@ fn resume(mut state: State<'_>, sockets: Vec<OwnedFd>, shared: &Arc<Shared>) {
     log::info!("took over {what} from the previous process (version {version}), after {elapsed} ms");
 }
 
-/// Goes on with the stream. Without one, what waits for Redis is lost.
+/// Goes on with the stream of a cluster. If there is none any more, the messages that wait for Redis are lost.
 pub(super) fn restore_stream(saved: Option<snapshot::stream::StreamState<'_>>, stream: Option<&MessageStream>) {
     match (saved, stream) {
         (Some(saved), Some(stream)) => stream.restore(saved),
         (Some(saved), None) if !saved.waiting.is_empty() => {
-            log::warn!(
-                "there is no cluster any more: {} batches of messages that Redis has not taken are dropped",
-                saved.waiting.len()
-            );
+            log::error!("{} batches of messages that Redis has not taken are dropped", saved.waiting.len());
         }
         _ => {}
     }

@@ -58,22 +58,22 @@ impl Hub {
     /// Returns up to `limit` jobs that failed or were aborted and have been silent since, each with the place of that message. Each is
     /// returned once.
     pub(crate) fn due_releases(&self, now: Instant, limit: usize) -> Vec<(Arc<str>, Place)> {
-        let mut table = self.table();
+        let mut publisher = self.publisher(now);
         let mut due = Vec::new();
         for last in [Unfinished::Failed, Unfinished::Aborted] {
-            let Some(time) = table.release_after(last) else { continue };
-            let slots: Vec<_> = table
-                .unfinished(last)
-                .iter()
-                .take_while(|((at, _), _)| *at + time <= now)
-                .map(|(_, slot)| *slot)
-                .take(limit - due.len())
-                .collect();
-            for slot in slots {
-                let run = &table.runs[slot];
-                due.extend(run.origin.as_ref().map(|origin| (Arc::clone(run.id()), origin.last)));
-                // The release comes back through the stream. Until then the run is open and its last message what it was.
-                table.forget_unfinished(slot);
+            let Some(time) = publisher.table.release_after(last) else { continue };
+            let order = publisher.table.unfinished(last).iter();
+            let slots = order.take_while(|((at, _), _)| *at + time <= now).map(|(_, slot)| *slot);
+            for slot in slots.take(limit - due.len()).collect::<Vec<_>>() {
+                let run = &publisher.table.runs[slot];
+                if let Some(origin) = &run.origin {
+                    due.push((Arc::clone(run.id()), origin.last));
+                    // The release comes back through the stream. Until then the run is open.
+                    publisher.table.forget_unfinished(slot);
+                } else {
+                    // It is from before this node joined the cluster.
+                    publisher.finish_silent(slot);
+                }
             }
         }
         due
@@ -121,10 +121,14 @@ impl Publisher<'_> {
             run.end.is_none() && run.origin.as_ref().is_some_and(|origin| origin.last == of)
         };
         if let Some(slot) = slot.filter(is_last) {
-            self.count_released(slot, "failed or was aborted");
-            let used = self.table.used;
-            self.append(slot, Kind::Finished, RELEASE_FRAME, used);
+            self.finish_silent(slot);
         }
         self.skip();
+    }
+
+    fn finish_silent(&mut self, slot: usize) {
+        self.count_released(slot, "failed or was aborted");
+        let used = self.table.used;
+        self.append(slot, Kind::Finished, RELEASE_FRAME, used);
     }
 }

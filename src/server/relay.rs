@@ -64,7 +64,7 @@ impl Ports {
         };
         let status = settings.status_uri.as_ref().map(|address| bind("status_uri", address)).transpose()?;
         let ports = Self { zeromq, websocket, status };
-        fds.note_own(ports.listeners(), ports.status.is_some());
+        fds.note_own(ports.listeners(), ports.status.is_some(), settings.redis_descriptors());
         Ok(ports)
     }
 

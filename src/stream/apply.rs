@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 static OTHER_LIMITS: Throttle = Throttle::new(Duration::from_secs(600));
+static MISSING: Throttle = Throttle::bursts(5, Duration::from_secs(60));
 static UNREADABLE: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// The outcome of an entry.
@@ -47,10 +48,15 @@ impl MessageStream {
         match verdict {
             Verdict::Known => return Applied::Done,
             Verdict::Gap(missing) if !over_gaps => return Applied::Gap(missing),
-            Verdict::Gap(missing) => log::error!(
-                "{missing} batches of node {} are missing in the stream before entry {id}: their messages are lost, unless they come later",
-                head.node.escape_debug()
-            ),
+            Verdict::Gap(missing) => {
+                if let Some(more) = MISSING.pass() {
+                    log::error!(
+                        "{missing} batches of node {} are missing in the stream before entry {id}: their messages are lost, unless they \
+                         come later{more}",
+                        head.node.escape_debug()
+                    );
+                }
+            }
             Verdict::New => {}
         }
         match record::records(rest) {

@@ -30,6 +30,8 @@ pub(crate) struct Condition {
     pub(super) has_other_limits: bool,
     /// The time since which Redis refuses messages.
     pub(crate) refused_since: Option<Instant>,
+    /// The time of the last look that saw a replica.
+    pub(super) last_replica: Option<Instant>,
     /// The last entry of the stream, as far as it is known.
     pub(crate) last: EntryId,
     /// The age of the oldest entry that was not read.
@@ -52,6 +54,7 @@ impl Condition {
             unknown_format: false,
             has_other_limits: false,
             refused_since: None,
+            last_replica: None,
             last: EntryId::default(),
             lag: Duration::ZERO,
             entries: 0,
@@ -62,6 +65,15 @@ impl Condition {
     /// Returns true while Redis is connected.
     pub(crate) fn is_connected(&self) -> bool {
         self.server.is_some()
+    }
+
+    /// Notes that Redis has taken a message; returns true if it refused the one before.
+    pub(super) fn takes_again(&mut self) -> bool {
+        let refused = self.refused_since.take().is_some();
+        if refused {
+            self.trouble = None;
+        }
+        refused
     }
 
     /// Checks that the node takes messages and shows those of all nodes.
@@ -125,13 +137,14 @@ impl MessageStream {
                 more.await;
             }
         };
-        if crate::deadline::timeout(super::session::SETTLE_LIMIT, settled).await.is_err() {
+        let late = crate::deadline::timeout(super::session::SETTLE_LIMIT, settled).await.is_err();
+        if late && !self.condition_mut().settled {
             log::warn!("the stream is still being read; viewers are accepted, and get the rest when it comes");
+            self.settle();
         }
-        self.change(|condition| condition.settled = true);
     }
 
-    /// Notes that Redis is away: viewers get what there is.
+    /// Lets viewers come: they get what there is.
     pub(super) fn settle(&self) {
         self.change(|condition| condition.settled = true);
     }

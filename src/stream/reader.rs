@@ -6,7 +6,7 @@ use crate::snapshot::stream::EntryId;
 use crate::stream::apply::Applied;
 use crate::stream::connect::Connection;
 use crate::stream::entries::{self, Entry};
-use crate::stream::session::{ANSWER, Trouble, ask};
+use crate::stream::session::{Trouble, ask};
 use crate::stream::{MessageStream, Reading};
 use data_encoding::HEXLOWER;
 use redis::Value;
@@ -16,8 +16,12 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
-/// The most entries of one answer. With the longest batches they have 32 MiB.
-const COUNT: usize = 64;
+/// The fewest and the most entries of one answer. With the longest batches these are 4 and 32 MiB.
+const COUNT: (usize, usize) = (8, 64);
+/// The bytes that an answer should have: the number of entries follows from those of the answer before.
+const ANSWER_BYTES: usize = 2 * 1024 * 1024;
+/// The longest time for an answer with entries, which may be large.
+const READ: Duration = Duration::from_secs(10);
 /// The longest wait of Redis for a new entry.
 const BLOCK: Duration = Duration::from_secs(1);
 /// The bytes of batches after which other tasks have their turn.
@@ -58,10 +62,11 @@ impl Clock {
 /// Reads the stream until something fails.
 pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> Result<Infallible, Trouble> {
     let mut clock = Some(Clock::of(&mut connection).await?);
-    let mut from = stream.reading().start();
+    let (mut from, mut count) = (stream.reading().start(), COUNT.0);
     loop {
-        let read = fetch(stream, &mut connection, from, clock.is_none()).await?;
-        let is_end = read.len() < COUNT;
+        let read = fetch(stream, &mut connection, from, count, clock.is_none()).await?;
+        let is_end = read.len() < count;
+        count = next_count(&read).unwrap_or(count);
         // All entries of the stream come: nothing is missing that could still be found.
         let over_gaps = clock.is_some() && stream.reading().is_from_beginning;
         match take(stream, read, &mut clock, over_gaps).await {
@@ -138,21 +143,29 @@ async fn take(stream: &MessageStream, read: Vec<Entry>, clock: &mut Option<Clock
     Taken::All(last)
 }
 
-/// Reads the entries after `from`, and the epoch. Waits for a new one if `wait` is true.
+/// Returns the number of entries to ask for next, if there were some.
+fn next_count(read: &[Entry]) -> Option<usize> {
+    let bytes: usize = read.iter().map(|entry| entry.batch.as_ref().map_or(0, Vec::len)).sum();
+    let each = bytes.checked_div(read.len())?;
+    Some((ANSWER_BYTES / each.max(1)).clamp(COUNT.0, COUNT.1))
+}
+
+/// Reads up to `count` entries after `from`, and the epoch. Waits for a new one if `wait` is true.
 async fn fetch(
     stream: &MessageStream,
     connection: &mut Connection,
     from: EntryId,
+    count: usize,
     wait: bool,
 ) -> Result<Vec<Entry>, Trouble> {
     let mut both = redis::pipe();
-    both.cmd("XREAD").arg("COUNT").arg(COUNT);
+    both.cmd("XREAD").arg("COUNT").arg(count);
     if wait {
         both.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(0));
     }
     both.arg("STREAMS").arg(stream.key()).arg(from.to_string());
     both.cmd("GET").arg(stream.epoch_key());
-    let answer = timeout(BLOCK + ANSWER, both.query_async::<(Value, Option<String>)>(connection)).await;
+    let answer = timeout(READ, both.query_async::<(Value, Option<String>)>(connection)).await;
     let (read, epoch) = answer.map_err(|Elapsed| Trouble::Silent("XREAD"))??;
     let epoch = match epoch {
         Some(epoch) => epoch,

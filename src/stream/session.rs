@@ -1,5 +1,6 @@
 //! The life of a node's connections to Redis: they are made, used until one of them fails, and made again.
 
+use crate::config::Server;
 use crate::deadline::{Elapsed, timeout};
 use crate::logging::Throttle;
 use crate::stream::MessageStream;
@@ -20,7 +21,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// The longest time for an answer. A primary that is slower is taken for dead.
 pub(super) const ANSWER: Duration = Duration::from_secs(3);
 /// The pause before the connections are made again: the shortest, and the longest.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(400));
+/// The time after which connections count as good ones, so that the next pause is the shortest.
+const GOOD: Duration = Duration::from_secs(5);
 
 static LOST: Throttle = Throttle::bursts(5, Duration::from_secs(60));
 static FOUND: Throttle = Throttle::bursts(5, Duration::from_secs(60));
@@ -111,9 +114,8 @@ pub(crate) async fn run(stream: Arc<MessageStream>) {
             Ok(never) => match never {},
             Err(trouble) => trouble,
         };
-        let was_connected = stream.condition().is_connected();
         stream.lose(&trouble);
-        if was_connected || begun.elapsed() > PAUSE.1 * 5 {
+        if begun.elapsed() > GOOD {
             pause = PAUSE.0;
         }
         sleep(pause).await;
@@ -124,25 +126,19 @@ pub(crate) async fn run(stream: Arc<MessageStream>) {
 /// Connects, and reads and writes until something fails. `known` is the history id of the last primary.
 async fn session(stream: &MessageStream, known: &mut Option<String>) -> Result<Infallible, Trouble> {
     let server = stream.redis.find_primary().await?;
-    let mut writer = stream.redis.connect(&server, CONNECT).await?;
-    let reader = stream.redis.connect(&server, CONNECT).await?;
-    let watch = stream.redis.connect(&server, CONNECT).await?;
-    let replication = Replication::of(&mut writer).await?;
-    if !replication.is_primary {
-        return Err(Trouble::Replica);
-    }
-    match known {
-        Some(known) if *known != replication.id => {
-            stream.metrics.cluster.failovers.add(1);
-            log::warn!(
-                "Redis {server} has another history than the primary before: batches that it lacks are appended again"
-            );
-        }
-        Some(_) => {}
-        None => {}
-    }
+    // A primary that hangs takes connections and does not answer; the Sentinels may name another one meanwhile.
+    let (Connections { writer, reader, watch }, replication) = tokio::select! {
+        connected = connect(stream, &server) => connected?,
+        other = watch::watch_sentinels(stream, &server) => return other,
+    };
     if known.is_some() {
         stream.metrics.cluster.reconnects.add(1);
+    }
+    if known.as_ref().is_some_and(|known| *known != replication.id) {
+        stream.metrics.cluster.failovers.add(1);
+        log::warn!(
+            "Redis {server} has another history than the primary before: batches that it lacks are appended again"
+        );
     }
     *known = Some(replication.id.clone());
     if let Some(more) = FOUND.pass() {
@@ -155,9 +151,28 @@ async fn session(stream: &MessageStream, known: &mut Option<String>) -> Result<I
     let stuck = tokio::try_join!(
         writer::write(stream, writer),
         reader::read(stream, reader),
-        watch::watch(stream, watch, &server, &replication.id)
+        watch::watch(stream, watch, &replication.id),
+        watch::watch_sentinels(stream, &server)
     );
     stuck.map(|(never, ..)| never)
+}
+
+/// The connections of a node to the primary.
+struct Connections {
+    writer: Connection,
+    reader: Connection,
+    watch: Connection,
+}
+
+/// Connects to the primary, and asks for its history.
+async fn connect(stream: &MessageStream, server: &Server) -> Result<(Connections, Replication), Trouble> {
+    let one = || stream.redis.connect(server, CONNECT);
+    let (writer, reader, mut watch) = tokio::try_join!(one(), one(), one())?;
+    let replication = Replication::of(&mut watch).await?;
+    if !replication.is_primary {
+        return Err(Trouble::Replica);
+    }
+    Ok((Connections { writer, reader, watch }, replication))
 }
 
 impl MessageStream {

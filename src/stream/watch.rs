@@ -15,14 +15,18 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// The time between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The looks in which the reader may stand before the end of the stream without moving.
+/// The time between two questions to the Sentinels.
+const SENTINEL_PERIOD: Duration = Duration::from_millis(500);
+/// The looks in which a reader that waits for a new entry may stand before the end of the stream.
 const MAX_STUCK: usize = 3;
 /// The looks between two that trim what no job needs.
 const TRIM_EVERY: u64 = 10;
+/// The least time, in milliseconds, for which the stream keeps what it has: a node that was away for less misses nothing.
+const KEPT_FOR_OTHERS: u64 = 60_000;
 /// The part of the entries that one look may trim because of `cluster.stream_bytes`: one in this many. So the estimate of the memory is
 /// corrected before too much is gone.
 const BOUND_STEP: u64 = 20;
@@ -60,30 +64,35 @@ struct Watch<'a> {
     stream: &'a MessageStream,
     connection: Connection,
     marks: VecDeque<Mark>,
-    /// The time of the last look that saw a replica.
-    last_replica: Option<Instant>,
     stuck: usize,
     position: EntryId,
     looks: u64,
 }
 
-/// Watches until something is wrong. `server` is the connected primary, and `history` the id of its history.
+/// Watches until something is wrong. `history` is the id of the primary's history.
 pub(super) async fn watch(
     stream: &MessageStream,
     connection: Connection,
-    server: &Server,
     history: &str,
 ) -> Result<Infallible, Trouble> {
-    let last_replica = stream.has_sentinels.then(Instant::now);
     let position = EntryId::default();
-    let mut watch = Watch { stream, connection, marks: VecDeque::new(), last_replica, stuck: 0, position, looks: 0 };
+    let mut watch = Watch { stream, connection, marks: VecDeque::new(), stuck: 0, position, looks: 0 };
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let (looked, named) = tokio::join!(watch.look(history), stream.redis.majority());
-        looked?;
-        if let Some(other) = named.filter(|named| named != server) {
+        watch.look(history).await?;
+    }
+}
+
+/// Watches until the majority of the Sentinels names another primary than `server`. Never returns without Sentinels.
+pub(super) async fn watch_sentinels(stream: &MessageStream, server: &Server) -> Result<Infallible, Trouble> {
+    if !stream.has_sentinels {
+        return std::future::pending().await;
+    }
+    loop {
+        sleep(SENTINEL_PERIOD).await;
+        if let Some(other) = stream.redis.majority().await.filter(|named| named != server) {
             return Err(Trouble::OtherPrimary(other.to_string()));
         }
     }
@@ -112,10 +121,14 @@ impl Watch<'_> {
 
     /// Returns the last entry that no failover cuts off: all replicas have acknowledged it, or there are none.
     fn safe(&mut self, replication: &Replication, last: EntryId, now: Instant) -> Option<EntryId> {
-        if !replication.replicas.is_empty() {
-            self.last_replica = Some(now);
-        }
-        let expects_replicas = self.last_replica.is_some_and(|seen| now.duration_since(seen) < NO_REPLICA);
+        let last_replica = {
+            let mut condition = self.stream.condition_mut();
+            if !replication.replicas.is_empty() || self.stream.has_sentinels && condition.last_replica.is_none() {
+                condition.last_replica = Some(now);
+            }
+            condition.last_replica
+        };
+        let expects_replicas = last_replica.is_some_and(|seen| now.duration_since(seen) < NO_REPLICA);
         let acknowledged = match replication.replicas.iter().min() {
             Some(least) => *least,
             None if expects_replicas => 0,
@@ -138,8 +151,8 @@ impl Watch<'_> {
     fn compare(&mut self, extent: &Extent) -> Result<(), Trouble> {
         let position = self.stream.reading().position;
         let is_behind = position < extent.last && extent.entries > 0;
-        let unknown = self.stream.condition().unknown_format;
-        self.stuck = if is_behind && position == self.position && !unknown { self.stuck + 1 } else { 0 };
+        let waits = self.stream.condition().caught_up;
+        self.stuck = if is_behind && waits && position == self.position { self.stuck + 1 } else { 0 };
         self.position = position;
         if extent.removed > position && is_behind && position > EntryId::default() {
             self.stream.metrics.cluster.gaps.add(1);
@@ -229,7 +242,9 @@ impl Watch<'_> {
         else {
             return Ok(());
         };
-        let oldest = stream.hub.oldest_entry().map_or(safe, |oldest| oldest.min(safe));
+        let recent = EntryId { milliseconds: extent.last.milliseconds.saturating_sub(KEPT_FOR_OTHERS), number: 0 };
+        let unneeded = safe.min(recent);
+        let oldest = stream.hub.oldest_entry().map_or(unneeded, |oldest| oldest.min(unneeded));
         if extent.first.is_some_and(|first| first < oldest) {
             let trim = redis::cmd("XTRIM").arg(stream.key()).arg("MINID").arg("~").arg(oldest.to_string()).clone();
             ask::<u64>(&mut self.connection, "XTRIM", &trim).await?;

@@ -32,7 +32,7 @@ pub(super) async fn write(stream: &MessageStream, mut connection: Connection) ->
                 stream.ingest().answered(at, Instant::now());
                 stream.metrics.cluster.appended.add(1);
                 stream.room.notify_waiters();
-                if stream.condition_mut().refused_since.take().is_some() {
+                if stream.condition_mut().takes_again() {
                     log::info!("Redis takes messages again");
                 }
                 stream.progress.notify_waiters();

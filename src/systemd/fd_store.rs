@@ -84,7 +84,7 @@ pub struct InheritedFds {
     /// The number of listening sockets at first, and of those that the previous process made.
     counts: (usize, usize),
     /// The number of listening sockets of this process, and true if one of them is the status listener. Not known until they are bound.
-    own: (usize, bool),
+    own: (usize, bool, usize),
 }
 
 /// Takes the descriptors that this process was started with; the ones that it cannot use are closed. To be called once, before
@@ -147,16 +147,16 @@ impl InheritedFds {
         self.handover.take()
     }
 
-    /// Returns three things: the number of inherited listening sockets, the number of those of the previous process or of this one
-    /// (whichever is larger), and true if this process has a status listener.
-    pub(crate) fn listener_counts(&self) -> (usize, usize, bool) {
-        let ((inherited, previous), (own, status)) = (self.counts, self.own);
-        (inherited, previous.max(own).max(2), status)
+    /// Returns four things: the number of inherited listening sockets, the number of those of the previous process or of this one
+    /// (whichever is larger), true if this process has a status listener, and its number of descriptors for Redis.
+    pub(crate) fn counts(&self) -> (usize, usize, bool, usize) {
+        let ((inherited, previous), (own, status, redis)) = (self.counts, self.own);
+        (inherited, previous.max(own).max(2), status, redis)
     }
 
-    /// Notes the listening sockets of this process: the connections that it takes over must fit beside them.
-    pub(crate) fn note_own(&mut self, listeners: usize, status: bool) {
-        self.own = (listeners, status);
+    /// Notes the listening sockets of this process, and the descriptors for Redis: the connections that it takes over must fit beside them.
+    pub(crate) fn note_own(&mut self, listeners: usize, status: bool, redis: usize) {
+        self.own = (listeners, status, redis);
     }
 
     /// Returns the user and the group of the process that made the queue, as the system noted them then.
