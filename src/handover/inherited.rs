@@ -204,8 +204,8 @@ fn resume(mut state: State<'_>, sockets: Vec<OwnedFd>, shared: &Arc<Shared>) {
 pub(super) fn restore_stream(saved: Option<snapshot::stream::StreamState<'_>>, stream: Option<&MessageStream>) {
     match (saved, stream) {
         (Some(saved), Some(stream)) => stream.restore(saved),
-        (Some(saved), None) if !saved.waiting.is_empty() => {
-            log::error!("{} batches of messages that Redis has not taken are dropped", saved.waiting.len());
+        (Some(saved), None) if saved.unsent() > 0 => {
+            log::error!("{} messages that Redis has not taken are dropped", saved.unsent());
         }
         _ => {}
     }

@@ -59,9 +59,7 @@ impl Running {
         if saving.is_none()
             && let Some(unsent) = shared.stream.as_ref().map(|stream| stream.unsent()).filter(|unsent| *unsent > 0)
         {
-            log::error!(
-                "{unsent} batches of messages that Redis has not taken are dropped; history.state would keep them"
-            );
+            log::error!("{unsent} messages that Redis has not taken are dropped; history.state would keep them");
         }
         shared.hub.stop();
         if !all_free(&shared.viewers, deadline).await {

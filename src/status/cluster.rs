@@ -11,6 +11,8 @@ use tokio::time::Instant;
 pub(crate) struct Cluster {
     /// The primary, if it is connected.
     pub server: Option<String>,
+    /// `primary` while it is connected: messages are read from no replica.
+    pub role: Option<String>,
     /// True while Redis is connected.
     pub connected: bool,
     /// True while the node has read the stream to its end.
@@ -51,6 +53,7 @@ impl Cluster {
         let reason = trouble.or_else(|| condition.readiness(Instant::now()).err().map(Into::into));
         Some(Self {
             server: condition.server.as_ref().map(ToString::to_string),
+            role: condition.is_connected().then(|| "primary".into()),
             connected: condition.is_connected(),
             caught_up: condition.caught_up,
             reason,

@@ -4,12 +4,15 @@ use crate::snapshot::stream::EntryId;
 use crate::stream::record::FORMAT;
 use redis::Value;
 
+/// The most characters that are shown of an unknown version.
+const MAX_VERSION: usize = 20;
+
 /// An entry of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) id: EntryId,
-    /// The batch; `None` if the entry has another format.
-    pub(super) batch: Option<Vec<u8>>,
+    /// The batch; or else the first field's name, which is the version of an unknown format.
+    pub(super) batch: Result<Vec<u8>, String>,
 }
 
 /// Takes the entries out of an answer to XREAD of one stream; an answer without entries has none.
@@ -36,9 +39,14 @@ fn entry(value: Value) -> Option<Entry> {
     let [id, fields] = <[Value; 2]>::try_from(parts).ok()?;
     let id = text(&id)?.parse().ok()?;
     let Value::Array(fields) = fields else { return None };
+    let name = |fields: &[Value]| {
+        let name = fields.first().and_then(text).unwrap_or_default();
+        name.chars().take(MAX_VERSION).flat_map(char::escape_debug).collect()
+    };
     let batch = match <[Value; 2]>::try_from(fields) {
-        Ok([field, Value::BulkString(batch)]) if text(&field) == Some(FORMAT) => Some(batch),
-        _ => None,
+        Ok([field, Value::BulkString(batch)]) if text(&field) == Some(FORMAT) => Ok(batch),
+        Ok(fields) => Err(name(&fields)),
+        Err(fields) => Err(name(&fields)),
     };
     Some(Entry { id, batch })
 }
@@ -76,9 +84,9 @@ mod tests {
         let at = |milliseconds, number| EntryId { milliseconds, number };
         let expected = || {
             vec![
-                Entry { id: at(1, 0), batch: Some(b"x".to_vec()) },
-                Entry { id: at(1, 1), batch: None },
-                Entry { id: at(2, 0), batch: None },
+                Entry { id: at(1, 0), batch: Ok(b"x".to_vec()) },
+                Entry { id: at(1, 1), batch: Err("2".into()) },
+                Entry { id: at(2, 0), batch: Err(FORMAT.into()) },
             ]
         };
         assert_eq!((of_xread(read), of_xrange(range())), (Some(expected()), Some(expected())));

@@ -8,6 +8,11 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 impl state::StreamState<'_> {
+    /// Returns the number of messages that Redis has not taken.
+    pub(crate) fn unsent(&self) -> usize {
+        self.waiting.iter().map(|batch| record::count(&batch.bytes)).sum()
+    }
+
     /// Drops the batches that are none of this ingest.
     fn check(&mut self) {
         let (ingest, next) = (self.ingest, self.next);
@@ -32,12 +37,12 @@ impl MessageStream {
     /// Goes on from another process of this node. A state of another service is left out.
     pub(crate) fn restore(&self, mut saved: state::StreamState<'_>) {
         if saved.name != self.name {
-            log::warn!(
-                "the previous process belonged to the service {:?} (cluster.name), and this one to {:?}: {} batches that had not been \
-                 taken by Redis are dropped",
+            log::error!(
+                "the previous process belonged to the service {:?} (cluster.name), and this one to {:?}: {} messages that Redis has not \
+                 taken are dropped",
                 saved.name,
                 self.name,
-                saved.waiting.len()
+                saved.unsent()
             );
             return;
         }
@@ -80,7 +85,7 @@ impl MessageStream {
         show(saved)
     }
 
-    /// Returns the number of batches that Redis has not taken.
+    /// Returns the number of messages that Redis has not taken.
     pub(crate) fn unsent(&self) -> usize {
         self.ingest().waiting()
     }

@@ -41,6 +41,8 @@ pub(super) struct Ingest {
 struct Waiting {
     number: u64,
     bytes: Vec<u8>,
+    /// The number of its records.
+    records: usize,
     /// True once it was sent: it may be in the stream, so it must not grow.
     is_sent: bool,
 }
@@ -93,9 +95,9 @@ impl Ingest {
         self.limits
     }
 
-    /// Returns the number of batches that wait for Redis.
+    /// Returns the number of messages that wait for Redis.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.iter().map(|batch| batch.records).sum()
     }
 
     /// Returns the bytes that wait for Redis.
@@ -127,6 +129,7 @@ impl Ingest {
         if let Some(last) = self.waiting.back_mut().filter(|last| !last.is_sent) {
             let before = last.bytes.len();
             if record::append(&mut last.bytes, record) {
+                last.records += 1;
                 self.waiting_bytes += last.bytes.len() - before;
                 return;
             }
@@ -135,7 +138,7 @@ impl Ingest {
         let mut bytes = record::begin(&head);
         record::append(&mut bytes, record);
         self.waiting_bytes += bytes.len();
-        self.waiting.push_back(Waiting { number: self.next, bytes, is_sent: false });
+        self.waiting.push_back(Waiting { number: self.next, bytes, records: 1, is_sent: false });
         self.next += 1;
     }
 
@@ -168,7 +171,7 @@ impl Ingest {
         for Kept { number, bytes, .. } in lost.into_iter().rev() {
             self.kept_bytes -= bytes.len();
             self.waiting_bytes += bytes.len();
-            self.waiting.push_front(Waiting { number, bytes, is_sent: true });
+            self.waiting.push_front(Waiting { number, records: record::count(&bytes), bytes, is_sent: true });
         }
         count
     }
@@ -202,9 +205,11 @@ impl Ingest {
     pub(super) fn restore(&mut self, saved: state::StreamState<'_>, now: Instant) {
         (self.id, self.next) = (saved.ingest, saved.next);
         let (waiting, kept) = (saved.waiting.into_iter(), saved.kept.into_iter());
-        self.waiting = waiting
-            .map(|batch| Waiting { number: batch.number, bytes: batch.bytes.into_owned(), is_sent: true })
-            .collect();
+        let sent = |batch: state::Batch<'_>| {
+            let (number, bytes) = (batch.number, batch.bytes.into_owned());
+            Waiting { number, records: record::count(&bytes), bytes, is_sent: true }
+        };
+        self.waiting = waiting.map(sent).collect();
         let kept = kept.filter_map(|batch| {
             Some(Kept { number: batch.number, at: batch.at?, bytes: batch.bytes.into_owned(), answered: now })
         });

@@ -2,10 +2,12 @@
 
 use crate::deadline::{Elapsed, timeout};
 use crate::logging::Throttle;
+use crate::snapshot::state;
 use crate::snapshot::stream::EntryId;
 use crate::stream::apply::Applied;
 use crate::stream::connect::Connection;
 use crate::stream::entries::{self, Entry};
+use crate::stream::record::FORMAT;
 use crate::stream::session::{Trouble, ask};
 use crate::stream::{MessageStream, Reading};
 use data_encoding::HEXLOWER;
@@ -34,7 +36,7 @@ static UNKNOWN: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// The clock of a node that catches up: it tells when an entry came, by its id.
 struct Clock {
-    /// The time of the primary, in milliseconds since the Unix epoch, at `at`.
+    /// The time at `at`, in milliseconds since the Unix epoch: that of the primary, or of this machine if that is earlier.
     primary: u64,
     at: Instant,
     /// The time of the last entry: time does not go back.
@@ -44,7 +46,9 @@ struct Clock {
 impl Clock {
     async fn of(connection: &mut Connection) -> Result<Self, Trouble> {
         let (seconds, micros): (u64, u64) = ask(connection, "TIME", &redis::cmd("TIME")).await?;
-        Ok(Self { primary: seconds.saturating_mul(1000) + micros / 1000, at: Instant::now(), last: None })
+        let primary = seconds.saturating_mul(1000).saturating_add(micros / 1000);
+        // If one of both clocks is ahead, entries must not seem older than they are.
+        Ok(Self { primary: primary.min(state::now()), at: Instant::now(), last: None })
     }
 
     /// Returns the time at which an entry came. An entry from the future came now: it must expire nothing.
@@ -112,15 +116,9 @@ enum Taken {
 async fn take(stream: &MessageStream, read: Vec<Entry>, clock: &mut Option<Clock>, over_gaps: bool) -> Taken {
     let (mut last, mut bytes) = (None, 0);
     for Entry { id, batch } in read {
-        let Some(batch) = batch else {
-            if let Some(more) = UNKNOWN.pass() {
-                log::error!(
-                    "{}: entry {id} has a format that this version does not know; nothing is read from there on until this node is \
-                     upgraded{more}",
-                    stream.key()
-                );
-            }
-            return Taken::Unknown(last);
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(version) => return unknown(stream, id, &version, last),
         };
         let at = clock.as_mut().map_or_else(Instant::now, |clock| clock.time_of(id));
         if let Applied::Gap(missing) = stream.apply(id, &batch, at, clock.is_some(), over_gaps) {
@@ -141,6 +139,18 @@ async fn take(stream: &MessageStream, read: Vec<Entry>, clock: &mut Option<Clock
         }
     }
     Taken::All(last)
+}
+
+/// Logs an entry whose format has the version `version`. `last` is the one before it.
+fn unknown(stream: &MessageStream, id: EntryId, version: &str, last: Option<EntryId>) -> Taken {
+    if let Some(more) = UNKNOWN.pass() {
+        log::error!(
+            "{}: entry {id} has format {version:?}, and this version knows {FORMAT:?} only; nothing is read from there on until this node \
+             is upgraded{more}",
+            stream.key()
+        );
+    }
+    Taken::Unknown(last)
 }
 
 /// Returns the number of entries to ask for next, if there were some.

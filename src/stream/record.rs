@@ -122,6 +122,11 @@ pub(super) fn records(mut rest: &[u8]) -> Result<Vec<Record<'_>>, Unreadable> {
     Ok(records)
 }
 
+/// Returns the number of records in a batch; 0 if it cannot be read.
+pub(super) fn count(bytes: &[u8]) -> usize {
+    split(bytes).and_then(|(_, rest)| records(rest)).map_or(0, |records| records.len())
+}
+
 impl Record<'_> {
     fn check(&self) -> Result<(), Unreadable> {
         let (Self::Message { channel, .. } | Self::Release { channel, .. }) = self;
