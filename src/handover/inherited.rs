@@ -36,6 +36,8 @@ pub struct Inherited {
     /// True if all of them are in `sockets`.
     complete: bool,
     state: Option<Mmap>,
+    /// True once the history was saved to a file.
+    is_saved: bool,
 }
 
 impl Inherited {
@@ -55,7 +57,7 @@ impl Inherited {
                 return None;
             }
         };
-        let mut inherited = Self { sockets, sent, complete, state: Some(state) };
+        let mut inherited = Self { sockets, sent, complete, state: Some(state), is_saved: false };
         let (both, handshakes) = rlimit::room_to_take_over(files, listeners, status, redis);
         if !complete || inherited.sockets.len() > both {
             inherited.close_excess(both, handshakes, files);
@@ -114,11 +116,12 @@ impl Inherited {
     pub(crate) fn abandon(mut self, history_file: Option<&Path>) {
         if let Some(bytes) = &self.state
             && let Ok(state) = decode(bytes, &mut self.sockets, self.sent, self.complete)
-            && !state.runs.is_empty()
+            && (!state.runs.is_empty() || state.stream.as_ref().is_some_and(|stream| !stream.waiting.is_empty()))
             && let Some(path) = history_file.or(state.history_file.as_deref().map(Path::new))
         {
             let path = path.to_path_buf();
             history_file::save(&path, state.without_connections().encode());
+            self.is_saved = true;
         }
     }
 }
@@ -129,7 +132,9 @@ impl Drop for Inherited {
             && let Ok(state) = decode(bytes, &mut self.sockets, self.sent, self.complete)
         {
             let links = state.links.len();
-            restore_stream(state.stream, None);
+            if !self.is_saved {
+                restore_stream(state.stream, None);
+            }
             let viewers = self.sockets.drain(..).skip(links);
             // The settings may be wrong, if they are known at all: the default of `clients.finish_on_close` holds.
             refuse(viewers.zip(state.viewers.into_owned()), true);

@@ -6,19 +6,19 @@
 use crate::hub::run::Unfinished;
 use crate::hub::table::Table;
 use crate::hub::{Hub, Publisher};
-use crate::snapshot::state::Lifecycle;
 use crate::snapshot::stream::{EntryId, Origin, Place};
 use crate::wire::message::{Kind, RELEASE_FRAME};
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::time::Instant;
 
 /// The notes of all runs.
 #[derive(Debug, Default)]
 pub(super) struct Replicated {
-    /// The runs in the order in which their first messages came: the entry, the slot and the run's number. Runs that are gone leave
-    /// when they are the first.
-    begun: VecDeque<(EntryId, usize, u64)>,
+    /// The runs that are open or finished and that came from the stream: the entry of the first message, the run's number, and its slot.
+    begun: BTreeSet<(EntryId, u64, usize)>,
+    /// True while the records that are published are from the past: the hub does only what was due then.
+    is_in_past: bool,
 }
 
 /// The entry of the stream from which a publisher publishes.
@@ -33,7 +33,17 @@ pub(crate) struct Entry {
 impl Replicated {
     /// Notes that a run began with a message of this entry.
     pub(super) fn began(&mut self, entry: EntryId, slot: usize, number: u64) {
-        self.begun.push_back((entry, slot, number));
+        self.begun.insert((entry, number, slot));
+    }
+
+    /// Notes that a run is neither open nor finished any more.
+    pub(super) fn ended(&mut self, entry: EntryId, slot: usize, number: u64) {
+        self.begun.remove(&(entry, number, slot));
+    }
+
+    /// Returns true while the hub does nothing by the clock.
+    pub(super) fn is_in_past(&self) -> bool {
+        self.is_in_past
     }
 }
 
@@ -79,19 +89,33 @@ impl Hub {
         due
     }
 
+    /// Notes if the records to come are from the past. The hub then does what was due at their times, and nothing by the clock.
+    pub(crate) fn set_in_past(&self, is_in_past: bool) {
+        let mut table = self.table();
+        if let Some(replicated) = &mut table.replicated {
+            replicated.is_in_past = is_in_past;
+        }
+        table.alarm = None;
+        self.set_alarm(&mut table, Instant::now());
+    }
+
     /// Returns the entry in which the oldest run began that is open or finished, if there is one.
     pub(crate) fn oldest_entry(&self) -> Option<EntryId> {
+        let (entry, ..) = *self.table().replicated.as_ref()?.begun.first()?;
+        Some(entry)
+    }
+
+    /// Notes that no run began after `entry`: what was read after it may stand anywhere behind it by now, since a failover has cut it off.
+    pub(crate) fn begin_by(&self, entry: EntryId) {
         let mut table = self.table();
-        let Table { replicated, runs, .. } = &mut *table;
-        let begun = &mut replicated.as_mut()?.begun;
-        while let Some((entry, slot, number)) = begun.front() {
-            let is_kept = |lifecycle| matches!(lifecycle, Some(Lifecycle::Open | Lifecycle::Finished));
-            if runs.get(*slot).is_some_and(|run| run.number() == *number && is_kept(run.lifecycle)) {
-                return Some(*entry);
+        let Table { replicated: Some(replicated), runs, .. } = &mut *table else { return };
+        let after = EntryId { number: entry.number.saturating_add(1), ..entry };
+        for (_, number, slot) in replicated.begun.split_off(&(after, 0, 0)) {
+            if let Some(origin) = &mut runs[slot].origin {
+                origin.began = entry;
             }
-            begun.pop_front();
+            replicated.began(entry, slot, number);
         }
-        None
     }
 }
 

@@ -55,7 +55,9 @@ impl Table {
         let id = Arc::clone(run.id());
         let (number, origin) = (run.number(), saved.origin);
         let slot = self.runs.insert(Box::new(run));
-        if let (Some(replicated), Some(origin)) = (&mut self.replicated, origin) {
+        if let (Some(replicated), Some(origin)) =
+            (&mut self.replicated, origin.filter(|_| saved.lifecycle != Lifecycle::Draining))
+        {
             replicated.began(origin.began, slot, number);
         }
         if saved.lifecycle != Lifecycle::Draining {

@@ -99,8 +99,14 @@ impl Table {
         let number = run.number();
         let (old, before) = (run.lifecycle, run.since);
         (run.lifecycle, run.since) = (lifecycle, since);
+        let origin = run.origin.as_ref().map(|origin| origin.began);
         if let Some(old) = old {
             self.order(old).remove(&(before, number));
+        }
+        if let (Some(replicated), Some(began), None | Some(Lifecycle::Draining)) =
+            (&mut self.replicated, origin, lifecycle)
+        {
+            replicated.ended(began, slot, number);
         }
         if let Some(lifecycle) = lifecycle {
             self.order(lifecycle).insert((since, number), slot);

@@ -92,5 +92,6 @@ fn save_history(shared: &Shared) -> Option<JoinHandle<()>> {
 
 /// Ends every task where it waits. After [`Running::freeze`] the connections record their states in the outbox as they are dropped.
 pub(super) fn end_all_tasks(runtime: Runtime) {
-    drop(runtime);
+    // Not waited for: threads that look up a host, which may take as long as a name server is silent. The saving of the history was.
+    runtime.shutdown_background();
 }

@@ -110,9 +110,10 @@ pub struct StreamState<'a> {
 }
 
 impl StreamState<'_> {
-    /// Forgets how far the stream was read, so that it is read from its beginning.
+    /// Forgets how far the stream was read, so that it is read from its beginning, and what a failover long ago could have cut off.
     pub(crate) fn forget_reading(&mut self) {
         self.seen.clear();
+        self.kept.clear();
         (self.position, self.safe) = (EntryId::default(), EntryId::default());
     }
 }

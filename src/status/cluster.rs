@@ -23,7 +23,7 @@ pub(crate) struct Cluster {
     pub position: String,
     /// The last entry of the stream.
     pub last: String,
-    /// The age of what was not read, in seconds.
+    /// The time for which there has been something that was not read, in seconds.
     pub lag_seconds: f64,
     /// The bytes that wait for Redis.
     pub buffer_bytes: usize,
@@ -59,7 +59,7 @@ impl Cluster {
             reason,
             position: stream.position().to_string(),
             last: condition.last.to_string(),
-            lag_seconds: condition.lag.as_secs_f64(),
+            lag_seconds: condition.lag(Instant::now()).as_secs_f64(),
             buffer_bytes,
             buffer_max,
             kept_batches: stream.kept(),
@@ -79,7 +79,11 @@ pub(super) fn metrics(shared: &Shared, out: &mut Out<'_>) -> fmt::Result {
     let (Some(now), counters) = (Cluster::of(shared), &shared.metrics.cluster) else { return Ok(()) };
     out.gauge("cluster_connected", "Whether Redis is connected", now.connected.into())?;
     out.gauge("cluster_caught_up", "Whether the stream was read to its end", now.caught_up.into())?;
-    out.seconds("cluster_lag_seconds", "The age of the entries that were not read", now.lag_seconds)?;
+    out.seconds(
+        "cluster_lag_seconds",
+        "How long there has been something in the stream that was not read",
+        now.lag_seconds,
+    )?;
     out.gauge("cluster_buffer_bytes", "Bytes of messages that wait for Redis", now.buffer_bytes as u64)?;
     out.gauge("cluster_buffer_max_bytes", "The most of them (cluster.buffer)", now.buffer_max as u64)?;
     let about = "Batches that are kept until no failover can cut them off";

@@ -92,11 +92,10 @@ impl MessageStream {
 
     /// Names a node that keeps another history than this one.
     fn compare_limits(&self, limits: u32, node: &str) {
-        let is_other = limits != self.ingest().limits();
-        self.condition_mut().has_other_limits = is_other;
-        if !is_other {
+        if limits == self.ingest().limits() {
             return;
         }
+        self.condition_mut().other_limits = Some(Instant::now());
         if let Some(more) = OTHER_LIMITS.pass() {
             log::warn!(
                 "node {} has other history.* limits than this one, so that late viewers may see other histories; set the same on \

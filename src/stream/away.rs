@@ -112,8 +112,8 @@ pub(super) fn no_answer(error: &RedisError, user: Option<&str>, is_tls: bool, fi
     }
 }
 
-/// Explains an error of a command.
-fn answer(error: &RedisError, user: Option<&str>) -> String {
+/// Explains an error of a command. `user` is the user of the connection.
+pub(super) fn answer(error: &RedisError, user: Option<&str>) -> String {
     let detail = error.detail().unwrap_or_default();
     let has = |part: &str| detail.contains(part);
     match (error.code(), user) {

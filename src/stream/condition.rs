@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The time for which a node may be behind, or without Redis, until it is not ready: longer than a pause that nobody notices.
-const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 
 /// The condition at one moment.
 #[derive(Debug, Clone)]
@@ -26,16 +26,18 @@ pub(crate) struct Condition {
     pub(crate) trouble: Option<String>,
     /// True if the stream has an entry of an unknown format.
     pub(crate) unknown_format: bool,
-    /// True if another node keeps another history.
-    pub(super) has_other_limits: bool,
+    /// The time when another node was seen that keeps another history.
+    pub(super) other_limits: Option<Instant>,
+    /// True while the stream is read again because of a gap, which does not keep viewers away.
+    pub(super) reads_again: bool,
+    /// The time since when there is something that was not read.
+    pub(super) behind_from: Option<Instant>,
     /// The time since which Redis refuses messages.
     pub(crate) refused_since: Option<Instant>,
     /// The time of the last look that saw a replica.
     pub(super) last_replica: Option<Instant>,
     /// The last entry of the stream, as far as it is known.
     pub(crate) last: EntryId,
-    /// The age of the oldest entry that was not read.
-    pub(crate) lag: Duration,
     /// The number of entries in the stream.
     pub(crate) entries: u64,
     /// The memory of the stream in Redis, in bytes.
@@ -52,14 +54,20 @@ impl Condition {
             behind_since: now,
             trouble: None,
             unknown_format: false,
-            has_other_limits: false,
+            other_limits: None,
+            reads_again: false,
+            behind_from: Some(now),
             refused_since: None,
             last_replica: None,
             last: EntryId::default(),
-            lag: Duration::ZERO,
             entries: 0,
             bytes: 0,
         }
+    }
+
+    /// Returns the time for which there has been something that was not read.
+    pub(crate) fn lag(&self, now: Instant) -> Duration {
+        self.behind_from.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Returns true while Redis is connected.
@@ -86,7 +94,7 @@ impl Condition {
             Err("the stream has a format that this version does not know")
         } else if self.refused_since.is_some_and(is_long) {
             Err("Redis refuses messages")
-        } else if self.caught_up || self.has_caught_up && !is_long(self.behind_since) {
+        } else if self.caught_up || self.reads_again || self.has_caught_up && !is_long(self.behind_since) {
             Ok(())
         } else if !self.is_connected() {
             Err("Redis cannot be reached")
@@ -120,7 +128,7 @@ impl MessageStream {
             if caught_up {
                 condition.has_caught_up = true;
                 condition.settled = true;
-                condition.lag = Duration::ZERO;
+                condition.behind_from = None;
             }
         }
         is_new

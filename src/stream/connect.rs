@@ -3,7 +3,7 @@
 //! Nothing here connects again, and a command has no deadline but that of its caller.
 
 pub(crate) use super::away::Away;
-use super::away::{no_answer, no_session, not_connected};
+use super::away::{answer, no_answer, no_session, not_connected};
 use super::sentinel;
 use crate::advice;
 use crate::config::{Cluster, Server};
@@ -281,6 +281,11 @@ impl Redis {
     ) -> Result<Result<T, RedisError>, Away> {
         let what = "it took the connection, and does not answer";
         limit.wait(to, what, "", command.query_async(&mut opened.connection)).await
+    }
+
+    /// Explains an error of a command.
+    pub(super) fn explain(&self, error: &RedisError) -> String {
+        answer(error, self.user.as_deref())
     }
 
     fn reason(&self, server: &Server, error: &RedisError, opened: &Opened) -> Away {

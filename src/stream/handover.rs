@@ -1,6 +1,7 @@
 //! The stream across a restart: what a node has not appended, what it keeps, and how far it has read.
 
 use crate::snapshot::stream as state;
+use crate::snapshot::stream::EntryId;
 use crate::stream::record;
 use crate::stream::seen::Seen;
 use crate::stream::{MessageStream, Reading};
@@ -51,7 +52,7 @@ impl MessageStream {
         seen.restore(std::mem::take(&mut saved.seen));
         let (position, safe) = (saved.position, saved.safe);
         let epoch = saved.epoch.take().map(std::borrow::Cow::into_owned);
-        *self.reading() = Reading { position, safe, seen, epoch, is_from_beginning: false };
+        *self.reading() = Reading { position, safe, seen, epoch, is_from_beginning: position == EntryId::default() };
         self.ingest().restore(saved, Instant::now());
         self.work.notify_one();
     }

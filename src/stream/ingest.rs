@@ -17,6 +17,9 @@ use tokio::time::Instant;
 /// loses up to two seconds when its machine dies.
 pub(super) const KEPT_LEAST: Duration = Duration::from_secs(5);
 
+/// The bytes from which on a batch grows no more: a reader takes one batch in one turn, which must be short.
+const FULL_BATCH: usize = 128 * 1024;
+
 /// The batches of a node.
 #[derive(Debug)]
 pub(super) struct Ingest {
@@ -35,6 +38,8 @@ pub(super) struct Ingest {
     kept: VecDeque<Kept>,
     /// The bytes of `kept`.
     kept_bytes: usize,
+    /// True once it is known which of the kept batches the stream has. Before that none is forgotten.
+    is_looked_up: bool,
 }
 
 #[derive(Debug)]
@@ -51,6 +56,7 @@ struct Waiting {
 struct Kept {
     number: u64,
     bytes: Vec<u8>,
+    records: usize,
     at: EntryId,
     answered: Instant,
 }
@@ -72,6 +78,7 @@ impl Ingest {
             waiting_bytes: 0,
             kept: VecDeque::new(),
             kept_bytes: 0,
+            is_looked_up: false,
         }
     }
 
@@ -126,7 +133,7 @@ impl Ingest {
     }
 
     fn append(&mut self, record: &Record<'_>) {
-        if let Some(last) = self.waiting.back_mut().filter(|last| !last.is_sent) {
+        if let Some(last) = self.waiting.back_mut().filter(|last| !last.is_sent && last.bytes.len() < FULL_BATCH) {
             let before = last.bytes.len();
             if record::append(&mut last.bytes, record) {
                 last.records += 1;
@@ -151,10 +158,10 @@ impl Ingest {
 
     /// Notes the entry in which the batch that was sent is now.
     pub(super) fn answered(&mut self, at: EntryId, now: Instant) {
-        let Some(Waiting { number, bytes, .. }) = self.waiting.pop_front() else { return };
+        let Some(Waiting { number, bytes, records, .. }) = self.waiting.pop_front() else { return };
         self.waiting_bytes -= bytes.len();
         self.kept_bytes += bytes.len();
-        self.kept.push_back(Kept { number, bytes, at, answered: now });
+        self.kept.push_back(Kept { number, bytes, records, at, answered: now });
     }
 
     /// Returns the first entry that may have a kept batch, if one is kept.
@@ -162,23 +169,38 @@ impl Ingest {
         self.kept.iter().map(|kept| kept.at).min()
     }
 
-    /// Keeps what the stream has, by the numbers in `found`, and puts all other kept batches before those that wait. Returns the number of
-    /// these.
-    pub(super) fn put_back(&mut self, found: &HashSet<u64>) -> usize {
-        let (kept, lost): (Vec<_>, Vec<_>) = self.kept.drain(..).partition(|kept| found.contains(&kept.number));
+    /// Keeps the batches with the numbers in `found`, and those up to the entry `trimmed`, which the stream had and has no more. Puts all
+    /// other kept batches before those that wait, and returns their number.
+    pub(super) fn put_back(&mut self, found: &HashSet<u64>, trimmed: EntryId) -> usize {
+        let is_there = |kept: &Kept| found.contains(&kept.number) || kept.at <= trimmed;
+        let (kept, lost): (Vec<_>, Vec<_>) = self.kept.drain(..).partition(is_there);
+        self.is_looked_up = true;
         self.kept = kept.into();
         let count = lost.len();
-        for Kept { number, bytes, .. } in lost.into_iter().rev() {
+        for Kept { number, bytes, records, .. } in lost.into_iter().rev() {
             self.kept_bytes -= bytes.len();
             self.waiting_bytes += bytes.len();
-            self.waiting.push_front(Waiting { number, records: record::count(&bytes), bytes, is_sent: true });
+            self.waiting.push_front(Waiting { number, records, bytes, is_sent: true });
         }
         count
     }
 
+    /// Notes that another stream has begun, which has none of the kept batches.
+    pub(super) fn begin_anew(&mut self) {
+        self.kept.iter_mut().for_each(|kept| kept.at = EntryId { milliseconds: u64::MAX, number: u64::MAX });
+    }
+
+    /// Notes that the connections are lost: what the stream has is unknown from now on.
+    pub(super) fn lose(&mut self) {
+        self.is_looked_up = false;
+    }
+
     /// Forgets the kept batches up to the entry `safe`, which no failover cuts off, and the oldest ones over `bound` bytes. Returns the
-    /// number of the latter.
+    /// number of those that a failover may cut off.
     pub(super) fn forget(&mut self, safe: EntryId, bound: usize, now: Instant) -> usize {
+        if !self.is_looked_up {
+            return 0;
+        }
         while let Some(kept) = self.kept.front()
             && kept.at <= safe
             && now.duration_since(kept.answered) >= KEPT_LEAST
@@ -186,17 +208,18 @@ impl Ingest {
             self.drop_kept();
         }
         let mut count = 0;
-        while self.kept_bytes > bound {
-            self.drop_kept();
-            count += 1;
+        while self.kept_bytes > bound
+            && let Some(at) = self.drop_kept()
+        {
+            count += usize::from(at > safe);
         }
         count
     }
 
-    fn drop_kept(&mut self) {
-        if let Some(kept) = self.kept.pop_front() {
-            self.kept_bytes -= kept.bytes.len();
-        }
+    fn drop_kept(&mut self) -> Option<EntryId> {
+        let kept = self.kept.pop_front()?;
+        self.kept_bytes -= kept.bytes.len();
+        Some(kept.at)
     }
 }
 
@@ -211,7 +234,8 @@ impl Ingest {
         };
         self.waiting = waiting.map(sent).collect();
         let kept = kept.filter_map(|batch| {
-            Some(Kept { number: batch.number, at: batch.at?, bytes: batch.bytes.into_owned(), answered: now })
+            let (number, at, bytes) = (batch.number, batch.at?, batch.bytes.into_owned());
+            Some(Kept { number, records: record::count(&bytes), bytes, at, answered: now })
         });
         self.kept = kept.collect();
         self.waiting_bytes = self.waiting.iter().map(|batch| batch.bytes.len()).sum();

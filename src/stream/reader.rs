@@ -23,7 +23,7 @@ const COUNT: (usize, usize) = (8, 64);
 /// The bytes that an answer should have: the number of entries follows from those of the answer before.
 const ANSWER_BYTES: usize = 2 * 1024 * 1024;
 /// The longest time for an answer with entries, which may be large.
-const READ: Duration = Duration::from_secs(10);
+pub(super) const READ: Duration = Duration::from_secs(10);
 /// The longest wait of Redis for a new entry.
 const BLOCK: Duration = Duration::from_secs(1);
 /// The bytes of batches after which other tasks have their turn.
@@ -32,6 +32,7 @@ const SLICE: usize = 64 * 1024;
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(5);
 
 static GAP: Throttle = Throttle::new(Duration::from_secs(60));
+static READ_TO_END: Throttle = Throttle::bursts(5, Duration::from_secs(60));
 static UNKNOWN: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// The clock of a node that catches up: it tells when an entry came, by its id.
@@ -66,7 +67,9 @@ impl Clock {
 /// Reads the stream until something fails.
 pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> Result<Infallible, Trouble> {
     let mut clock = Some(Clock::of(&mut connection).await?);
-    let (mut from, mut count) = (stream.reading().start(), COUNT.0);
+    let (mut from, mut count) = (stream.reading().start_again(), COUNT.0);
+    stream.hub.begin_by(from);
+    stream.hub.set_in_past(true);
     loop {
         let read = fetch(stream, &mut connection, from, count, clock.is_none()).await?;
         let is_end = read.len() < count;
@@ -77,9 +80,13 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
             Taken::All(Some(last)) => from = last,
             Taken::All(None) => {}
             Taken::Again => {
-                stream.reading().is_from_beginning = true;
-                (from, clock) = (EntryId::default(), Some(Clock::of(&mut connection).await?));
+                from = EntryId::default();
+                stream.reading().read_all_again();
+                // Viewers have what they had: the node stays ready.
+                stream.change(|condition| condition.reads_again = true);
                 stream.set_caught_up(false);
+                stream.hub.set_in_past(true);
+                clock = Some(Clock::of(&mut connection).await?);
                 continue;
             }
             Taken::Unknown(before) => {
@@ -91,11 +98,15 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
             }
         }
         if is_end {
-            clock = None;
+            if clock.take().is_some() {
+                stream.hub.set_in_past(false);
+            }
             stream.reading().is_from_beginning = false;
-            stream.change(|condition| condition.unknown_format = false);
-            if stream.set_caught_up(true) {
-                log::info!("the stream was read up to entry {from}");
+            stream.change(|condition| (condition.unknown_format, condition.reads_again) = (false, false));
+            if stream.set_caught_up(true)
+                && let Some(more) = READ_TO_END.pass()
+            {
+                log::info!("the stream was read up to entry {from}{more}");
             }
         }
         stream.progress.notify_waiters();
@@ -176,7 +187,7 @@ async fn fetch(
     both.arg("STREAMS").arg(stream.key()).arg(from.to_string());
     both.cmd("GET").arg(stream.epoch_key());
     let answer = timeout(READ, both.query_async::<(Value, Option<String>)>(connection)).await;
-    let (read, epoch) = answer.map_err(|Elapsed| Trouble::Silent("XREAD"))??;
+    let (read, epoch) = answer.map_err(|Elapsed| Trouble::Silent("XREAD", READ))??;
     let epoch = match epoch {
         Some(epoch) => epoch,
         None => set_epoch(stream, connection).await?,
@@ -200,10 +211,17 @@ async fn set_epoch(stream: &MessageStream, connection: &mut Connection) -> Resul
 }
 
 impl Reading {
-    /// Returns the entry after which a new connection reads: a failover may have cut off what was read after it, and may have put other
-    /// entries there.
-    fn start(&self) -> EntryId {
-        self.safe.min(self.position)
+    /// Goes back to the entry after which a new connection reads, and returns it: a failover may have cut off what was read after it, and
+    /// may have put other entries there.
+    fn start_again(&mut self) -> EntryId {
+        self.position = self.safe.min(self.position);
+        self.is_from_beginning |= self.position == EntryId::default();
+        self.position
+    }
+
+    /// Has the stream read from its beginning.
+    pub(super) fn read_all_again(&mut self) {
+        (self.position, self.safe, self.is_from_beginning) = (EntryId::default(), EntryId::default(), true);
     }
 }
 
@@ -218,8 +236,9 @@ impl MessageStream {
         if is_first {
             return Ok(());
         }
-        (reading.position, reading.safe, reading.is_from_beginning) = (EntryId::default(), EntryId::default(), true);
+        reading.read_all_again();
         drop(reading);
+        self.ingest().begin_anew();
         self.metrics.cluster.epochs.add(1);
         log::error!(
             "the stream {} is gone, and another one has begun (FLUSHALL, or a Redis without its data): jobs in memory go on, and the \

@@ -9,6 +9,9 @@ use std::collections::HashMap;
 /// The most ranges of missing numbers that are remembered of one ingest. The oldest is given up for a new one.
 const MAX_MISSING: usize = 64;
 
+/// The number of ingests up to which none is forgotten. Each process that does not go on from another is a new one.
+const MAX_INGESTS: usize = 4096;
+
 /// The numbers of all ingests.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -52,7 +55,9 @@ impl Seen {
 
     /// Notes that a batch was read, in this entry. Numbers before it that were not read are missing from now on.
     pub(super) fn note(&mut self, ingest: u64, number: u64, at: EntryId) {
-        let numbers = self.ingests.entry(ingest).or_insert(Numbers { last: number, at, missing: Vec::new() });
+        // The first batch that is read may have been appended before smaller ones were put back.
+        let new = || Numbers { last: number, at, missing: Vec::from_iter((number > 1).then(|| (1, number - 1))) };
+        let numbers = self.ingests.entry(ingest).or_insert_with(new);
         numbers.at = numbers.at.max(at);
         if number > numbers.last {
             if number > numbers.last + 1 {
@@ -74,9 +79,11 @@ impl Seen {
         number == 0 || self.ingests.get(&ingest).is_some_and(|numbers| numbers.last >= number)
     }
 
-    /// Forgets the ingests of which nothing is left in a stream that begins with the entry `first`.
+    /// If there are many ingests, forgets those of which nothing is left in a stream that begins with the entry `first`.
     pub(super) fn forget_before(&mut self, first: EntryId) {
-        self.ingests.retain(|_, numbers| numbers.at >= first);
+        if self.ingests.len() > MAX_INGESTS {
+            self.ingests.retain(|_, numbers| numbers.at >= first);
+        }
     }
 
     /// Goes on with the numbers of another process.
@@ -110,7 +117,7 @@ mod tests {
         let mut seen = Seen::default();
         assert_eq!(seen.judge(1, 7), Verdict::New, "the stream may have been trimmed before it");
         seen.note(1, 7, at(1));
-        assert_eq!([6, 7, 8].map(|number| seen.judge(1, number)), [Verdict::Known, Verdict::Known, Verdict::New]);
+        assert_eq!([6, 7, 8].map(|number| seen.judge(1, number)), [Verdict::New, Verdict::Known, Verdict::New]);
         assert_eq!(seen.judge(2, 1), Verdict::New, "another ingest");
         assert_eq!(seen.judge(1, 11), Verdict::Gap(3));
         seen.note(1, 11, at(2));
@@ -119,7 +126,7 @@ mod tests {
         seen.note(1, 9, at(3));
         let judged = [8, 9, 10].map(|number| seen.judge(1, number));
         assert_eq!(judged, [Verdict::New, Verdict::Known, Verdict::New]);
-        for number in [8, 10] {
+        for number in [8, 10, 1, 6] {
             seen.note(1, number, at(3));
             assert_eq!(seen.judge(1, number), Verdict::Known);
         }
@@ -129,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_remembered_up_to_a_bound_and_ingests_as_long_as_the_stream_has_them() {
+    fn gaps_are_remembered_up_to_a_bound_and_ingests_as_long_as_the_stream_has_them_or_they_are_few() {
         let mut seen = Seen::default();
         for number in (1..).step_by(2).take(MAX_MISSING + 2) {
             seen.note(1, number, at(number));
@@ -140,7 +147,14 @@ mod tests {
         assert_eq!((next.judge(1, 2), next.judge(1, 4)), (Verdict::Known, Verdict::New));
         next.note(2, 1, at(5));
         next.forget_before(at(6));
-        assert_eq!((next.judge(2, 2), next.judge(1, 4)), (Verdict::New, Verdict::New));
-        assert_eq!(next.judge(2, 1), Verdict::New, "it is forgotten");
+        assert_eq!(next.judge(2, 1), Verdict::Known, "there are few");
+        for ingest in 10..10 + MAX_INGESTS as u64 {
+            next.note(ingest, 1, at(6));
+        }
+        next.forget_before(at(6));
+        assert_eq!(
+            (next.judge(2, 1), next.judge(1, 4), next.judge(10, 1)),
+            (Verdict::New, Verdict::New, Verdict::Known)
+        );
     }
 }

@@ -6,6 +6,7 @@ use crate::logging::Throttle;
 use crate::stream::MessageStream;
 use crate::stream::connect::{Away, Connection};
 use crate::stream::entries::text;
+use crate::stream::watch::Extent;
 use crate::stream::{reader, watch, writer};
 use redis::{Cmd, FromRedisValue, RedisError, Value};
 use std::convert::Infallible;
@@ -33,15 +34,15 @@ static FOUND: Throttle = Throttle::bursts(5, Duration::from_secs(60));
 pub(super) enum Trouble {
     #[error("{0}")]
     Away(#[from] Away),
-    #[error("Redis: {0}")]
+    #[error("{0}")]
     Redis(#[from] RedisError),
-    #[error("no answer to {0} within {ANSWER:?}")]
-    Silent(&'static str),
+    #[error("no answer to {0} within {1:?}")]
+    Silent(&'static str, Duration),
     #[error("Redis gives an unexpected answer to {0}")]
     Unexpected(&'static str),
     #[error("it has become a replica")]
     Replica,
-    #[error("it has become another primary's copy, or was restarted")]
+    #[error("its history is another one by now: it has been a replica meanwhile, or lost entries")]
     OtherHistory,
     #[error("the Sentinels name {0} as the primary")]
     OtherPrimary(String),
@@ -59,7 +60,7 @@ pub(super) async fn ask<T: FromRedisValue>(
 ) -> Result<T, Trouble> {
     match timeout(ANSWER, command.query_async(connection)).await {
         Ok(answer) => Ok(answer?),
-        Err(Elapsed) => Err(Trouble::Silent(what)),
+        Err(Elapsed) => Err(Trouble::Silent(what, ANSWER)),
     }
 }
 
@@ -172,6 +173,8 @@ async fn connect(stream: &MessageStream, server: &Server) -> Result<(Connections
     if !replication.is_primary {
         return Err(Trouble::Replica);
     }
+    // What the watch may not ask for must not come to light only after the stream was read.
+    Extent::of(&mut watch, &stream.key()).await?;
     Ok((Connections { writer, reader, watch }, replication))
 }
 
@@ -179,18 +182,29 @@ impl MessageStream {
     /// Notes and logs that the connections are lost, or could not be made.
     fn lose(&self, trouble: &Trouble) {
         let was_connected = self.condition().is_connected();
+        let why = match trouble {
+            Trouble::Redis(e) => self.redis.explain(e),
+            trouble => trouble.to_string(),
+        };
         self.set_caught_up(false);
+        self.ingest().lose();
+        self.hub.set_in_past(false);
         self.change(|condition| {
             condition.server = None;
-            condition.trouble = Some(trouble.to_string());
+            condition.trouble = Some(why.clone());
             condition.refused_since = None;
+            condition.behind_from.get_or_insert_with(Instant::now);
         });
         if !matches!(trouble, Trouble::OtherEpoch) {
             self.settle();
         }
         if let Some(more) = LOST.pass() {
-            let what = if was_connected { "Redis is lost" } else { "Redis cannot be reached" };
-            log::warn!("{what}: {trouble}; viewers keep what they have, and messages wait (cluster.buffer){more}");
+            let what = match trouble {
+                Trouble::OtherEpoch => "the stream is read anew",
+                _ if was_connected => "Redis is lost",
+                _ => "Redis cannot be reached",
+            };
+            log::warn!("{what}: {why}; viewers keep what they have, and messages wait (cluster.buffer){more}");
         }
     }
 }

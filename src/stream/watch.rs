@@ -7,10 +7,11 @@ use crate::config::Server;
 use crate::logging::Throttle;
 use crate::snapshot::stream::EntryId;
 use crate::stream::MessageStream;
+use crate::stream::condition::GRACE;
 use crate::stream::connect::Connection;
 use crate::stream::entries::text;
 use crate::stream::session::{Replication, Trouble, ask};
-use redis::{RedisError, Value};
+use redis::{Cmd, FromRedisValue, RedisError, Value};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -25,8 +26,10 @@ const SENTINEL_PERIOD: Duration = Duration::from_millis(500);
 const MAX_STUCK: usize = 3;
 /// The looks between two that trim what no job needs.
 const TRIM_EVERY: u64 = 10;
-/// The least time, in milliseconds, for which the stream keeps what it has: a node that was away for less misses nothing.
-const KEPT_FOR_OTHERS: u64 = 60_000;
+/// The least time for which the stream keeps what it has: a node that was away for less misses nothing.
+const KEPT_FOR_OTHERS: Duration = Duration::from_secs(60);
+/// The time for which a node trims by bytes only, after it has seen a node that keeps another history.
+const OTHER_LIMITS: Duration = Duration::from_secs(600);
 /// The part of the entries that one look may trim because of `cluster.stream_bytes`: one in this many. So the estimate of the memory is
 /// corrected before too much is gone.
 const BOUND_STEP: u64 = 20;
@@ -37,17 +40,18 @@ const MAX_RELEASES: usize = 1000;
 
 static OVER_BOUND: Throttle = Throttle::new(Duration::from_secs(600));
 static TRIMMED: Throttle = Throttle::new(Duration::from_secs(60));
+static NOT_ALLOWED: Throttle = Throttle::new(Duration::from_secs(3600));
 static KEPT: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// The stream's own numbers.
 #[derive(Debug, Default)]
-struct Extent {
+pub(super) struct Extent {
     entries: u64,
     first: Option<EntryId>,
+    /// The last entry that is there.
+    tail: Option<EntryId>,
     /// The last entry that was ever added.
     last: EntryId,
-    /// The largest entry that was removed; Redis 6 does not tell.
-    removed: EntryId,
 }
 
 /// A point that replicas have still to reach.
@@ -64,8 +68,12 @@ struct Watch<'a> {
     stream: &'a MessageStream,
     connection: Connection,
     marks: VecDeque<Mark>,
+    /// The last entries of the looks of the last minute.
+    past: VecDeque<(Instant, EntryId)>,
     stuck: usize,
+    /// Where the reader stood at the last look, and the last entry if it had not reached that.
     position: EntryId,
+    unread: Option<EntryId>,
     looks: u64,
 }
 
@@ -76,7 +84,16 @@ pub(super) async fn watch(
     history: &str,
 ) -> Result<Infallible, Trouble> {
     let position = EntryId::default();
-    let mut watch = Watch { stream, connection, marks: VecDeque::new(), stuck: 0, position, looks: 0 };
+    let mut watch = Watch {
+        stream,
+        connection,
+        marks: VecDeque::new(),
+        past: VecDeque::new(),
+        stuck: 0,
+        position,
+        unread: None,
+        looks: 0,
+    };
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -109,11 +126,11 @@ impl Watch<'_> {
             return Err(Trouble::OtherHistory);
         }
         let safe = self.safe(&replication, extent.last, Instant::now());
-        self.compare(&extent)?;
+        self.compare(&extent, Instant::now())?;
         self.note(&extent, safe).await?;
         if self.stream.condition().caught_up {
             self.release();
-            self.trim(&extent, safe).await?;
+            self.trim(&extent, Instant::now()).await?;
         }
         self.looks += 1;
         Ok(())
@@ -134,7 +151,9 @@ impl Watch<'_> {
             None if expects_replicas => 0,
             None => u64::MAX,
         };
-        self.marks.push_back(Mark { offset: replication.offset, last, at: now });
+        if self.marks.back().is_none_or(|mark| mark.last != last) {
+            self.marks.push_back(Mark { offset: replication.offset, last, at: now });
+        }
         let mut safe = None;
         // Without replicas the time decides. It is the time in which a Redis writes what it has taken to its disk.
         let is_safe = |mark: &Mark| {
@@ -148,14 +167,23 @@ impl Watch<'_> {
     }
 
     /// Notes how far the reader is from the end of the stream.
-    fn compare(&mut self, extent: &Extent) -> Result<(), Trouble> {
-        let position = self.stream.reading().position;
-        let is_behind = position < extent.last && extent.entries > 0;
-        let waits = self.stream.condition().caught_up;
-        self.stuck = if is_behind && waits && position == self.position { self.stuck + 1 } else { 0 };
-        self.position = position;
-        if extent.removed > position && is_behind && position > EntryId::default() {
-            self.stream.metrics.cluster.gaps.add(1);
+    fn compare(&mut self, extent: &Extent, now: Instant) -> Result<(), Trouble> {
+        let stream = self.stream;
+        let position = {
+            let mut reading = stream.reading();
+            if extent.last < reading.safe && reading.safe > EntryId::default() {
+                // Redis has lost what all its replicas had. New entries may stand anywhere.
+                reading.read_all_again();
+                return Err(Trouble::OtherHistory);
+            }
+            reading.position
+        };
+        let is_behind = extent.tail.is_some_and(|tail| position < tail);
+        let condition = stream.condition();
+        self.stuck = if is_behind && condition.caught_up && position == self.position { self.stuck + 1 } else { 0 };
+        let was_removed = |unread: EntryId| position < unread && extent.first.is_none_or(|first| first > unread);
+        if self.unread.is_some_and(was_removed) && position > EntryId::default() {
+            stream.metrics.cluster.gaps.add(1);
             if let Some(more) = TRIMMED.pass() {
                 log::error!(
                     "entries of the stream were removed before this node had read them (it stands at {position}): messages are missing \
@@ -163,11 +191,15 @@ impl Watch<'_> {
                 );
             }
         }
-        let lag = if is_behind { extent.last.milliseconds.saturating_sub(position.milliseconds) } else { 0 };
-        self.stream.change(|condition| {
+        self.position = position;
+        self.unread = extent.tail.filter(|_| is_behind);
+        stream.change(|condition| {
             (condition.last, condition.entries) = (extent.last, extent.entries);
-            condition.lag = Duration::from_millis(lag);
+            condition.behind_from = is_behind.then(|| condition.behind_from.unwrap_or(now));
         });
+        if is_behind && stream.condition().lag(now) > GRACE {
+            stream.set_caught_up(false);
+        }
         if self.stuck > MAX_STUCK { Err(Trouble::Stuck) } else { Ok(()) }
     }
 
@@ -194,9 +226,23 @@ impl Watch<'_> {
             );
         }
         let usage = redis::cmd("MEMORY").arg("USAGE").arg(stream.key()).arg("SAMPLES").arg(50).clone();
-        let bytes: Option<u64> = ask(&mut self.connection, "MEMORY USAGE", &usage).await?;
+        let bytes: Option<u64> = self.try_to("MEMORY USAGE", &usage).await?;
         stream.change(|condition| condition.bytes = bytes.unwrap_or(0));
         Ok(())
+    }
+
+    /// Sends a command that the server may refuse: the node works without it.
+    async fn try_to<T: FromRedisValue + Default>(&mut self, what: &'static str, command: &Cmd) -> Result<T, Trouble> {
+        match ask(&mut self.connection, what, command).await {
+            Err(Trouble::Redis(e)) if e.code() == Some("NOPERM") => {
+                if let Some(more) = NOT_ALLOWED.pass() {
+                    let why = self.stream.redis.explain(&e);
+                    log::warn!("{what}: {why}; the stream in Redis is not kept within its bounds{more}");
+                }
+                Ok(T::default())
+            }
+            answer => answer,
+        }
     }
 
     /// Has jobs finished that failed or were aborted and have been silent since.
@@ -214,18 +260,19 @@ impl Watch<'_> {
     }
 
     /// Trims what no job in the hub needs, and what is over `cluster.stream_bytes`.
-    async fn trim(&mut self, extent: &Extent, safe: Option<EntryId>) -> Result<(), Trouble> {
+    async fn trim(&mut self, extent: &Extent, now: Instant) -> Result<(), Trouble> {
         let stream = self.stream;
+        let mut recent = None;
+        self.past.push_back((now, extent.last));
+        while let Some((_, last)) = self.past.pop_front_if(|(at, _)| now.duration_since(*at) >= KEPT_FOR_OTHERS) {
+            recent = Some(last);
+        }
         let (bytes, bound) = (stream.condition().bytes, stream.stream_bytes.load(Ordering::Relaxed) as u64);
         if bytes > bound && extent.entries > 1 {
             let fit = u64::try_from(u128::from(extent.entries) * u128::from(bound) / u128::from(bytes)).unwrap_or(0);
             let keep = fit.max(extent.entries - extent.entries.div_ceil(BOUND_STEP)).max(1);
-            let removed: u64 = ask(
-                &mut self.connection,
-                "XTRIM",
-                redis::cmd("XTRIM").arg(stream.key()).arg("MAXLEN").arg("~").arg(keep),
-            )
-            .await?;
+            let trim = redis::cmd("XTRIM").arg(stream.key()).arg("MAXLEN").arg("~").arg(keep).clone();
+            let removed: u64 = self.try_to("XTRIM", &trim).await?;
             stream.metrics.cluster.trimmed.add(usize::try_from(removed).unwrap_or(0));
             if removed > 0
                 && let Some(more) = OVER_BOUND.pass()
@@ -237,17 +284,17 @@ impl Watch<'_> {
             }
             return Ok(());
         }
-        let Some(safe) =
-            safe.filter(|_| self.looks % TRIM_EVERY == TRIM_EVERY - 1 && !stream.condition().has_other_limits)
-        else {
-            return Ok(());
+        let agrees = stream.condition().other_limits.is_none_or(|at| at.elapsed() > OTHER_LIMITS);
+        let (Some(recent), true) = (recent, agrees && self.looks % TRIM_EVERY == TRIM_EVERY - 1) else { return Ok(()) };
+        let (safe, position) = {
+            let reading = stream.reading();
+            (reading.safe, reading.position)
         };
-        let recent = EntryId { milliseconds: extent.last.milliseconds.saturating_sub(KEPT_FOR_OTHERS), number: 0 };
-        let unneeded = safe.min(recent);
+        let unneeded = safe.min(position).min(recent);
         let oldest = stream.hub.oldest_entry().map_or(unneeded, |oldest| oldest.min(unneeded));
         if extent.first.is_some_and(|first| first < oldest) {
             let trim = redis::cmd("XTRIM").arg(stream.key()).arg("MINID").arg("~").arg(oldest.to_string()).clone();
-            ask::<u64>(&mut self.connection, "XTRIM", &trim).await?;
+            self.try_to::<u64>("XTRIM", &trim).await?;
         }
         Ok(())
     }
@@ -255,13 +302,24 @@ impl Watch<'_> {
 
 impl Extent {
     /// Asks for the numbers of a stream. One that does not exist has none.
-    async fn of(connection: &mut Connection, key: &str) -> Result<Self, Trouble> {
+    pub(super) async fn of(connection: &mut Connection, key: &str) -> Result<Self, Trouble> {
         let answer = ask::<Value>(connection, "XINFO STREAM", redis::cmd("XINFO").arg("STREAM").arg(key)).await;
         let answer = match answer {
             Err(Trouble::Redis(e)) if is_missing(&e) => return Ok(Self::default()),
             answer => answer?,
         };
         Self::parse(&answer).ok_or(Trouble::Unexpected("XINFO STREAM"))
+    }
+
+    /// Returns the last entry that was removed from the beginning, or one before that.
+    pub(super) fn trimmed(&self) -> EntryId {
+        match self.first {
+            Some(EntryId { milliseconds, number: 0 }) => {
+                EntryId { milliseconds: milliseconds.saturating_sub(1), number: u64::MAX }
+            }
+            Some(first) => EntryId { number: first.number - 1, ..first },
+            None => self.last,
+        }
     }
 
     /// Reads a list of names and values in turn.
@@ -272,8 +330,8 @@ impl Extent {
             match (text(&pair[0])?, &pair[1]) {
                 ("length", Value::Int(length)) => extent.entries = u64::try_from(*length).ok()?,
                 ("last-generated-id", id) => extent.last = text(id)?.parse().ok()?,
-                ("max-deleted-entry-id", id) => extent.removed = text(id)?.parse().ok()?,
                 ("first-entry", Value::Array(entry)) => extent.first = Some(text(entry.first()?)?.parse().ok()?),
+                ("last-entry", Value::Array(entry)) => extent.tail = Some(text(entry.first()?)?.parse().ok()?),
                 _ => {}
             }
         }

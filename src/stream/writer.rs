@@ -2,19 +2,22 @@
 
 use crate::deadline::{Elapsed, timeout};
 use crate::logging::Throttle;
+use crate::snapshot::stream::EntryId;
 use crate::stream::MessageStream;
 use crate::stream::connect::Connection;
 use crate::stream::entries::{self, Entry};
+use crate::stream::reader::READ;
 use crate::stream::record::{self, FORMAT};
-use crate::stream::session::{ANSWER, Trouble, ask};
+use crate::stream::session::{ANSWER, Trouble};
+use crate::stream::watch::Extent;
 use redis::{Cmd, RedisError, Value};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// The most entries of one answer.
-const COUNT: usize = 64;
+/// The most entries of one answer. With the longest batches they have 4 MiB.
+const COUNT: usize = 8;
 /// The pause before a batch that was refused is sent again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -26,7 +29,7 @@ pub(super) async fn write(stream: &MessageStream, mut connection: Connection) ->
     loop {
         let command = next(stream).await;
         match timeout(ANSWER, command.query_async::<String>(&mut connection)).await {
-            Err(Elapsed) => return Err(Trouble::Silent("XADD")),
+            Err(Elapsed) => return Err(Trouble::Silent("XADD", ANSWER)),
             Ok(Ok(id)) => {
                 let at = id.parse().map_err(|_| Trouble::Unexpected("XADD"))?;
                 stream.ingest().answered(at, Instant::now());
@@ -38,12 +41,13 @@ pub(super) async fn write(stream: &MessageStream, mut connection: Connection) ->
                 stream.progress.notify_waiters();
             }
             Ok(Err(e)) if is_refusal(&e) => {
+                let why = stream.redis.explain(&e);
                 stream.change(|condition| {
                     condition.refused_since.get_or_insert_with(Instant::now);
-                    condition.trouble = Some(e.to_string());
+                    condition.trouble = Some(format!("Redis refuses messages: {why}"));
                 });
                 if let Some(more) = REFUSED.pass() {
-                    log::error!("Redis refuses messages: {e}; they wait (cluster.buffer), and are sent again{more}");
+                    log::error!("Redis refuses messages: {why}; they wait (cluster.buffer), and are sent again{more}");
                 }
                 sleep(PAUSE).await;
             }
@@ -82,12 +86,17 @@ async fn put_back(stream: &MessageStream, connection: &mut Connection) -> Result
         let ingest = stream.ingest();
         (ingest.id(), ingest.oldest_kept())
     };
-    let Some(oldest) = oldest else { return Ok(()) };
+    let Some(oldest) = oldest else {
+        stream.ingest().put_back(&HashSet::new(), EntryId::default());
+        return Ok(());
+    };
+    let trimmed = Extent::of(connection, &stream.key()).await?.trimmed();
     let (mut found, mut from) = (HashSet::new(), oldest.to_string());
     loop {
         let mut range = redis::cmd("XRANGE");
         range.arg(stream.key()).arg(&from).arg("+").arg("COUNT").arg(COUNT);
-        let answer: Value = ask(connection, "XRANGE", &range).await?;
+        let answer = timeout(READ, range.query_async::<Value>(connection)).await;
+        let answer = answer.map_err(|Elapsed| Trouble::Silent("XRANGE", READ))??;
         let entries = entries::of_xrange(answer).ok_or(Trouble::Unexpected("XRANGE"))?;
         found.extend(entries.iter().filter_map(|entry| number_of(entry, id)));
         match entries.last() {
@@ -95,7 +104,7 @@ async fn put_back(stream: &MessageStream, connection: &mut Connection) -> Result
             _ => break,
         }
     }
-    let count = stream.ingest().put_back(&found);
+    let count = stream.ingest().put_back(&found, trimmed);
     if count > 0 {
         stream.metrics.cluster.reappended.add(count);
         log::warn!("{count} batches that Redis had taken are not in the stream, and are appended again");
@@ -112,7 +121,6 @@ fn number_of(entry: &Entry, ingest: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::stream::EntryId;
 
     #[test]
     fn an_entry_is_of_the_ingest_that_its_head_names() {
