@@ -141,3 +141,6 @@ impl Record<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;
