@@ -169,19 +169,22 @@ impl Ingest {
         self.kept.iter().map(|kept| kept.at).min()
     }
 
-    /// Keeps the batches with the numbers in `found`, and those up to the entry `trimmed`, which the stream had and has no more. Puts all
-    /// other kept batches before those that wait, and returns their number.
+    /// Keeps the batches with the numbers in `found`, and those up to the entry `trimmed`, which the stream had and has no more. Has all other
+    /// kept batches wait again, before those with larger numbers, and returns their number.
+    ///
+    /// Readers take a batch that comes before one with a smaller number for a sign of a loss.
     pub(super) fn put_back(&mut self, found: &HashSet<u64>, trimmed: EntryId) -> usize {
         let is_there = |kept: &Kept| found.contains(&kept.number) || kept.at <= trimmed;
         let (kept, lost): (Vec<_>, Vec<_>) = self.kept.drain(..).partition(is_there);
         self.is_looked_up = true;
         self.kept = kept.into();
         let count = lost.len();
-        for Kept { number, bytes, records, .. } in lost.into_iter().rev() {
+        for Kept { number, bytes, records, .. } in lost {
             self.kept_bytes -= bytes.len();
             self.waiting_bytes += bytes.len();
             self.waiting.push_front(Waiting { number, records, bytes, is_sent: true });
         }
+        self.waiting.make_contiguous().sort_by_key(|batch| batch.number);
         count
     }
 
@@ -252,3 +255,6 @@ impl Ingest {
         (waiting.collect(), kept.collect())
     }
 }
+
+#[cfg(test)]
+mod tests;
