@@ -107,6 +107,7 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn at(milliseconds: u64) -> EntryId {
         EntryId { milliseconds, number: 0 }
@@ -156,5 +157,96 @@ mod tests {
             (next.judge(2, 1), next.judge(1, 4), next.judge(10, 1)),
             (Verdict::New, Verdict::New, Verdict::Known)
         );
+    }
+
+    /// A stream with the batches of two ingests, as a reader meets it.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// An ingest appends its next batch, this many times.
+        Append(u64, usize),
+        /// The stream loses this many entries at its end, and the ingests put back what it lacks. The reader goes on from this many
+        /// entries before the cut.
+        FailOver(usize, usize),
+        /// The reader reads up to this many entries.
+        Read(usize),
+        /// The reader is another process.
+        Restart,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..2_u64, 1..3_usize).prop_map(|(ingest, times)| Step::Append(ingest, times)),
+            2 => (0..8_usize, 0..4_usize).prop_map(|(cut, before)| Step::FailOver(cut, before)),
+            6 => (1..5_usize).prop_map(Step::Read),
+            1 => Just(Step::Restart),
+        ]
+    }
+
+    proptest! {
+        /// The reader applies a batch after a gap as if it had read from the beginning, and what was missing when it comes.
+        #[test]
+        fn each_batch_is_new_exactly_once(steps in prop::collection::vec(step(), 0..60)) {
+            let (mut seen, mut stream, mut next, mut read) = (Seen::default(), Vec::new(), [1, 1], 0);
+            let mut new = Vec::new();
+            for step in steps.into_iter().chain([Step::Read(1000)]) {
+                match step {
+                    Step::Append(ingest, times) => {
+                        let number = &mut next[usize::try_from(ingest).unwrap()];
+                        stream.extend(std::iter::repeat_n((ingest, *number), times));
+                        *number += 1;
+                    }
+                    Step::FailOver(cut, before) => {
+                        stream.truncate(stream.len().saturating_sub(cut));
+                        read = read.min(stream.len()).saturating_sub(before);
+                        for (ingest, next) in (0..).zip(next) {
+                            let lacking: Vec<_> = (1..next).filter(|n| !stream.contains(&(ingest, *n))).collect();
+                            stream.extend(lacking.into_iter().map(|number| (ingest, number)));
+                        }
+                    }
+                    Step::Read(count) => {
+                        for (i, (ingest, number)) in stream.iter().copied().enumerate().skip(read).take(count) {
+                            if seen.judge(ingest, number) != Verdict::Known {
+                                new.push((ingest, number));
+                            }
+                            seen.note(ingest, number, at(i as u64));
+                            prop_assert_eq!(seen.judge(ingest, number), Verdict::Known);
+                            read = i + 1;
+                        }
+                    }
+                    Step::Restart => {
+                        let saved = seen.save();
+                        seen = Seen::default();
+                        seen.restore(saved);
+                    }
+                }
+            }
+            new.sort_unstable();
+            let all: Vec<_> = (0..).zip(next).flat_map(|(ingest, next)| (1..next).map(move |n| (ingest, n))).collect();
+            prop_assert_eq!(new, all);
+        }
+
+        /// Whatever order the numbers come in, each is new once.
+        #[test]
+        fn each_number_is_new_once_in_any_order(numbers in prop::collection::vec(1..60_u64, 1..200)) {
+            let (mut seen, mut new) = (Seen::default(), Vec::new());
+            for number in &numbers {
+                match seen.judge(1, *number) {
+                    Verdict::Known => {}
+                    Verdict::New => new.push(*number),
+                    Verdict::Gap(missing) => {
+                        let last = numbers.iter().take_while(|n| *n != number).max().unwrap();
+                        prop_assert_eq!(missing, number - last - 1);
+                        new.push(*number);
+                    }
+                }
+                seen.note(1, *number, at(*number));
+            }
+            let mut expected = numbers.clone();
+            expected.sort_unstable();
+            expected.dedup();
+            new.sort_unstable();
+            prop_assert_eq!(new, expected);
+            prop_assert!(seen.has_reached(1, *numbers.iter().max().unwrap()));
+        }
     }
 }
