@@ -5,6 +5,7 @@ use crate::hub;
 use crate::logging::Throttle;
 use crate::snapshot::stream::{EntryId, Place};
 use crate::stream::MessageStream;
+use crate::stream::clock::Time;
 use crate::stream::record::{self, Record};
 use crate::stream::seen::Verdict;
 use std::time::Duration;
@@ -32,10 +33,10 @@ pub(super) fn checksum(history: &History) -> u32 {
 }
 
 impl MessageStream {
-    /// Applies a batch that came at `at`. Batches that are missing before it are given up if `over_gaps` is true.
+    /// Applies a batch that came at `time`. Batches that are missing before it are given up if `over_gaps` is true.
     ///
-    /// While a node catches up, `at` is in the past, and the hub first does what was due until then.
-    pub(super) fn apply(&self, id: EntryId, batch: &[u8], at: Instant, is_past: bool, over_gaps: bool) -> Applied {
+    /// While a node catches up, that is in the past, and the hub first does what was due until then.
+    pub(super) fn apply(&self, id: EntryId, batch: &[u8], time: Time, over_gaps: bool) -> Applied {
         let (head, rest) = match record::split(batch) {
             Ok(parts) => parts,
             Err(e) => {
@@ -60,7 +61,7 @@ impl MessageStream {
             Verdict::New => {}
         }
         match record::records(rest) {
-            Ok(records) => self.publish(id, Place { ingest, batch: number, index: 0 }, &records, at, is_past),
+            Ok(records) => self.publish(id, Place { ingest, batch: number, index: 0 }, &records, time),
             Err(e) => self.skip_unreadable(id, &e),
         }
         self.reading().seen.note(ingest, number, id);
@@ -69,11 +70,11 @@ impl MessageStream {
         Applied::Done
     }
 
-    fn publish(&self, id: EntryId, next: Place, records: &[Record<'_>], at: Instant, is_past: bool) {
-        if is_past {
-            self.hub.expire_until(at);
+    fn publish(&self, id: EntryId, next: Place, records: &[Record<'_>], time: Time) {
+        if time.is_known {
+            self.hub.expire_until(time.at);
         }
-        let mut publisher = self.hub.publisher_of(at, hub::Entry { id, next });
+        let mut publisher = self.hub.publisher_of(time.at, hub::Entry { id, next });
         for record in records {
             match record {
                 Record::Message { channel, kind, frame } => publisher.publish(channel, *kind, frame),

@@ -9,13 +9,16 @@
 
 mod apply;
 mod away;
+mod clock;
 mod condition;
 pub(crate) mod connect;
 mod entries;
+mod extent;
 mod handover;
 mod ingest;
 mod reader;
 mod record;
+mod safe;
 mod seen;
 mod sentinel;
 mod session;

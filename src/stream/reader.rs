@@ -5,6 +5,7 @@ use crate::logging::Throttle;
 use crate::snapshot::state;
 use crate::snapshot::stream::EntryId;
 use crate::stream::apply::Applied;
+use crate::stream::clock::{Clock, Time};
 use crate::stream::connect::Connection;
 use crate::stream::entries::{self, Entry};
 use crate::stream::record::FORMAT;
@@ -35,38 +36,9 @@ static GAP: Throttle = Throttle::new(Duration::from_secs(60));
 static READ_TO_END: Throttle = Throttle::bursts(5, Duration::from_secs(60));
 static UNKNOWN: Throttle = Throttle::new(Duration::from_secs(60));
 
-/// The clock of a node that catches up: it tells when an entry came, by its id.
-struct Clock {
-    /// The time at `at`, in milliseconds since the Unix epoch: that of the primary, or of this machine if that is earlier.
-    primary: u64,
-    at: Instant,
-    /// The time of the last entry: time does not go back.
-    last: Option<Instant>,
-}
-
-impl Clock {
-    async fn of(connection: &mut Connection) -> Result<Self, Trouble> {
-        let (seconds, micros): (u64, u64) = ask(connection, "TIME", &redis::cmd("TIME")).await?;
-        let primary = seconds.saturating_mul(1000).saturating_add(micros / 1000);
-        // If one of both clocks is ahead, entries must not seem older than they are.
-        Ok(Self { primary: primary.min(state::now()), at: Instant::now(), last: None })
-    }
-
-    /// Returns the time at which an entry came. An entry from the future came now: it must expire nothing.
-    fn time_of(&mut self, id: EntryId) -> Instant {
-        let now = Instant::now();
-        let since = u64::try_from(now.duration_since(self.at).as_millis()).unwrap_or(u64::MAX);
-        let age = self.primary.saturating_add(since).saturating_sub(id.milliseconds);
-        let time = now.checked_sub(Duration::from_millis(age)).unwrap_or(self.at);
-        let time = self.last.map_or(time, |last| last.max(time));
-        self.last = Some(time);
-        time
-    }
-}
-
 /// Reads the stream until something fails.
 pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> Result<Infallible, Trouble> {
-    let mut clock = Some(Clock::of(&mut connection).await?);
+    let mut clock = Some(clock_of(&mut connection).await?);
     let (mut from, mut count) = (stream.reading().start_again(), COUNT.0);
     stream.hub.begin_by(from);
     stream.hub.set_in_past(true);
@@ -86,7 +58,7 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
                 stream.change(|condition| condition.reads_again = true);
                 stream.set_caught_up(false);
                 stream.hub.set_in_past(true);
-                clock = Some(Clock::of(&mut connection).await?);
+                clock = Some(clock_of(&mut connection).await?);
                 continue;
             }
             Taken::Unknown(before) => {
@@ -113,6 +85,14 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
     }
 }
 
+/// Returns a clock by the time of the primary, or of this machine if that is earlier.
+async fn clock_of(connection: &mut Connection) -> Result<Clock, Trouble> {
+    let (seconds, micros): (u64, u64) = ask(connection, "TIME", &redis::cmd("TIME")).await?;
+    let primary = seconds.saturating_mul(1000).saturating_add(micros / 1000);
+    // If one of both clocks is ahead, entries must not seem older than they are.
+    Ok(Clock::new(primary.min(state::now()), Instant::now()))
+}
+
 /// The outcome of some entries.
 enum Taken {
     /// All of them are in the hub; the last one is named.
@@ -131,8 +111,9 @@ async fn take(stream: &MessageStream, read: Vec<Entry>, clock: &mut Option<Clock
             Ok(batch) => batch,
             Err(version) => return unknown(stream, id, &version, last),
         };
-        let at = clock.as_mut().map_or_else(Instant::now, |clock| clock.time_of(id));
-        if let Applied::Gap(missing) = stream.apply(id, &batch, at, clock.is_some(), over_gaps) {
+        let now = Instant::now();
+        let time = clock.as_mut().map_or(Time { at: now, is_known: false }, |clock| clock.time_of(id, now));
+        if let Applied::Gap(missing) = stream.apply(id, &batch, time, over_gaps) {
             stream.metrics.cluster.gaps.add(1);
             if let Some(more) = GAP.pass() {
                 log::error!(

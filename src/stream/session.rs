@@ -6,7 +6,7 @@ use crate::logging::Throttle;
 use crate::stream::MessageStream;
 use crate::stream::connect::{Away, Connection};
 use crate::stream::entries::text;
-use crate::stream::watch::Extent;
+use crate::stream::extent::Extent;
 use crate::stream::{reader, watch, writer};
 use redis::{Cmd, FromRedisValue, RedisError, Value};
 use std::convert::Infallible;

@@ -9,9 +9,10 @@ use crate::snapshot::stream::EntryId;
 use crate::stream::MessageStream;
 use crate::stream::condition::GRACE;
 use crate::stream::connect::Connection;
-use crate::stream::entries::text;
+use crate::stream::extent::Extent;
+use crate::stream::safe::Marks;
 use crate::stream::session::{Replication, Trouble, ask};
-use redis::{Cmd, FromRedisValue, RedisError, Value};
+use redis::{Cmd, FromRedisValue};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -33,8 +34,6 @@ const OTHER_LIMITS: Duration = Duration::from_secs(600);
 /// The part of the entries that one look may trim because of `cluster.stream_bytes`: one in this many. So the estimate of the memory is
 /// corrected before too much is gone.
 const BOUND_STEP: u64 = 20;
-/// The time without a replica after which none is expected any more.
-const NO_REPLICA: Duration = Duration::from_secs(600);
 /// The most jobs that one look releases.
 const MAX_RELEASES: usize = 1000;
 
@@ -43,31 +42,11 @@ static TRIMMED: Throttle = Throttle::new(Duration::from_secs(60));
 static NOT_ALLOWED: Throttle = Throttle::new(Duration::from_secs(3600));
 static KEPT: Throttle = Throttle::new(Duration::from_secs(60));
 
-/// The stream's own numbers.
-#[derive(Debug, Default)]
-pub(super) struct Extent {
-    entries: u64,
-    first: Option<EntryId>,
-    /// The last entry that is there.
-    tail: Option<EntryId>,
-    /// The last entry that was ever added.
-    last: EntryId,
-}
-
-/// A point that replicas have still to reach.
-struct Mark {
-    /// The bytes of the primary's history at that time.
-    offset: u64,
-    /// The last entry at that time.
-    last: EntryId,
-    at: Instant,
-}
-
 /// The notes of the watch from one look to the next.
 struct Watch<'a> {
     stream: &'a MessageStream,
     connection: Connection,
-    marks: VecDeque<Mark>,
+    marks: Marks,
     /// The last entries of the looks of the last minute.
     past: VecDeque<(Instant, EntryId)>,
     stuck: usize,
@@ -87,7 +66,7 @@ pub(super) async fn watch(
     let mut watch = Watch {
         stream,
         connection,
-        marks: VecDeque::new(),
+        marks: Marks::default(),
         past: VecDeque::new(),
         stuck: 0,
         position,
@@ -136,7 +115,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Returns the last entry that no failover cuts off: all replicas have acknowledged it, or there are none.
+    /// Returns the last entry that no failover cuts off, if that is more than before.
     fn safe(&mut self, replication: &Replication, last: EntryId, now: Instant) -> Option<EntryId> {
         let last_replica = {
             let mut condition = self.stream.condition_mut();
@@ -145,25 +124,7 @@ impl Watch<'_> {
             }
             condition.last_replica
         };
-        let expects_replicas = last_replica.is_some_and(|seen| now.duration_since(seen) < NO_REPLICA);
-        let acknowledged = match replication.replicas.iter().min() {
-            Some(least) => *least,
-            None if expects_replicas => 0,
-            None => u64::MAX,
-        };
-        if self.marks.back().is_none_or(|mark| mark.last != last) {
-            self.marks.push_back(Mark { offset: replication.offset, last, at: now });
-        }
-        let mut safe = None;
-        // Without replicas the time decides. It is the time in which a Redis writes what it has taken to its disk.
-        let is_safe = |mark: &Mark| {
-            mark.offset <= acknowledged
-                && (acknowledged != u64::MAX || now.duration_since(mark.at) >= super::ingest::KEPT_LEAST)
-        };
-        while let Some(mark) = self.marks.pop_front_if(|mark| is_safe(mark)) {
-            safe = Some(mark.last);
-        }
-        safe
+        self.marks.safe(replication, last, last_replica, now)
     }
 
     /// Notes how far the reader is from the end of the stream.
@@ -298,48 +259,4 @@ impl Watch<'_> {
         }
         Ok(())
     }
-}
-
-impl Extent {
-    /// Asks for the numbers of a stream. One that does not exist has none.
-    pub(super) async fn of(connection: &mut Connection, key: &str) -> Result<Self, Trouble> {
-        let answer = ask::<Value>(connection, "XINFO STREAM", redis::cmd("XINFO").arg("STREAM").arg(key)).await;
-        let answer = match answer {
-            Err(Trouble::Redis(e)) if is_missing(&e) => return Ok(Self::default()),
-            answer => answer?,
-        };
-        Self::parse(&answer).ok_or(Trouble::Unexpected("XINFO STREAM"))
-    }
-
-    /// Returns the last entry that was removed from the beginning, or one before that.
-    pub(super) fn trimmed(&self) -> EntryId {
-        match self.first {
-            Some(EntryId { milliseconds, number: 0 }) => {
-                EntryId { milliseconds: milliseconds.saturating_sub(1), number: u64::MAX }
-            }
-            Some(first) => EntryId { number: first.number - 1, ..first },
-            None => self.last,
-        }
-    }
-
-    /// Reads a list of names and values in turn.
-    fn parse(answer: &Value) -> Option<Self> {
-        let Value::Array(parts) = answer else { return None };
-        let mut extent = Self::default();
-        for pair in parts.chunks_exact(2) {
-            match (text(&pair[0])?, &pair[1]) {
-                ("length", Value::Int(length)) => extent.entries = u64::try_from(*length).ok()?,
-                ("last-generated-id", id) => extent.last = text(id)?.parse().ok()?,
-                ("first-entry", Value::Array(entry)) => extent.first = Some(text(entry.first()?)?.parse().ok()?),
-                ("last-entry", Value::Array(entry)) => extent.tail = Some(text(entry.first()?)?.parse().ok()?),
-                _ => {}
-            }
-        }
-        Some(extent)
-    }
-}
-
-/// Returns true for the error of a key that does not exist.
-fn is_missing(error: &RedisError) -> bool {
-    error.to_string().contains("no such key")
 }
