@@ -1,0 +1,113 @@
+//! Answers of Redis that come late or never: batches are sent again, and nobody sees a message twice.
+
+use super::jobs::{Audience, Jobs, channels};
+use super::node::{config, metric, node, nodes, sum, wait_ready};
+use crate::common::{Broker, Faults, FaultyNetwork, Random, Redis, RedisProxy, fence, until};
+use std::time::Duration;
+
+/// Redis has the batch, but its connection ends before the answer.
+#[test]
+fn batches_whose_answers_are_lost_come_twice_and_are_shown_once() {
+    let redis = Redis::start(&[]);
+    let proxy = RedisProxy::to(redis.address());
+    let ingest = node(&config(proxy.address, ""));
+    let other = node(&config(redis.address(), ""));
+    let both = [&ingest, &other];
+    let broker = Broker::connect(ingest.brokers);
+    let names = channels(4);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&both, &names);
+    for lost in 1..=3 {
+        jobs.tasks(&broker, &names, 20);
+        proxy.lose_answers(1);
+        jobs.tasks(&broker, &names, 20);
+        until("an answer is lost", || (proxy.lost() == lost).then_some(()));
+        fence(&ingest, &broker);
+    }
+    // Several answers in a row: the same batch three times.
+    proxy.lose_answers(2);
+    jobs.tasks(&broker, &names, 20);
+    until("the answers are lost", || (proxy.lost() == 5).then_some(()));
+    jobs.finish(&broker, &names);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[both[0], both[1], &node(&config(redis.address(), ""))]);
+    for node in both {
+        assert!(metric(node, "repeated_batches_total") >= 1, "some batch stands in the stream twice");
+        assert_eq!(metric(node, "gaps_total"), 0);
+    }
+    assert_eq!(metric(&other, "reconnects_total"), 0);
+}
+
+/// The connection stands, requests arrive, and no answer comes back.
+#[test]
+fn a_network_that_drops_all_answers_shows_nobody_a_double() {
+    let redis = Redis::start(&[]);
+    let proxy = RedisProxy::to(redis.address());
+    let ingest = node(&config(proxy.address, ""));
+    let other = node(&config(redis.address(), ""));
+    let both = [&ingest, &other];
+    let broker = Broker::connect(ingest.brokers);
+    let names = channels(4);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&both, &names);
+    jobs.tasks(&broker, &names, 100);
+    fence(&ingest, &broker);
+    proxy.drop_answers();
+    let before = redis.entries();
+    jobs.tasks(&broker, &names, 100);
+    until("Redis has the batch", || (redis.entries() > before).then_some(()));
+    until("the node notices it", || (metric(&ingest, "connected") == 0).then_some(()));
+    proxy.mend();
+    wait_ready(&ingest);
+    jobs.finish(&broker, &names);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[both[0], both[1], &node(&config(redis.address(), ""))]);
+    assert_eq!(sum(&both, "gaps_total"), 0);
+}
+
+#[test]
+fn a_slow_redis_delays_and_loses_nothing() {
+    let redis = Redis::start(&[]);
+    let proxy = RedisProxy::to(redis.address());
+    proxy.delay(Duration::from_millis(50));
+    let config = config(proxy.address, "");
+    let nodes = nodes(2, &config);
+    let both = [&nodes[0], &nodes[1]];
+    let broker = Broker::connect(nodes[0].brokers);
+    let names = channels(4);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&both, &names);
+    jobs.tasks(&broker, &names, 5000);
+    jobs.finish(&broker, &names);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[both[0], both[1], &node(&config)]);
+    assert_eq!(sum(&both, "reconnects_total") + sum(&both, "repeated_batches_total"), 0);
+}
+
+/// The nodes' connections are delayed, split, stalled and cut at random. The seed is printed.
+#[test]
+fn a_faulty_network_to_redis_loses_and_doubles_nothing() {
+    let redis = Redis::start(&[]);
+    let mut random = Random::seeded();
+    for faults in [Faults::Cuts, Faults::Resets] {
+        let network = FaultyNetwork::to(redis.address(), faults, random.fork());
+        let config = config(network.address, "");
+        let nodes = nodes(2, &config);
+        let both = [&nodes[0], &nodes[1]];
+        let broker = Broker::connect(nodes[0].brokers);
+        let names: Vec<_> = channels(4).iter().map(|name| format!("{name} {}", faults == Faults::Cuts)).collect();
+        let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+        audience.join(&both, &names);
+        for _ in 0..20 {
+            jobs.tasks(&broker, &names, 100);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        jobs.finish(&broker, &names);
+        until("links were cut", || (network.cuts() > 0).then_some(()));
+        network.mend();
+        audience.get_all(&jobs);
+        nodes.iter().for_each(wait_ready);
+        jobs.are_whole_at(&[both[0], both[1], &node(&config)]);
+        assert_eq!(sum(&both, "gaps_total"), 0);
+    }
+}

@@ -1,0 +1,241 @@
+//! A replica takes the place of its primary: by Sentinels, and by a proxy that leads to another server.
+
+use super::jobs::{Audience, Jobs, LongJob, channels};
+use super::node::{config, metric, node, nodes, sentinel_config, sum, wait_above, wait_ready};
+use crate::common::{Broker, Monitor, Redis, RedisProxy, Sentinels, Viewer, fence, until};
+use std::time::Duration;
+
+/// A primary with replicas, three Sentinels, and nodes.
+struct Scene {
+    servers: Vec<Redis>,
+    sentinels: Sentinels,
+    config: String,
+    nodes: Vec<Monitor>,
+}
+
+impl Scene {
+    fn start(replicas: usize, options: &[&str]) -> Self {
+        let mut servers = vec![Redis::start(options)];
+        for _ in 0..replicas {
+            servers.push(Redis::replica_of(&servers[0], options));
+        }
+        let sentinels = Sentinels::start(3, servers[0].address(), &servers[1..].iter().collect::<Vec<_>>());
+        let config = sentinel_config(&sentinels.addresses(), "");
+        let nodes = nodes(2, &config);
+        Self { servers, sentinels, config, nodes }
+    }
+
+    /// Does something to the primary while a job runs, and asserts that its viewers at both nodes, late ones, and those of a
+    /// node that starts afterwards get all of it.
+    fn loses_nothing(mut self, harm: impl FnOnce(&mut Vec<Redis>, &Sentinels)) -> Self {
+        let mut viewers: Vec<_> = self.nodes.iter().map(|node| Viewer::watch(node.viewers, "job")).collect();
+        let job = LongJob::begin(Broker::connect(self.nodes[0].brokers), "job", Duration::from_millis(1));
+        viewers.iter_mut().for_each(|viewer| drop((0..100).map(|_| viewer.text()).collect::<Vec<_>>()));
+        harm(&mut self.servers, &self.sentinels);
+        self.nodes.iter().for_each(wait_ready);
+        let sent = job.finish();
+        for viewer in &mut viewers {
+            viewer.texts(&sent[100..]);
+            viewer.closes(1000);
+        }
+        self.nodes.push(node(&self.config));
+        for node in &self.nodes {
+            let mut late = Viewer::watch(node.viewers, "job");
+            late.texts(&sent);
+            late.closes(1000);
+            assert_eq!(metric(node, "gaps_total"), 0);
+            assert_eq!(metric(node, "epochs_total"), 0);
+        }
+        self
+    }
+}
+
+#[test]
+fn a_killed_primary_is_replaced_by_the_sentinels_and_nothing_is_lost() {
+    let scene = Scene::start(1, &[]).loses_nothing(|servers, sentinels| {
+        servers[0].kill();
+        assert_eq!(sentinels.wait_switch(servers[0].port), servers[1].port);
+    });
+    for node in &scene.nodes[..2] {
+        assert!(metric(node, "failovers_total") > 0);
+    }
+}
+
+#[test]
+fn a_stopped_primary_that_comes_back_after_the_failover_loses_nothing() {
+    Scene::start(1, &[]).loses_nothing(|servers, sentinels| {
+        servers[0].freeze();
+        assert_eq!(sentinels.wait_switch(servers[0].port), servers[1].port);
+        servers[0].thaw();
+        until("the old primary follows the new one", || {
+            (servers[0].info("role")? == "slave" && servers[0].info("master_link_status")? == "up").then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_primary_that_ends_is_replaced_and_nothing_is_lost() {
+    Scene::start(1, &[]).loses_nothing(|servers, sentinels| {
+        servers[0].stop();
+        assert_eq!(sentinels.wait_switch(servers[0].port), servers[1].port);
+    });
+}
+
+#[test]
+fn a_replica_under_sentinels_dies_unnoticed() {
+    let scene = Scene::start(2, &[]).loses_nothing(|servers, _| servers[1].kill());
+    assert_eq!(sum(&[&scene.nodes[0], &scene.nodes[1]], "reconnects_total"), 0);
+}
+
+#[test]
+fn a_sentinel_dies_unnoticed() {
+    let mut scene = Scene::start(1, &[]);
+    scene.sentinels.kill(0);
+    let scene = scene.loses_nothing(|servers, sentinels| {
+        servers[0].kill();
+        assert_eq!(sentinels.wait_switch(servers[0].port), servers[1].port);
+    });
+    assert!(metric(&scene.nodes[0], "failovers_total") > 0);
+}
+
+#[test]
+fn all_redis_servers_at_once_die_and_come_back_with_what_they_had() {
+    let options = ["--appendonly", "yes", "--appendfsync", "always"];
+    Scene::start(1, &options).loses_nothing(|servers, _| {
+        servers.iter_mut().for_each(Redis::kill);
+        servers.iter_mut().for_each(Redis::begin);
+    });
+}
+
+/// The Sentinels and the replica do not reach the primary any more, but the nodes do, and it takes their messages. What it took
+/// is in no replica.
+#[test]
+fn a_primary_that_is_cut_off_and_goes_on_taking_writes_loses_nothing() {
+    let primary = Redis::start(&[]);
+    let proxy = RedisProxy::to(primary.address());
+    let port = proxy.address.port().to_string();
+    let replica = Redis::start(&["--replicaof", "127.0.0.1", &port, "--repl-timeout", "60"]);
+    replica.wait_link();
+    let sentinels = Sentinels::start(3, proxy.address, &[&replica]);
+    let config = sentinel_config(&sentinels.addresses(), "");
+    let nodes = nodes(2, &config);
+    let both = [&nodes[0], &nodes[1]];
+    let broker = Broker::connect(nodes[0].brokers);
+    let names = channels(4);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&both, &names);
+    jobs.tasks(&broker, &names, 100);
+    fence(&nodes[0], &broker);
+    replica.wait_equal(&primary);
+    proxy.hold_insiders();
+    for _ in 0..20 {
+        jobs.tasks(&broker, &names, 20);
+        fence(&nodes[0], &broker);
+    }
+    jobs.are_at(&both);
+    assert!(replica.entries() < primary.entries(), "the replica lacks a tail");
+    assert_eq!(sentinels.wait_switch(proxy.address.port()), replica.port);
+    both.into_iter().for_each(|node| wait_above(node, "failovers_total", 0));
+    both.into_iter().for_each(wait_ready);
+    jobs.tasks(&broker, &names, 100);
+    jobs.finish(&broker, &names);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[both[0], both[1], &node(&config)]);
+    assert!(metric(&nodes[0], "reappended_batches_total") > 0);
+    assert_eq!(sum(&both, "gaps_total") + sum(&both, "epochs_total"), 0);
+}
+
+/// A primary dies whose replica lacks a tail. The replica's clock is so many seconds ahead.
+fn a_tail_that_the_replica_lacks_is_put_back(clock: i64) {
+    let mut primary = Redis::start(&[]);
+    let port = primary.port.to_string();
+    let replica = Redis::with_clock(clock, &["--replicaof", "127.0.0.1", &port]);
+    replica.wait_link();
+    let proxy = RedisProxy::to(primary.address());
+    let config = config(proxy.address, "");
+    let nodes = nodes(2, &config);
+    let both = [&nodes[0], &nodes[1]];
+    let broker = Broker::connect(nodes[0].brokers);
+    let names = channels(4);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&both, &names);
+    jobs.tasks(&broker, &names, 100);
+    fence(&nodes[0], &broker);
+    replica.wait_equal(&primary);
+    // From here on the replica gets nothing.
+    replica.freeze();
+    primary.tell(&["CLIENT", "KILL", "TYPE", "replica"]);
+    for _ in 0..10 {
+        jobs.tasks(&broker, &names, 20);
+        fence(&nodes[0], &broker);
+    }
+    jobs.are_at(&both);
+    let had = primary.entries();
+    primary.kill();
+    replica.thaw();
+    replica.tell(&["REPLICAOF", "NO", "ONE"]);
+    assert!(replica.entries() < had, "the replica lacks a tail");
+    proxy.leads_to(replica.address());
+    wait_above(&nodes[0], "reappended_batches_total", 0);
+    both.into_iter().for_each(wait_ready);
+    jobs.are_at(&both);
+    jobs.tasks(&broker, &names, 100);
+    jobs.finish(&broker, &names);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[both[0], both[1], &node(&config)]);
+    assert_eq!(sum(&both, "gaps_total") + sum(&both, "epochs_total"), 0);
+}
+
+#[test]
+fn a_tail_that_was_not_replicated_is_put_back() {
+    a_tail_that_the_replica_lacks_is_put_back(0);
+}
+
+/// The ids of the new primary are below those that the readers have seen.
+#[test]
+fn a_tail_is_put_back_also_if_the_new_primarys_clock_is_an_hour_behind() {
+    a_tail_that_the_replica_lacks_is_put_back(-3600);
+}
+
+#[test]
+fn a_tail_is_put_back_also_if_the_new_primarys_clock_is_ten_years_ahead() {
+    a_tail_that_the_replica_lacks_is_put_back(10 * 365 * 86_400);
+}
+
+/// The node that put a tail into the stream dies with the primary: only this tail is lost, for which the documentation is honest.
+#[test]
+fn another_nodes_messages_are_not_lost_with_the_tail_of_one_that_dies() {
+    let mut primary = Redis::start(&[]);
+    let replica = Redis::replica_of(&primary, &[]);
+    let proxy = RedisProxy::to(primary.address());
+    let config = config(proxy.address, "");
+    let mut nodes = nodes(2, &config);
+    let brokers = [0, 1].map(|index: usize| Broker::connect(nodes[index].brokers));
+    let (mut kept, mut lost, mut audience) = (Jobs::default(), Jobs::default(), Audience::default());
+    audience.join(&[&nodes[1]], &["kept"]);
+    kept.tasks(&brokers[1], &["kept"], 50);
+    fence(&nodes[1], &brokers[1]);
+    replica.wait_equal(&primary);
+    replica.freeze();
+    primary.tell(&["CLIENT", "KILL", "TYPE", "replica"]);
+    for _ in 0..10 {
+        kept.tasks(&brokers[1], &["kept"], 10);
+        lost.tasks(&brokers[0], &["lost"], 10);
+        fence(&nodes[1], &brokers[1]);
+        fence(&nodes[0], &brokers[0]);
+    }
+    lost.are_at(&[&nodes[1]]);
+    nodes[0].signal("KILL");
+    nodes[0].wait_exit();
+    primary.kill();
+    replica.thaw();
+    replica.tell(&["REPLICAOF", "NO", "ONE"]);
+    proxy.leads_to(replica.address());
+    wait_above(&nodes[1], "reappended_batches_total", 0);
+    wait_ready(&nodes[1]);
+    kept.finish(&brokers[1], &["kept"]);
+    audience.get_all(&kept);
+    // The viewers of nodes that had read the tail still have it.
+    lost.are_at(&[&nodes[1]]);
+    kept.are_whole_at(&[&nodes[1], &node(&config)]);
+}

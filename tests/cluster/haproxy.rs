@@ -1,0 +1,171 @@
+//! Nodes behind HAProxy: a broker's link leads to one node and moves to another, and viewers are led to nodes that are ready.
+
+use super::jobs::{Jobs, LongJob, to_the_end};
+use super::node::{again, config, node, nodes, wait_not_ready, wait_ready};
+use crate::common::http::status;
+use crate::common::redis::free_port;
+use crate::common::{Broker, Monitor, Redis, RedisProxy, Viewer, command, fence, task_id, temporary, until};
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// HAProxy with a port for brokers and one for viewers. Dropping it ends the process.
+struct HaProxy {
+    child: Child,
+    brokers: SocketAddr,
+    viewers: SocketAddr,
+    _directory: tempfile::TempDir,
+}
+
+impl HaProxy {
+    /// Brokers are led to the first node, and to the next ones only while it does not answer. Viewers are led to every node whose
+    /// `/readyz` answers 200.
+    fn before(nodes: &[&Monitor]) -> Self {
+        let [brokers, viewers] = [free_port(), free_port()];
+        let mut text = format!(
+            "defaults
+                timeout connect 1s
+                timeout client 60s
+                timeout server 60s
+                timeout tunnel 60s
+                option redispatch
+                default-server check inter 100ms fall 1 rise 1
+            listen viewers
+                mode http
+                bind 127.0.0.1:{viewers}
+                option httpchk GET /readyz\n"
+        );
+        for (index, node) in nodes.iter().enumerate() {
+            writeln!(text, "server node{index} {} port {}", node.viewers, status(node).port()).expect("strings grow");
+        }
+        write!(text, "listen brokers\n mode tcp\n bind 127.0.0.1:{brokers}\n").expect("strings grow");
+        for (index, node) in nodes.iter().enumerate() {
+            let backup = if index == 0 { "" } else { " backup" };
+            let ends = "on-marked-down shutdown-sessions";
+            writeln!(text, "server node{index} {} {ends}{backup}", node.brokers).expect("strings grow");
+        }
+        let (directory, path) = temporary("haproxy.cfg", text);
+        let child = Command::new("sh")
+            .args(["-c", "PATH=$PATH:/usr/sbin exec haproxy -db -f \"$0\""])
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh is there");
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let proxy = Self { child, brokers: at(brokers), viewers: at(viewers), _directory: directory };
+        until("HAProxy listens", || TcpStream::connect(proxy.brokers).ok());
+        proxy
+    }
+}
+
+impl Drop for HaProxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Returns the numbers of the tasks before FINISHED.
+fn numbers(texts: &[String]) -> Vec<usize> {
+    let (last, tasks) = texts.split_last().expect("there are texts");
+    assert_eq!(*last, command("FINISHED"), "FINISHED comes last");
+    tasks.iter().map(|text| task_id(text).parse().expect("a number")).collect()
+}
+
+/// A job whose broker moves from the first node to the second when that is killed. ZeroMQ has no acknowledgements: what was on the
+/// way to the killed node is lost. Nothing else is, and nothing comes twice or out of order.
+#[test]
+fn a_broker_moves_to_another_node_in_mid_job() {
+    let redis = Redis::start(&[]);
+    let config = config(redis.address(), "");
+    let mut nodes = nodes(2, &config);
+    let proxy = HaProxy::before(&[&nodes[0], &nodes[1]]);
+    let mut early = Viewer::watch(nodes[1].viewers, "job");
+    let job = LongJob::begin(Broker::connect(proxy.brokers), "job", Duration::from_millis(2));
+    let before: Vec<_> = (0..100).map(|_| early.text()).collect();
+    nodes[0].signal("KILL");
+    nodes[0].wait_exit();
+    let mut after = Vec::new();
+    (0..100).for_each(|_| after.push(early.text()));
+    let back = again(&nodes[0], &config);
+    wait_ready(&back);
+    let sent = job.finish();
+    let (rest, code) = to_the_end(&mut early);
+    assert_eq!(code, Some(1000));
+    let all = [before, after, rest].concat();
+    let seen = numbers(&all);
+    let gaps: Vec<_> = seen.windows(2).filter(|two| two[1] != two[0] + 1).collect();
+    assert!(seen.is_sorted_by(|one, next| one < next), "in order, each once: {seen:?}");
+    assert!(gaps.len() <= 1, "only what was on the way to the killed node is lost: {gaps:?}");
+    assert_eq!((seen[0], seen.last().copied()), (0, Some(sent.len() - 2)));
+    for monitor in [&nodes[1], &back, &node(&config)] {
+        let (texts, code) = to_the_end(&mut Viewer::watch(monitor.viewers, "job"));
+        assert_eq!((texts, code), (all.clone(), Some(1000)));
+    }
+}
+
+/// The first node is stopped in an orderly way: HAProxy leads the broker to the second, and back to the first when it has started.
+#[test]
+fn a_broker_moves_when_its_node_is_stopped_and_comes_back() {
+    let redis = Redis::start(&[]);
+    let config = config(redis.address(), "");
+    let mut nodes = nodes(2, &config);
+    let proxy = HaProxy::before(&[&nodes[0], &nodes[1]]);
+    let mut early = Viewer::watch(nodes[1].viewers, "job");
+    let job = LongJob::begin(Broker::connect(proxy.brokers), "job", Duration::from_millis(2));
+    let mut all: Vec<_> = (0..100).map(|_| early.text()).collect();
+    nodes[0].stop();
+    (0..100).for_each(|_| all.push(early.text()));
+    nodes[0] = again(&nodes[0], &config);
+    wait_ready(&nodes[0]);
+    (0..100).for_each(|_| all.push(early.text()));
+    let sent = job.finish();
+    let (rest, code) = to_the_end(&mut early);
+    assert_eq!(code, Some(1000));
+    all.extend(rest);
+    let seen = numbers(&all);
+    assert!(seen.is_sorted_by(|one, next| one < next), "in order, each once: {seen:?}");
+    assert_eq!((seen[0], seen.last().copied()), (0, Some(sent.len() - 2)));
+    for monitor in [&nodes[0], &nodes[1], &node(&config)] {
+        assert_eq!(to_the_end(&mut Viewer::watch(monitor.viewers, "job")), (all.clone(), Some(1000)));
+    }
+}
+
+/// A node that does not reach Redis serves the viewers that it has, and gets no new ones.
+#[test]
+fn new_viewers_are_led_to_a_node_that_is_ready() {
+    let redis = Redis::start(&[]);
+    let network = RedisProxy::to(redis.address());
+    let cut_off = node(&config(network.address, ""));
+    let ready = node(&config(redis.address(), ""));
+    let proxy = HaProxy::before(&[&cut_off, &ready]);
+    let broker = Broker::connect(ready.brokers);
+    let mut jobs = Jobs::default();
+    jobs.tasks(&broker, &["job"], 10);
+    fence(&ready, &broker);
+    jobs.are_at(&[&cut_off, &ready]);
+    let mut stays = Viewer::watch(cut_off.viewers, "job");
+    stays.texts(jobs.of("job"));
+    let had = jobs.of("job").len();
+    network.refuse();
+    wait_not_ready(&cut_off, "Redis cannot be reached");
+    jobs.tasks(&broker, &["job"], 10);
+    fence(&ready, &broker);
+    until("HAProxy has noticed", || {
+        let mut viewer = Viewer::watch(proxy.viewers, "job");
+        viewer.texts(&jobs.of("job")[..had]);
+        viewer.next_within(Duration::from_millis(200))
+    });
+    for _ in 0..10 {
+        Viewer::watch(proxy.viewers, "job").texts(jobs.of("job"));
+    }
+    network.mend();
+    wait_ready(&cut_off);
+    jobs.finish(&broker, &["job"]);
+    stays.texts(&jobs.of("job")[had..]);
+    stays.closes(1000);
+    jobs.are_whole_at(&[&cut_off, &ready]);
+}

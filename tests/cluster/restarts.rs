@@ -1,0 +1,114 @@
+//! Restarts by a service manager, under load: connections, buffer and positions pass to the next process.
+
+use super::jobs::{Audience, Jobs, LongJob, channels};
+use super::node::{config, metric, node, sum, wait_ready, with_keys};
+use crate::common::{Broker, Manager, Monitor, Redis, Viewer, fence, until};
+use std::time::Duration;
+
+/// A node under a service manager.
+struct Service {
+    manager: Manager,
+    monitor: Monitor,
+    config: String,
+}
+
+impl Service {
+    fn start(config: &str) -> Self {
+        let manager = Manager::new();
+        let monitor = manager.starts(&[], config);
+        wait_ready(&monitor);
+        Self { manager, monitor, config: config.to_owned() }
+    }
+
+    /// Restarts it as `systemctl restart` does.
+    fn restart(&mut self) {
+        self.monitor.signal("USR2");
+        assert_eq!(self.monitor.wait_exit().code(), Some(0));
+        self.monitor = self.manager.restarts(&self.monitor, &self.config);
+        self.monitor.wait_log("took over");
+        until("the manager lets go", || (!self.manager.names().contains(&"succession".into())).then_some(()));
+    }
+}
+
+/// Both nodes are restarted in turn while a job runs. Its viewers keep their connections.
+#[test]
+fn restarts_under_load_lose_and_double_nothing() {
+    let redis = Redis::start(&[]);
+    let config = config(redis.address(), "");
+    let mut services = [Service::start(&config), Service::start(&config)];
+    let mut viewers: Vec<_> =
+        services.iter().flat_map(|service| [(); 3].map(|()| Viewer::watch(service.monitor.viewers, "job"))).collect();
+    let job = LongJob::begin(Broker::connect(services[0].monitor.brokers), "job", Duration::from_millis(1));
+    for _ in 0..3 {
+        for service in &mut services {
+            (0..50).for_each(|_| drop(viewers[0].text()));
+            service.restart();
+            wait_ready(&service.monitor);
+        }
+    }
+    let sent = job.finish();
+    viewers[0].texts(&sent[300..]);
+    viewers[0].closes(1000);
+    for viewer in &mut viewers[1..] {
+        viewer.texts(&sent);
+        viewer.closes(1000);
+    }
+    let late = node(&config);
+    for monitor in [&services[0].monitor, &services[1].monitor, &late] {
+        let mut viewer = Viewer::watch(monitor.viewers, "job");
+        viewer.texts(&sent);
+        viewer.closes(1000);
+        assert_eq!(metric(monitor, "gaps_total"), 0);
+    }
+}
+
+/// The buffer passes to the next process, and so does the batch that is under way.
+#[test]
+fn a_restart_while_redis_is_away_keeps_the_buffer() {
+    let redis = Redis::start(&[]);
+    let config = config(redis.address(), "");
+    let mut service = Service::start(&config);
+    let other = node(&config);
+    let broker = Broker::connect(service.monitor.brokers);
+    let names = channels(3);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&[&service.monitor, &other], &names);
+    jobs.tasks(&broker, &names, 300);
+    fence(&service.monitor, &broker);
+    jobs.are_at(&[&service.monitor]);
+    redis.freeze();
+    for _ in 0..2 {
+        jobs.tasks(&broker, &names, 300);
+        service.restart();
+    }
+    jobs.tasks(&broker, &names, 300);
+    redis.thaw();
+    wait_ready(&service.monitor);
+    jobs.finish(&broker, &names);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[&service.monitor, &other, &node(&config)]);
+    assert_eq!(sum(&[&service.monitor, &other], "gaps_total"), 0);
+}
+
+/// A full buffer, too: the links are not read by the next process either.
+#[test]
+fn a_restart_with_a_full_buffer_loses_nothing() {
+    let redis = Redis::start(&[]);
+    let mut service = Service::start(&with_keys(&format!("redis: [\"{}\"], buffer: 1048576", redis.address()), ""));
+    let broker = Broker::connect(service.monitor.brokers);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&[&service.monitor], &["job"]);
+    fence(&service.monitor, &broker);
+    redis.freeze();
+    for index in 0..400 {
+        jobs.task_of(&broker, "job", &format!("{index} {}", "x".repeat(10_000)));
+    }
+    jobs.finish(&broker, &["job"]);
+    service.monitor.wait_logged(&["ERROR", "full"]);
+    service.restart();
+    let buffered = metric(&service.monitor, "buffer_bytes");
+    assert!((1 << 20..3 << 19).contains(&buffered), "{buffered} bytes are in the buffer");
+    redis.thaw();
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[&service.monitor]);
+}
