@@ -97,7 +97,7 @@ impl Monitor {
         writeln!(text, "zeromq_uri: [\"{name}\", {brokers}]").expect("strings grow");
         text.push_str(config);
         // A monitor that is started as root becomes another user, and that user must exist.
-        if is_root() && !config.contains("user:") {
+        if is_root() && !config.lines().any(|line| line.starts_with("user:")) {
             text.push_str("\nuser: nobody\n");
         }
         let (directory, path) = temporary("config.yml", text);
