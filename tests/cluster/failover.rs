@@ -1,7 +1,9 @@
 //! A replica takes the place of its primary: by Sentinels, and by a proxy that leads to another server.
 
 use super::jobs::{Audience, Jobs, LongJob, channels};
-use super::node::{config, metric, node, nodes, sentinel_config, sum, wait_above, wait_ready};
+use super::node::{
+    config, metric, node, nodes, readiness, sentinel_config, sum, wait_above, wait_not_ready, wait_ready,
+};
 use crate::common::{Broker, Monitor, Redis, RedisProxy, Sentinels, Viewer, fence, until};
 use std::time::Duration;
 
@@ -107,42 +109,100 @@ fn all_redis_servers_at_once_die_and_come_back_with_what_they_had() {
     });
 }
 
-/// The Sentinels and the replica do not reach the primary any more, but the nodes do, and it takes their messages. What it took
-/// is in no replica.
+/// A primary that its replica and the Sentinels do not reach any more, but that the nodes do reach.
+struct CutOff {
+    primary: Redis,
+    replica: Redis,
+    network: RedisProxy,
+    sentinels: Sentinels,
+    config: String,
+    nodes: Vec<Monitor>,
+}
+
+impl CutOff {
+    /// Starts all, with more options for the primary. Nothing is cut off yet.
+    fn start(options: &[&str]) -> Self {
+        let primary = Redis::start(options);
+        let network = RedisProxy::to(primary.address());
+        let port = network.address.port().to_string();
+        let replica = Redis::start(&["--replicaof", "127.0.0.1", &port, "--repl-timeout", "60"]);
+        replica.wait_link();
+        let sentinels = Sentinels::start(3, network.address, &[&replica]);
+        let config = sentinel_config(&sentinels.addresses(), "");
+        let nodes = nodes(2, &config);
+        Self { primary, replica, network, sentinels, config, nodes }
+    }
+
+    /// Sends messages before the cut, calls `during` after it, and asserts that all come after the failover.
+    fn loses_nothing(&self, during: impl FnOnce(&mut Jobs, &Broker, &[String])) {
+        let both = [&self.nodes[0], &self.nodes[1]];
+        let broker = Broker::connect(self.nodes[0].brokers);
+        let names = channels(4);
+        let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+        audience.join(&both, &names);
+        jobs.tasks(&broker, &names, 100);
+        fence(both[0], &broker);
+        self.replica.wait_equal(&self.primary);
+        self.network.hold_insiders();
+        during(&mut jobs, &broker, &names);
+        assert_eq!(self.sentinels.wait_switch(self.network.address.port()), self.replica.port);
+        both.into_iter().for_each(|node| wait_above(node, "failovers_total", 0));
+        both.into_iter().for_each(wait_ready);
+        jobs.tasks(&broker, &names, 100);
+        jobs.finish(&broker, &names);
+        audience.get_all(&jobs);
+        jobs.are_whole_at(&[both[0], both[1], &node(&self.config)]);
+        assert_eq!(sum(&both, "gaps_total") + sum(&both, "epochs_total"), 0);
+    }
+}
+
+/// It goes on taking messages, which are in no replica.
 #[test]
 fn a_primary_that_is_cut_off_and_goes_on_taking_writes_loses_nothing() {
-    let primary = Redis::start(&[]);
-    let proxy = RedisProxy::to(primary.address());
-    let port = proxy.address.port().to_string();
-    let replica = Redis::start(&["--replicaof", "127.0.0.1", &port, "--repl-timeout", "60"]);
-    replica.wait_link();
-    let sentinels = Sentinels::start(3, proxy.address, &[&replica]);
-    let config = sentinel_config(&sentinels.addresses(), "");
-    let nodes = nodes(2, &config);
-    let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
-    jobs.tasks(&broker, &names, 100);
-    fence(&nodes[0], &broker);
-    replica.wait_equal(&primary);
-    proxy.hold_insiders();
-    for _ in 0..20 {
-        jobs.tasks(&broker, &names, 20);
-        fence(&nodes[0], &broker);
-    }
-    jobs.are_at(&both);
-    assert!(replica.entries() < primary.entries(), "the replica lacks a tail");
-    assert_eq!(sentinels.wait_switch(proxy.address.port()), replica.port);
-    both.into_iter().for_each(|node| wait_above(node, "failovers_total", 0));
+    let scene = CutOff::start(&[]);
+    scene.loses_nothing(|jobs, broker, names| {
+        for _ in 0..20 {
+            jobs.tasks(broker, names, 20);
+            fence(&scene.nodes[0], broker);
+        }
+        jobs.are_at(&[&scene.nodes[0], &scene.nodes[1]]);
+        assert!(scene.replica.entries() < scene.primary.entries(), "the replica lacks a tail");
+    });
+    assert!(metric(&scene.nodes[0], "reappended_batches_total") > 0);
+}
+
+/// It refuses messages, as in the shipped redis.conf. They wait for the failover.
+#[test]
+fn a_primary_that_is_cut_off_and_takes_no_writes_loses_nothing() {
+    let scene = CutOff::start(&["--min-replicas-to-write", "1", "--min-replicas-max-lag", "1"]);
+    scene.loses_nothing(|jobs, broker, names| {
+        until("the primary refuses writes", || {
+            jobs.tasks(broker, names, 4);
+            (metric(&scene.nodes[0], "buffer_bytes") > 0).then_some(())
+        });
+        jobs.tasks(broker, names, 100);
+    });
+}
+
+/// Nodes keep the primary that they have, and a node that starts waits for a Sentinel.
+#[test]
+fn while_all_sentinels_are_away_messages_pass() {
+    let mut scene = Scene::start(1, &[]);
+    let both = [&scene.nodes[0], &scene.nodes[1]];
+    let mut viewers = both.map(|node| Viewer::watch(node.viewers, "job"));
+    let job = LongJob::begin(Broker::connect(both[0].brokers), "job", Duration::from_millis(10));
+    (0..3).for_each(|_| scene.sentinels.kill(0));
+    let late = Monitor::start(&scene.config);
+    wait_not_ready(&late, "");
+    // The nodes ask once a second.
+    (0..300).for_each(|_| drop(viewers[0].text()));
     both.into_iter().for_each(wait_ready);
-    jobs.tasks(&broker, &names, 100);
-    jobs.finish(&broker, &names);
-    audience.get_all(&jobs);
-    jobs.are_whole_at(&[both[0], both[1], &node(&config)]);
-    assert!(metric(&nodes[0], "reappended_batches_total") > 0);
-    assert_eq!(sum(&both, "gaps_total") + sum(&both, "epochs_total"), 0);
+    let sent = job.finish();
+    viewers[0].texts(&sent[300..]);
+    viewers[0].closes(1000);
+    viewers[1].texts(&sent);
+    viewers[1].closes(1000);
+    assert_eq!(readiness(&late).0, 503);
 }
 
 /// A primary dies whose replica lacks a tail. The replica's clock is so many seconds ahead.

@@ -5,8 +5,9 @@ use super::node::{again, config, node, nodes, wait_not_ready, wait_ready};
 use crate::common::http::status;
 use crate::common::redis::free_port;
 use crate::common::{Broker, Monitor, Redis, RedisProxy, Viewer, command, fence, task_id, temporary, until};
-use std::fmt::Write as _;
+use std::fs::read_to_string;
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -19,32 +20,33 @@ struct HaProxy {
 }
 
 impl HaProxy {
-    /// Brokers are led to the first node, and to the next ones only while it does not answer. Viewers are led to every node whose
-    /// `/readyz` answers 200.
-    fn before(nodes: &[&Monitor]) -> Self {
+    /// HAProxy by what is shipped, before these two nodes. Brokers are led to the first one, and to the other one only while that
+    /// does not answer. Viewers are led to those whose `/readyz` answers 200.
+    fn before(nodes: [&Monitor; 2]) -> Self {
         let [brokers, viewers] = [free_port(), free_port()];
-        let mut text = format!(
+        let shipped = "packaging/usr/share/doc/recodex-monitor/examples/haproxy-cluster.cfg";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(shipped);
+        let mut example = read_to_string(path).expect("it is shipped");
+        for (address, node) in ["192.0.2.21", "192.0.2.22"].into_iter().zip(nodes) {
+            let checked = format!("{} check port {}", node.viewers, status(node).port());
+            example = replaced(&example, &format!("{address}:4567 check port 4568"), &checked);
+            example = replaced(&example, &format!("{address}:4567"), &node.viewers.to_string());
+            example = replaced(&example, &format!("{address}:7894"), &node.brokers.to_string());
+        }
+        example = replaced(&example, "192.0.2.20:7894", &format!("127.0.0.1:{brokers}"));
+        // The test does not wait that long.
+        example = replaced(&example, "inter 2s", "inter 100ms");
+        let text = format!(
             "defaults
                 timeout connect 1s
                 timeout client 60s
                 timeout server 60s
-                timeout tunnel 60s
-                option redispatch
-                default-server check inter 100ms fall 1 rise 1
-            listen viewers
+            frontend web
                 mode http
                 bind 127.0.0.1:{viewers}
-                option httpchk GET /readyz\n"
+                use_backend recodex-monitor
+            {example}\n"
         );
-        for (index, node) in nodes.iter().enumerate() {
-            writeln!(text, "server node{index} {} port {}", node.viewers, status(node).port()).expect("strings grow");
-        }
-        write!(text, "listen brokers\n mode tcp\n bind 127.0.0.1:{brokers}\n").expect("strings grow");
-        for (index, node) in nodes.iter().enumerate() {
-            let backup = if index == 0 { "" } else { " backup" };
-            let ends = "on-marked-down shutdown-sessions";
-            writeln!(text, "server node{index} {} {ends}{backup}", node.brokers).expect("strings grow");
-        }
         let (directory, path) = temporary("haproxy.cfg", text);
         let child = Command::new("sh")
             .args(["-c", "PATH=$PATH:/usr/sbin exec haproxy -db -f \"$0\""])
@@ -59,6 +61,11 @@ impl HaProxy {
         until("HAProxy listens", || TcpStream::connect(proxy.brokers).ok());
         proxy
     }
+}
+
+fn replaced(text: &str, old: &str, new: &str) -> String {
+    assert!(text.contains(old), "the example has {old}");
+    text.replace(old, new)
 }
 
 impl Drop for HaProxy {
@@ -82,7 +89,7 @@ fn a_broker_moves_to_another_node_in_mid_job() {
     let redis = Redis::start(&[]);
     let config = config(redis.address(), "");
     let mut nodes = nodes(2, &config);
-    let proxy = HaProxy::before(&[&nodes[0], &nodes[1]]);
+    let proxy = HaProxy::before([&nodes[0], &nodes[1]]);
     let mut early = Viewer::watch(nodes[1].viewers, "job");
     let job = LongJob::begin(Broker::connect(proxy.brokers), "job", Duration::from_millis(2));
     let before: Vec<_> = (0..100).map(|_| early.text()).collect();
@@ -113,7 +120,7 @@ fn a_broker_moves_when_its_node_is_stopped_and_comes_back() {
     let redis = Redis::start(&[]);
     let config = config(redis.address(), "");
     let mut nodes = nodes(2, &config);
-    let proxy = HaProxy::before(&[&nodes[0], &nodes[1]]);
+    let proxy = HaProxy::before([&nodes[0], &nodes[1]]);
     let mut early = Viewer::watch(nodes[1].viewers, "job");
     let job = LongJob::begin(Broker::connect(proxy.brokers), "job", Duration::from_millis(2));
     let mut all: Vec<_> = (0..100).map(|_| early.text()).collect();
@@ -141,7 +148,7 @@ fn new_viewers_are_led_to_a_node_that_is_ready() {
     let network = RedisProxy::to(redis.address());
     let cut_off = node(&config(network.address, ""));
     let ready = node(&config(redis.address(), ""));
-    let proxy = HaProxy::before(&[&cut_off, &ready]);
+    let proxy = HaProxy::before([&cut_off, &ready]);
     let broker = Broker::connect(ready.brokers);
     let mut jobs = Jobs::default();
     jobs.tasks(&broker, &["job"], 10);

@@ -6,6 +6,7 @@ mod common;
 
 mod answers;
 mod away;
+mod chaos;
 mod failover;
 mod haproxy;
 mod jobs;
