@@ -52,7 +52,9 @@ fn while_redis_is_away_viewers_get_the_history_that_there_is() {
     fence(&nodes[0], &broker);
     jobs.are_at(&both);
     redis.kill();
-    both.into_iter().for_each(|node| wait_not_ready(node, "Redis cannot be reached"));
+    for node in both {
+        wait_not_ready(node, "Redis cannot be reached");
+    }
     jobs.are_at(&both);
     audience.join(&both, &names[1..]);
     jobs.tasks(&broker, &names[1..], 300);

@@ -1,6 +1,6 @@
 //! A replica takes the place of its primary: by Sentinels, and by a proxy that leads to another server.
 
-use super::jobs::{Audience, Jobs, LongJob, channels};
+use super::jobs::{Audience, Jobs, LongJob, channels, first};
 use super::node::{
     config, metric, node, nodes, readiness, sentinel_config, sum, wait_above, wait_not_ready, wait_ready,
 };
@@ -32,7 +32,9 @@ impl Scene {
     fn loses_nothing(mut self, harm: impl FnOnce(&mut Vec<Redis>, &Sentinels)) -> Self {
         let mut viewers: Vec<_> = self.nodes.iter().map(|node| Viewer::watch(node.viewers, "job")).collect();
         let job = LongJob::begin(Broker::connect(self.nodes[0].brokers), "job", Duration::from_millis(1));
-        viewers.iter_mut().for_each(|viewer| drop((0..100).map(|_| viewer.text()).collect::<Vec<_>>()));
+        for viewer in &mut viewers {
+            first(viewer, 100);
+        }
         harm(&mut self.servers, &self.sentinels);
         self.nodes.iter().for_each(wait_ready);
         let sent = job.finish();
@@ -146,7 +148,9 @@ impl CutOff {
         self.network.hold_insiders();
         during(&mut jobs, &broker, &names);
         assert_eq!(self.sentinels.wait_switch(self.network.address.port()), self.replica.port);
-        both.into_iter().for_each(|node| wait_above(node, "failovers_total", 0));
+        for node in both {
+            wait_above(node, "failovers_total", 0);
+        }
         both.into_iter().for_each(wait_ready);
         jobs.tasks(&broker, &names, 100);
         jobs.finish(&broker, &names);
@@ -195,7 +199,7 @@ fn while_all_sentinels_are_away_messages_pass() {
     let late = Monitor::start(&scene.config);
     wait_not_ready(&late, "");
     // The nodes ask once a second.
-    (0..300).for_each(|_| drop(viewers[0].text()));
+    first(&mut viewers[0], 300);
     both.into_iter().for_each(wait_ready);
     let sent = job.finish();
     viewers[0].texts(&sent[300..]);

@@ -1,6 +1,6 @@
-//! Nodes behind HAProxy: a broker's link leads to one node and moves to another, and viewers are led to nodes that are ready.
+//! Nodes behind `HAProxy`: a broker's link leads to one node and moves to another, and viewers are led to nodes that are ready.
 
-use super::jobs::{Jobs, LongJob, to_the_end};
+use super::jobs::{Jobs, LongJob, first, to_the_end};
 use super::node::{again, config, node, nodes, wait_not_ready, wait_ready};
 use crate::common::http::status;
 use crate::common::redis::free_port;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// HAProxy with a port for brokers and one for viewers. Dropping it ends the process.
+/// `HAProxy` with a port for brokers and one for viewers. Dropping it ends the process.
 struct HaProxy {
     child: Child,
     brokers: SocketAddr,
@@ -20,7 +20,7 @@ struct HaProxy {
 }
 
 impl HaProxy {
-    /// HAProxy by what is shipped, before these two nodes. Brokers are led to the first one, and to the other one only while that
+    /// `HAProxy` by what is shipped, before these two nodes. Brokers are led to the first one, and to the other one only while that
     /// does not answer. Viewers are led to those whose `/readyz` answers 200.
     fn before(nodes: [&Monitor; 2]) -> Self {
         let [brokers, viewers] = [free_port(), free_port()];
@@ -92,11 +92,10 @@ fn a_broker_moves_to_another_node_in_mid_job() {
     let proxy = HaProxy::before([&nodes[0], &nodes[1]]);
     let mut early = Viewer::watch(nodes[1].viewers, "job");
     let job = LongJob::begin(Broker::connect(proxy.brokers), "job", Duration::from_millis(2));
-    let before: Vec<_> = (0..100).map(|_| early.text()).collect();
+    let before = first(&mut early, 100);
     nodes[0].signal("KILL");
     nodes[0].wait_exit();
-    let mut after = Vec::new();
-    (0..100).for_each(|_| after.push(early.text()));
+    let after = first(&mut early, 100);
     let back = again(&nodes[0], &config);
     wait_ready(&back);
     let sent = job.finish();
@@ -114,7 +113,7 @@ fn a_broker_moves_to_another_node_in_mid_job() {
     }
 }
 
-/// The first node is stopped in an orderly way: HAProxy leads the broker to the second, and back to the first when it has started.
+/// The first node is stopped in an orderly way: `HAProxy` leads the broker to the second, and back to the first when it has started.
 #[test]
 fn a_broker_moves_when_its_node_is_stopped_and_comes_back() {
     let redis = Redis::start(&[]);
@@ -123,12 +122,12 @@ fn a_broker_moves_when_its_node_is_stopped_and_comes_back() {
     let proxy = HaProxy::before([&nodes[0], &nodes[1]]);
     let mut early = Viewer::watch(nodes[1].viewers, "job");
     let job = LongJob::begin(Broker::connect(proxy.brokers), "job", Duration::from_millis(2));
-    let mut all: Vec<_> = (0..100).map(|_| early.text()).collect();
+    let mut all = first(&mut early, 100);
     nodes[0].stop();
-    (0..100).for_each(|_| all.push(early.text()));
+    all.extend(first(&mut early, 100));
     nodes[0] = again(&nodes[0], &config);
     wait_ready(&nodes[0]);
-    (0..100).for_each(|_| all.push(early.text()));
+    all.extend(first(&mut early, 100));
     let sent = job.finish();
     let (rest, code) = to_the_end(&mut early);
     assert_eq!(code, Some(1000));

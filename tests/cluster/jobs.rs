@@ -112,6 +112,11 @@ pub(crate) fn channels(count: usize) -> Vec<String> {
     (0..count).map(|index| format!("job {index}")).collect()
 }
 
+/// Returns the next texts that a viewer gets.
+pub(crate) fn first(viewer: &mut Viewer, count: usize) -> Vec<String> {
+    (0..count).map(|_| viewer.text()).collect()
+}
+
 /// Returns the texts that a viewer gets up to its end, and the code of the close.
 pub(crate) fn to_the_end(viewer: &mut Viewer) -> (Vec<String>, Option<u16>) {
     let (mut texts, mut code) = (Vec::new(), None);

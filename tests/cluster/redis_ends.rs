@@ -1,6 +1,6 @@
 //! A Redis that is killed, stopped and ended while messages come, without a Sentinel: it comes back at its place.
 
-use super::jobs::{Audience, Jobs, LongJob, channels};
+use super::jobs::{Audience, Jobs, LongJob, channels, first};
 use super::node::{config, metric, node, nodes, sum, wait_above, wait_not_ready, wait_ready};
 use crate::common::{Broker, Monitor, Redis, RedisProxy, Viewer, fence};
 use std::time::Duration;
@@ -12,7 +12,9 @@ fn harms_nobody(redis: &mut Redis, harm: impl FnOnce(&mut Redis, &[Monitor])) ->
     let mut nodes = nodes(2, &config);
     let mut viewers: Vec<_> = nodes.iter().map(|node| Viewer::watch(node.viewers, "job")).collect();
     let job = LongJob::begin(Broker::connect(nodes[0].brokers), "job", Duration::from_millis(1));
-    viewers.iter_mut().for_each(|viewer| drop((0..100).map(|_| viewer.text()).collect::<Vec<_>>()));
+    for viewer in &mut viewers {
+        first(viewer, 100);
+    }
     harm(redis, &nodes);
     nodes.iter().for_each(wait_ready);
     let sent = job.finish();
@@ -35,7 +37,9 @@ fn harms_nobody(redis: &mut Redis, harm: impl FnOnce(&mut Redis, &[Monitor])) ->
 fn a_redis_that_is_killed_and_comes_back_loses_nothing() {
     let nodes = harms_nobody(&mut Redis::durable(&[]), |redis, nodes| {
         redis.kill();
-        nodes.iter().for_each(|node| wait_not_ready(node, "Redis cannot be reached"));
+        for node in nodes {
+            wait_not_ready(node, "Redis cannot be reached");
+        }
         redis.begin();
     });
     assert!(metric(&nodes[0], "reconnects_total") > 0 && metric(&nodes[1], "reconnects_total") > 0);
@@ -45,7 +49,9 @@ fn a_redis_that_is_killed_and_comes_back_loses_nothing() {
 fn a_redis_that_ends_and_comes_back_loses_nothing() {
     harms_nobody(&mut Redis::durable(&[]), |redis, nodes| {
         redis.stop();
-        nodes.iter().for_each(|node| wait_not_ready(node, "Redis cannot be reached"));
+        for node in nodes {
+            wait_not_ready(node, "Redis cannot be reached");
+        }
         redis.begin();
     });
 }
@@ -65,7 +71,9 @@ fn a_redis_that_is_killed_five_times_loses_nothing() {
 fn a_redis_that_is_stopped_and_goes_on_loses_nothing() {
     harms_nobody(&mut Redis::start(&[]), |redis, nodes| {
         redis.freeze();
-        nodes.iter().for_each(|node| wait_not_ready(node, ""));
+        for node in nodes {
+            wait_not_ready(node, "");
+        }
         redis.thaw();
     });
 }
@@ -75,7 +83,9 @@ fn connections_that_redis_ends_are_made_anew() {
     let nodes = harms_nobody(&mut Redis::start(&[]), |redis, nodes| {
         for round in 0..3 {
             redis.tell(&["CLIENT", "KILL", "TYPE", "normal"]);
-            nodes.iter().for_each(|node| wait_above(node, "reconnects_total", round));
+            for node in nodes {
+                wait_above(node, "reconnects_total", round);
+            }
             nodes.iter().for_each(wait_ready);
         }
     });
@@ -98,7 +108,9 @@ fn a_network_to_redis_that_stalls_loses_nothing() {
     fence(&nodes[0], &broker);
     proxy.hold();
     jobs.tasks(&broker, &names, 300);
-    nodes.iter().for_each(|node| wait_not_ready(node, ""));
+    for node in &nodes {
+        wait_not_ready(node, "");
+    }
     proxy.mend();
     nodes.iter().for_each(wait_ready);
     jobs.tasks(&broker, &names, 100);

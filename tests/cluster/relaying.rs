@@ -1,6 +1,6 @@
 //! What all viewers of all nodes get while nothing fails.
 
-use super::jobs::{Audience, Jobs, channels};
+use super::jobs::{Audience, Jobs, channels, first};
 use super::node::{config, metric, node, nodes, report, sum, with_keys};
 use crate::common::{Broker, Monitor, Random, Redis, Viewer, command, fence, task, until};
 
@@ -154,7 +154,7 @@ fn brokers_at_both_nodes_are_heard_at_both() {
     jobs.finish(&brokers[0], &["job 0"]);
     jobs.finish(&brokers[1], &["job 1"]);
     audience.get_all(&jobs);
-    let seen = shared.each_mut().map(|viewer| (0..1000).map(|_| viewer.text()).collect::<Vec<_>>());
+    let seen = shared.each_mut().map(|viewer| first(viewer, 1000));
     assert_eq!(seen[0], seen[1], "one order everywhere");
     for number in 0..2 {
         let expected = (0..500).map(|index| task(&format!("{number} {index}"), "COMPLETED"));

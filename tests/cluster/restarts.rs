@@ -1,6 +1,6 @@
 //! Restarts by a service manager, under load: connections, buffer and positions pass to the next process.
 
-use super::jobs::{Audience, Jobs, LongJob, channels};
+use super::jobs::{Audience, Jobs, LongJob, channels, first};
 use super::node::{config, metric, node, sum, wait_ready, with_keys};
 use crate::common::{Broker, Manager, Monitor, Redis, Viewer, fence, until};
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn restarts_under_load_lose_and_double_nothing() {
     let job = LongJob::begin(Broker::connect(services[0].monitor.brokers), "job", Duration::from_millis(1));
     for _ in 0..3 {
         for service in &mut services {
-            (0..50).for_each(|_| drop(viewers[0].text()));
+            first(&mut viewers[0], 50);
             service.restart();
             wait_ready(&service.monitor);
         }

@@ -25,7 +25,9 @@ fn goes_on_after(empty: impl FnOnce(&mut Redis)) {
     jobs.are_at(&both);
     empty(&mut redis);
     jobs.tasks(&broker, &names, 90);
-    both.into_iter().for_each(|node| wait_above(node, "epochs_total", 0));
+    for node in both {
+        wait_above(node, "epochs_total", 0);
+    }
     both.into_iter().for_each(wait_ready);
     jobs.tasks(&broker, &names, 90);
     jobs.finish(&broker, &names);

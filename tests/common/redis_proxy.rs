@@ -172,10 +172,8 @@ impl Shared {
 
     /// Waits while no byte may pass.
     fn wait(&self, link: &Link) {
-        let holds = || match link.inside.load(Ordering::SeqCst) {
-            true => self.holds_insiders.load(Ordering::SeqCst),
-            false => self.holds.load(Ordering::SeqCst),
-        };
+        let flag = |link: &Link| if link.inside.load(Ordering::SeqCst) { &self.holds_insiders } else { &self.holds };
+        let holds = || flag(link).load(Ordering::SeqCst);
         while holds() && !self.ended.load(Ordering::SeqCst) {
             sleep(Duration::from_millis(2));
         }
