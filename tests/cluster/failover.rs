@@ -246,7 +246,11 @@ fn a_tail_that_the_replica_lacks_is_put_back(clock: i64) {
     jobs.tasks(&broker, &names, 100);
     jobs.finish(&broker, &names);
     audience.get_all(&jobs);
-    jobs.are_whole_at(&[both[0], both[1], &node(&config)]);
+    jobs.are_whole_at(&both);
+    // By a clock that is years ahead, what came before is too old for a node that starts now.
+    if clock <= 0 {
+        jobs.are_whole_at(&[&node(&config)]);
+    }
     assert_eq!(sum(&both, "gaps_total") + sum(&both, "epochs_total"), 0);
 }
 

@@ -82,7 +82,7 @@ fn an_unknown_format_stops_the_reading_and_is_named() {
     let late = Monitor::start(&config);
     for node in [both[0], both[1], &late] {
         wait_not_ready(node, "the stream has a format that this version does not know");
-        node.wait_logged(&["ERROR", "99"]);
+        node.wait_logged(&["ERROR", "format"]);
     }
     jobs.are_at(&[both[0], both[1], &late]);
     viewer.is_silent_for(A_WHILE);
@@ -209,8 +209,11 @@ fn a_stream_that_was_trimmed_under_a_reader_is_read_anew() {
     nodes[1].wait_logged(&["ERROR"]);
     let (texts, code) = to_the_end(&mut there);
     assert_eq!(code, Some(1000));
-    assert!(jobs.of("job").ends_with(&texts), "the end of the job, in order: {texts:?}");
-    assert!(texts.len() < jobs.of("job").len() - first, "some were trimmed");
+    let rest = &jobs.of("job")[first..];
+    let mut expected = rest.iter();
+    assert!(texts.iter().all(|text| expected.any(|other| other == text)), "in order, each once: {texts:?}");
+    assert!(texts.ends_with(&rest[rest.len() - 11..]), "the end of the job: {texts:?}");
+    assert!(texts.len() < rest.len(), "some were trimmed");
     wait_ready(&nodes[1]);
     // The other node has everything.
     jobs.are_whole_at(&[&nodes[0]]);
@@ -255,7 +258,8 @@ fn size(redis: &Redis) -> i64 {
 /// Finished jobs whose history has gone are trimmed without a bound.
 #[test]
 fn messages_of_jobs_that_are_gone_are_trimmed() {
-    let redis = Redis::start(&[]);
+    // Redis trims whole nodes of its tree.
+    let redis = Redis::start(&["--stream-node-max-entries", "5"]);
     let nodes = nodes(2, &config(redis.address(), "history: {finished: 1}"));
     let broker = Broker::connect(nodes[0].brokers);
     let mut jobs = Jobs::default();
@@ -268,10 +272,7 @@ fn messages_of_jobs_that_are_gone_are_trimmed() {
     let had = redis.entries();
     let mut open = Viewer::watch(nodes[1].viewers, "open");
     broker.task("open", "1");
-    until("the stream is trimmed", || {
-        fence(&nodes[0], &broker);
-        (redis.entries() < had / 2).then_some(())
-    });
+    until("the stream is trimmed", || (redis.entries() < had / 2).then_some(()));
     assert_eq!(sum(&[&nodes[0], &nodes[1]], "trimmed_by_bound_total"), 0);
     // The job that is open keeps its messages.
     let late = node(&config(redis.address(), "history: {finished: 1}"));

@@ -29,6 +29,11 @@ struct Shared {
     /// The number of XADDs whose answer is still to be lost, each together with its connection.
     to_lose: AtomicU64,
     lost: AtomicU64,
+    /// The number of XADDs that are still to come late: after their connection has been cut, and another XADD has passed.
+    to_come_late: AtomicU64,
+    came_late: AtomicU64,
+    /// The number of XADDs that have passed.
+    passed: AtomicU64,
     /// The delay of each answer, in milliseconds.
     delay: AtomicU64,
 }
@@ -57,6 +62,9 @@ impl RedisProxy {
             drops_answers: false.into(),
             to_lose: 0.into(),
             lost: 0.into(),
+            to_come_late: 0.into(),
+            came_late: 0.into(),
+            passed: 0.into(),
             delay: 0.into(),
         });
         let accepting = Arc::clone(&shared);
@@ -112,6 +120,16 @@ impl RedisProxy {
     /// Returns the number of answers that [`RedisProxy::lose_answers`] has lost.
     pub(crate) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::SeqCst)
+    }
+
+    /// Has the next `count` XADDs come late: the connection of each is cut, and Redis gets it after the next XADD that passes.
+    pub(crate) fn delay_requests(&self, count: u64) {
+        self.shared.to_come_late.store(count, Ordering::SeqCst);
+    }
+
+    /// Returns the number of requests that came late.
+    pub(crate) fn came_late(&self) -> u64 {
+        self.shared.came_late.load(Ordering::SeqCst)
     }
 
     /// Delays each answer.
@@ -190,15 +208,44 @@ impl Shared {
             }
             read += length;
             self.wait(link);
-            let take = |left: u64| left.checked_sub(1);
-            if has(bytes, b"XADD") && self.to_lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
+            let adds = has(bytes, b"XADD");
+            let take = |from: &AtomicU64| {
+                adds && from.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+            };
+            if take(&self.to_lose) {
                 link.loses.store(true, Ordering::SeqCst);
             }
+            if take(&self.to_come_late) {
+                self.send_late(link, &mut piece, length);
+                break;
+            }
+            let bytes = &piece[..length];
             if (&link.far).write_all(bytes).is_err() {
                 break;
             }
+            self.passed.fetch_add(u64::from(adds), Ordering::SeqCst);
         }
         link.cut();
+    }
+
+    /// Cuts the connection to the node, and sends its request, the beginning of which was read, once another XADD has passed.
+    fn send_late(&self, link: &Link, piece: &mut [u8], mut length: usize) {
+        let mut request = piece[..length].to_vec();
+        link.near.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout above zero");
+        while length == piece.len() {
+            length = receive(&link.near, piece).unwrap_or(0);
+            request.extend_from_slice(&piece[..length]);
+        }
+        let before = self.passed.load(Ordering::SeqCst);
+        let _ = link.near.shutdown(Shutdown::Both); // it may have ended
+        while self.passed.load(Ordering::SeqCst) == before && !self.ended.load(Ordering::SeqCst) {
+            sleep(Duration::from_millis(1));
+        }
+        // The answer is for nobody.
+        let Ok(mut late) = TcpStream::connect_timeout(&lock(&self.target), Duration::from_secs(1)) else { return };
+        if late.write_all(&request).is_ok() && receive(&late, piece).is_some() {
+            self.came_late.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     fn pass_answers(&self, link: &Link) {
