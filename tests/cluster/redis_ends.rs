@@ -139,7 +139,7 @@ fn a_replica_that_dies_is_noticed_by_nobody() {
     jobs.tasks(&broker, &names, 100);
     fence(&nodes[0], &broker);
     replica.begin();
-    replica.wait_link();
+    replica.wait_online(&primary);
     jobs.finish(&broker, &names);
     audience.get_all(&jobs);
     jobs.are_whole_at(&both);

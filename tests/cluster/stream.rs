@@ -82,7 +82,7 @@ fn an_unknown_format_stops_the_reading_and_is_named() {
     let late = Monitor::start(&config);
     for node in [both[0], both[1], &late] {
         wait_not_ready(node, "the stream has a format that this version does not know");
-        node.wait_logged(&["ERROR", "format"]);
+        node.wait_logged(&["ERROR", "99"]);
     }
     jobs.are_at(&[both[0], both[1], &late]);
     viewer.is_silent_for(A_WHILE);

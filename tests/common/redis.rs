@@ -79,7 +79,7 @@ impl Redis {
     pub(crate) fn replica_of(primary: &Redis, options: &[&str]) -> Self {
         let port = primary.port.to_string();
         let replica = Self::start(&[&["--replicaof", "127.0.0.1", &port], options].concat());
-        replica.wait_link();
+        replica.wait_online(primary);
         replica
     }
 
@@ -173,11 +173,20 @@ impl Redis {
         Some(value.unwrap_or_else(|| panic!("INFO has no {field}")))
     }
 
-    /// Waits until it is a replica that follows its primary.
+    /// Waits until it is a replica that follows its primary. It need not get what comes yet, see [`Redis::wait_online`].
     pub(crate) fn wait_link(&self) {
         until("the replica follows its primary", || {
             let is_replica = self.info("role")? == "slave";
             (is_replica && self.info("master_link_status")? == "up").then_some(())
+        });
+    }
+
+    /// Waits until `primary` sends to this replica everything that comes.
+    pub(crate) fn wait_online(&self, primary: &Redis) {
+        let online = format!("port={},state=online", self.port);
+        until("the primary sends to the replica", || {
+            let Reply::Bulk(text) = primary.try_ask(&["INFO", "replication"])? else { return None };
+            String::from_utf8(text).expect("INFO is text").contains(&online).then_some(())
         });
     }
 
