@@ -25,14 +25,14 @@ struct Sentinel {
 
 impl Sentinels {
     /// Starts `count` Sentinels that know one another and the replicas from the beginning. They notice a primary that is silent for
-    /// 500 ms. Returns once each of them would agree to a failover.
+    /// a second; with less, a busy machine would make failovers of its own. Returns once each of them would agree to a failover.
     pub(crate) fn start(count: usize, primary: SocketAddr, replicas: &[&Redis]) -> Self {
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let quorum = count / 2 + 1;
         let start = |&port: &u16| {
             let mut text = format!(
                 "port {port}\nbind 127.0.0.1\nlogfile log\nsentinel myid {port:040x}\n\
-                 sentinel monitor {PRIMARY} {} {} {quorum}\nsentinel down-after-milliseconds {PRIMARY} 500\n\
+                 sentinel monitor {PRIMARY} {} {} {quorum}\nsentinel down-after-milliseconds {PRIMARY} 1000\n\
                  sentinel failover-timeout {PRIMARY} 2000\n",
                 primary.ip(),
                 primary.port()
@@ -84,6 +84,13 @@ impl Sentinels {
             let ports: Vec<u16> = self.all.iter().filter_map(Sentinel::primary).filter(|port| *port != from).collect();
             (ports.len() > self.all.len() / 2).then(|| ports[0])
         })
+    }
+
+    /// Returns the port of the primary, if most of them name the same.
+    pub(crate) fn primary(&self) -> Option<u16> {
+        let ports: Vec<u16> = self.all.iter().filter_map(Sentinel::primary).collect();
+        let count = |port| ports.iter().filter(|other| **other == port).count();
+        ports.iter().copied().find(|port| count(*port) > self.all.len() / 2)
     }
 
     /// Kills the Sentinel with this number.
