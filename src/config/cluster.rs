@@ -1,10 +1,9 @@
 //! The keys under `cluster`: the Redis through which several monitors are one service.
 
-use super::access::{Listed, list};
 use super::settings::credential;
 use super::value;
 use crate::host_port::split_host_and_port;
-use serde::de::{Deserializer, Error, Unexpected, Visitor};
+use serde::de::{Deserializer, Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
@@ -28,7 +27,7 @@ pub struct Cluster {
     #[serde(default = "default_name", deserialize_with = "name")]
     pub name: String,
     /// The user of Redis's access control list; by default the user `default`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "user")]
     pub user: Option<String>,
     /// The file with the password for Redis.
     #[serde(default, deserialize_with = "value::path")]
@@ -46,7 +45,7 @@ pub struct Cluster {
 
 /// The keys under `cluster.tls`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields, expecting = "the keys of `cluster.tls`")]
+#[serde(default, deny_unknown_fields, expecting = "the key `ca`, or {}")]
 pub struct ClusterTls {
     /// The certificates that are trusted in addition to the system's.
     #[serde(deserialize_with = "value::path")]
@@ -92,6 +91,9 @@ impl<'de> Deserialize<'de> for Server {
                 let wrong = |what: String| {
                     E::custom(format_args!("{text:?}: {what}; expected a host and a port, such as \"127.0.0.1:6379\""))
                 };
+                if let Some((_, rest)) = text.split_once("://") {
+                    return Err(wrong(format!("there is no scheme here; leave out what stands before {rest}")));
+                }
                 let (host, port) = split_host_and_port(text).map_err(wrong)?;
                 Ok(Server { host: host.into(), port })
             }
@@ -100,26 +102,37 @@ impl<'de> Deserialize<'de> for Server {
     }
 }
 
-impl Listed for Server {
-    const WHAT: &str = "addresses, such as \"127.0.0.1:6379\"";
-}
-
 /// Reads the list of `cluster.redis`.
 fn servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Server>, D::Error> {
-    let servers = list::<_, Server>(deserializer)?;
-    if (1..=MAX_ADDRESSES).contains(&servers.len()) {
-        return Ok(servers);
+    struct Servers;
+    impl<'de> Visitor<'de> for Servers {
+        type Value = Vec<Server>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of 1 to {MAX_ADDRESSES} addresses, such as \"127.0.0.1:6379\"")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Server>, A::Error> {
+            let mut servers = Vec::new();
+            while let Some(server) = list.next_element()? {
+                servers.push(server);
+            }
+            if (1..=MAX_ADDRESSES).contains(&servers.len()) {
+                return Ok(servers);
+            }
+            Err(A::Error::invalid_length(servers.len(), &self))
+        }
     }
-    Err(D::Error::custom(format_args!("expected 1 to {MAX_ADDRESSES} addresses, found {}", servers.len())))
+    deserializer.deserialize_seq(Servers)
 }
 
-struct Name(&'static str);
+struct Name;
 
 impl Visitor<'_> for Name {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of 1 to {MAX_NAME} letters, digits, `.`, `_` and `-`", self.0)
+        write!(f, "a name of 1 to {MAX_NAME} letters, digits, dots, hyphens and underscores")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
@@ -133,12 +146,46 @@ impl Visitor<'_> for Name {
 
 /// Reads `cluster.name`.
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    deserializer.deserialize_str(Name("a name"))
+    deserializer.deserialize_str(Name)
 }
 
 /// Reads `cluster.sentinel`.
 fn sentinel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    deserializer.deserialize_str(Name("the name of the primary")).map(Some)
+    struct Named(String);
+    impl<'de> Deserialize<'de> for Named {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_str(Name).map(Named)
+        }
+    }
+    Ok(Option::deserialize(deserializer)?.map(|Named(name)| name))
+}
+
+/// Reads `cluster.user`.
+fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct Named(String);
+    impl<'de> Deserialize<'de> for Named {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_str(User).map(Named)
+        }
+    }
+    Ok(Option::deserialize(deserializer)?.map(|Named(name)| name))
+}
+
+struct User;
+
+impl Visitor<'_> for User {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a user, without spaces")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(E::invalid_value(Unexpected::Str(text), &self));
+        }
+        Ok(text.into())
+    }
 }
 
 fn default_name() -> String {

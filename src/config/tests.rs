@@ -34,7 +34,12 @@ fn what_is_printed_reads_back_the_same() {
          proxy_header: x-real-ip\nstatus_uri: [localhost, 1]\nallowed_origins: [\"HTTPS://a.example:443\"]\n",
     );
     let tls = parse("tls: {certificate: a.pem, key: /b}\n").unwrap();
-    for settings in [Settings::default(), changed, proxied.unwrap(), tls] {
+    let small = parse("cluster: {redis: [\"a:1\"]}\nshare_ports: true\n").unwrap();
+    let cluster = parse(
+        "cluster:\n  redis: [\"a:1\", \"[::1]:26379\"]\n  sentinel: main\n  name: x.y\n  user: monitor\n  password_file: p\n  \
+         tls: {ca: /ca}\n  buffer: 1_048_576\n  stream_bytes: 1099511627776\n",
+    );
+    for settings in [Settings::default(), changed, proxied.unwrap(), tls, small, cluster.unwrap()] {
         assert_eq!(parse(&settings.to_yaml()), Ok(settings));
     }
 }
@@ -75,6 +80,78 @@ fn errors_name_the_place_and_what_was_expected() {
         ("- 1\n", "1:1: invalid type: sequence, expected settings as `key: value` lines".into()),
     ] {
         assert_eq!(parse(text).unwrap_err(), format!("c.yml:{error}"), "{text:?}");
+    }
+}
+
+#[test]
+fn a_cluster_has_defaults_and_an_error_of_one_names_the_place() {
+    let cluster =
+        parse("cluster: {redis: [\"127.0.0.1:6379\", \"redis.example:6380\", \"[::1]:6381\"]}\n").unwrap().cluster;
+    let cluster = cluster.unwrap();
+    let servers: Vec<String> = cluster.redis.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["127.0.0.1:6379", "redis.example:6380", "[::1]:6381"]);
+    assert_eq!((&*cluster.name, cluster.buffer, cluster.stream_bytes), ("recodex", 64 << 20, 1 << 30));
+    assert_eq!((cluster.sentinel, cluster.user, cluster.password_file, cluster.tls), (None, None, None, None));
+    let many = |count| vec!["\"a:1\""; count].join(", ");
+    assert_eq!(parse(&format!("cluster: {{redis: [{}]}}\n", many(16))).unwrap().cluster.unwrap().redis.len(), 16);
+    let seventeen = many(17);
+
+    let known = "redis, sentinel, name, user, password_file, tls, buffer, stream_bytes";
+    let address = "expected a host and a port, such as \"127.0.0.1:6379\"";
+    let list = "expected a list of 1 to 16 addresses, such as \"127.0.0.1:6379\"";
+    let name = "expected a name of 1 to 64 letters, digits, dots, hyphens and underscores";
+    let long = "x".repeat(65);
+    for (keys, error) in [
+        ("redis: []", format!("18: cluster.redis: there is no value; {list}")),
+        (&*format!("redis: [{seventeen}]"), format!("18: cluster.redis: invalid length 17, {list}")),
+        ("redis: \"a:1\"", format!("18: cluster.redis: invalid type: string \"a:1\", {list}")),
+        ("redis: [localhost]", format!("19: cluster.redis[0]: \"localhost\": it has no port; {address}")),
+        ("redis: [\"a:1\", \"a:0\"]", format!("26: cluster.redis[1]: \"a:0\": its port is 0, and not a number from 1 to 65535; {address}")),
+        ("redis: [\"::1:6379\"]", format!("19: cluster.redis[0]: \"::1:6379\": an IPv6 address needs brackets, such as [::1]; {address}")),
+        ("redis: [\"redis://a:1\"]", format!("19: cluster.redis[0]: \"redis://a:1\": there is no scheme here; leave out what stands before a:1; {address}")),
+        ("redis: [6379]", format!("19: cluster.redis[0]: \"6379\": it has no port; {address}")),
+        ("name: x", "10: cluster: missing field `redis`".into()),
+        ("redis: [\"a:1\"], name: \"a:b\"", format!("33: cluster.name: invalid value: string \"a:b\", {name}")),
+        (&*format!("redis: [\"a:1\"], name: {long}"), format!("33: cluster.name: invalid value: string \"{long}\", {name}")),
+        ("redis: [\"a:1\"], name: \"\"", format!("33: cluster.name: there is no value; {name}")),
+        ("redis: [\"a:1\"], sentinel: a b", format!("37: cluster.sentinel: invalid value: string \"a b\", {name}")),
+        ("redis: [\"a:1\"], user: a b", "33: cluster.user: invalid value: string \"a b\", expected the name of a user, without spaces".into()),
+        ("redis: [\"a:1\"], password_file: \"\"", "42: cluster.password_file: there is no value; expected a path".into()),
+        ("redis: [\"a:1\"], tls: true", "32: cluster.tls: invalid type: boolean `true`, expected the key `ca`, or {}".into()),
+        ("redis: [\"a:1\"], tls: {cert: /a}", "33: cluster.tls: unknown key `cert` (known: ca)".into()),
+        ("redis: [\"a:1\"], bufer: 1", format!("27: cluster: unknown key `bufer`; did you mean `buffer`? (known: {known})")),
+        ("redis: [\"a:1\"], buffer: 1048575", "35: cluster.buffer: invalid value: integer `1048575`, expected a whole number from 1048576 to 17179869184".into()),
+        ("redis: [\"a:1\"], stream_bytes: 1099511627777", "41: cluster.stream_bytes: invalid value: integer `1099511627777`, expected a whole number from 1048576 to 1099511627776".into()),
+    ] {
+        assert_eq!(parse(&format!("cluster: {{{keys}}}\n")).unwrap_err(), format!("c.yml:1:{error}"), "{keys}");
+    }
+    for (text, error) in [
+        ("redis: [\"a:1\"]\n", "c.yml:1:1: `redis` belongs under `cluster`, indented"),
+        ("name: x\n", "c.yml:1:1: `name` belongs under `cluster`, indented"),
+        (
+            "share_ports: true\n",
+            "c.yml: share_ports is on: expected a section cluster, since a viewer and the broker of its job may come to different instances",
+        ),
+        (
+            "cluster: {redis: [\"a:1\"], user: x}\n",
+            "c.yml: cluster.user is set: expected cluster.password_file to name the file with the user's password",
+        ),
+    ] {
+        assert_eq!(parse(text).unwrap_err(), error, "{text}");
+    }
+}
+
+#[test]
+fn a_reload_takes_up_the_sizes_of_a_cluster_only() {
+    let with = |more: &str| parse(&format!("cluster: {{redis: [\"a:1\"], {more}}}\n")).unwrap();
+    let old = with("password_file: /a");
+    let sizes = with("password_file: /a, buffer: 1048576, stream_bytes: 1048576");
+    assert_eq!(sizes.clone().without_restart(&old), (sizes, vec![]));
+    for more in ["password_file: /b", "password_file: /a, name: b, buffer: 1048576", "sentinel: x", "tls: {}"] {
+        assert_eq!(with(more).without_restart(&old), (old.clone(), vec!["cluster"]), "{more}");
+    }
+    for (new, old) in [(Settings::default(), old.clone()), (old, Settings::default())] {
+        assert_eq!(new.without_restart(&old), (old, vec!["cluster"]));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Translates the errors of the settings' types into plain words: a value or a key that is not expected.
 
-use super::{Settings, Tls};
+use super::Settings;
 use crate::suggest::nearest;
 use serde_yaml::Value;
 
@@ -61,11 +61,10 @@ fn without_value(message: &str) -> Option<String> {
 
 /// Returns the sections that have this key, joined by "or".
 fn sections_with(key: &str) -> Option<String> {
-    let empty = || Tls { certificate: "".into(), key: "".into() };
-    let Ok(Value::Mapping(settings)) = serde_yaml::to_value(Settings { tls: Some(empty()), ..Settings::default() })
-    else {
-        return None;
-    };
+    // Neither section is there by default.
+    let with_all = "tls: {certificate: a, key: b}\ncluster: {redis: [\"a:1\"]}";
+    let settings: Settings = serde_yaml::from_str(with_all).ok()?;
+    let Ok(Value::Mapping(settings)) = serde_yaml::to_value(settings) else { return None };
     let with = settings.iter().filter(|(_, section)| section.as_mapping().is_some_and(|keys| keys.contains_key(key)));
     let names: Vec<String> = with.filter_map(|(name, _)| Some(format!("`{}`", name.as_str()?))).collect();
     (!names.is_empty()).then(|| names.join(" or "))

@@ -30,6 +30,8 @@ const CONFIG: &str = "man/recodex-monitor.yml.5";
 const REFERENCE: &str = "docs/configuration.md";
 /// The types of the configuration.
 const SETTINGS: &str = "src/config/settings.rs";
+/// The types of the section `cluster`.
+const CLUSTER: &str = "src/config/cluster.rs";
 /// The command that writes what is generated.
 const WRITE: &str = "UPDATE=1 cargo test --test docs";
 
@@ -98,7 +100,7 @@ fn with_facts(page: &str) -> String {
         if let Some(key) = line.strip_prefix(".It Va ") {
             let default = keys.get(key).unwrap_or_else(|| panic!("{key} is described, but there is no such key"));
             let takes = takes(key);
-            let restart = if restart.contains(&key) { "; *restart*" } else { "" };
+            let restart = if needs_a_restart(key, &restart) { "; *restart*" } else { "" };
             let facts =
                 format!("{}{}; default {}{restart}.", takes[..1].to_uppercase(), &takes[1..], shown(key, default));
             text += &mdoc(&facts);
@@ -119,12 +121,13 @@ fn reference() -> String {
         This page lists every key of `/etc/recodex/monitor/config.yml`. recodex-monitor.yml(5) describes each of them.\n\
         Times are in seconds and may have decimals. Sizes are in bytes. The last column says whether a changed key takes effect with\n\
         `systemctl reload recodex-monitor` or needs `systemctl restart recodex-monitor`.\n\n\
-        The page is generated from the types in [`{SETTINGS}`](../{SETTINGS}): `{WRITE}` writes it.\n\n\
+        The page is generated from the types in [`{SETTINGS}`](../{SETTINGS}) and\n\
+        [`{CLUSTER}`](../{CLUSTER}): `{WRITE}` writes it.\n\n\
         | key | what it sets | takes | default | takes effect by |\n|---|---|---|---|---|\n"
     );
     for (key, comment) in comments() {
         let Some(default) = keys.remove(&key) else { continue };
-        let by = if restart.contains(&key.as_str()) { "restart" } else { "reload" };
+        let by = if needs_a_restart(&key, &restart) { "restart" } else { "reload" };
         let default = shown(&key, &default).replace('`', "");
         writeln!(text, "| `{key}` | {comment} | {} | {default} | {by} |", takes(&key)).expect("strings grow");
     }
@@ -246,9 +249,18 @@ fn every_option_and_command_is_described_and_none_that_is_not_there() {
     assert!(commands.contains("from 1 to 200;") && !accepts("0") && accepts("1") && accepts("200") && !accepts("201"));
 }
 
+/// The smallest section `cluster`, which is not there by default.
+const SMALLEST_CLUSTER: &str = "cluster: {redis: [\"127.0.0.1:6379\"]}\n";
+
+fn parsed(config: &str) -> Settings {
+    Settings::parse(Path::new("c.yml"), config.as_bytes()).unwrap_or_else(|e| panic!("{e}"))
+}
+
 /// All keys with their default values, by their full names.
 fn keys() -> BTreeMap<String, Value> {
-    keys_of(&Settings::default())
+    let mut keys = keys_of(&parsed(SMALLEST_CLUSTER));
+    keys.extend(keys_of(&Settings::default()));
+    keys
 }
 
 fn keys_of(settings: &Settings) -> BTreeMap<String, Value> {
@@ -280,7 +292,18 @@ fn shown(key: &str, default: &Value) -> String {
         ("trusted_proxies", Value::Sequence(_)) => "nobody".into(),
         ("group", Value::Null) => "the user's group".into(),
         ("logger.file", Value::Null) => "none, and with the output `file` it is `/var/log/recodex/monitor.log`".into(),
-        ("history.state" | "status_uri" | "tls", Value::Null) => "none".into(),
+        (
+            "history.state"
+            | "status_uri"
+            | "tls"
+            | "cluster"
+            | "cluster.sentinel"
+            | "cluster.password_file"
+            | "cluster.tls",
+            Value::Null,
+        ) => "none".into(),
+        ("cluster.redis", _) => "none, and it must be set".into(),
+        ("cluster.user", Value::Null) => "the user `default`".into(),
         (_, Value::Null) => panic!("{key} has no default; the manual should say what that means, and this test, too"),
         (_, Value::String(text)) => format!("`{text}`"),
         (_, other) => format!("`{}`", serde_json::to_string(other).expect("it is plain data").replace(',', ", ")),
@@ -289,6 +312,9 @@ fn shown(key: &str, default: &Value) -> String {
 
 /// A file that sets one key.
 fn set(key: &str, value: &str) -> String {
+    if let Some(inner) = key.strip_prefix("cluster.").filter(|inner| *inner != "redis") {
+        return SMALLEST_CLUSTER.replace('}', &format!(", {inner}: {value}}}"));
+    }
     let key = key.split_once('.').map_or(format!("{key}: "), |(outer, inner)| format!("{outer}: {{{inner}: "));
     format!("{key}{value}{}\n", if key.contains('{') { "}" } else { "" })
 }
@@ -318,6 +344,9 @@ websocket_proxy_protocol: true
 zeromq_uri: ["127.0.0.2", 2]
 status_uri: ["127.0.0.2", 3]
 tls: {certificate: /a, key: /b}
+cluster: {redis: ["127.0.0.2:1"], sentinel: other, name: other, user: other, password_file: /a, tls: {}, buffer: 1048576,
+    stream_bytes: 1048576}
+share_ports: true
 allowed_origins: ["https://a.example"]
 trusted_proxies: ["127.0.0.2"]
 proxy_header: forwarded
@@ -334,24 +363,44 @@ zeromq: {allow: ["127.0.0.2"], max_connections: 1, handshake_timeout: 1}
 
 /// The keys that a reload names instead of taking them up.
 fn need_a_restart() -> Vec<&'static str> {
-    let changed = Settings::parse(Path::new("c.yml"), CHANGED.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+    let changed = parsed(CHANGED);
     for (key, default) in keys() {
         assert_ne!(keys_of(&changed).get(&key), Some(&default), "{key}");
     }
     Prepared::new(changed, &Settings::default(), 2).unwrap_or_else(|e| panic!("{e}")).fixed
 }
 
+/// Returns true if a changed key takes effect at a restart only. `fixed` are the keys that a reload names.
+fn needs_a_restart(key: &str, fixed: &[&str]) -> bool {
+    let Some(inner) = key.strip_prefix("cluster.") else { return fixed.contains(&key) };
+    // A reload names the whole section, so each of its keys is changed alone.
+    let section = |settings: &Settings| {
+        serde_yaml::from_str::<Value>(&settings.to_yaml()).expect("it is YAML")["cluster"].clone()
+    };
+    let mut old = section(&parsed(SMALLEST_CLUSTER));
+    old["password_file"] = "/old".into();
+    let mut new = old.clone();
+    new[inner] = section(&parsed(CHANGED))[inner].clone();
+    let settings = |cluster: Value| {
+        let mut file = serde_yaml::Mapping::new();
+        file.insert("cluster".into(), cluster);
+        parsed(&serde_yaml::to_string(&file).expect("it is plain data"))
+    };
+    let prepared = Prepared::new(settings(new), &settings(old), 2).unwrap_or_else(|e| panic!("{e}"));
+    prepared.fixed.contains(&"cluster")
+}
+
 /// The keys in the order of the types of the configuration, each with the comment above it: `pub key: Type`.
 fn comments() -> Vec<(String, String)> {
     let (mut prefix, mut comment, mut found) = (None, String::new(), Vec::new());
-    for line in read(SETTINGS).lines().map(str::trim) {
+    for line in (read(SETTINGS) + &read(CLUSTER)).lines().map(str::trim) {
         if let Some(text) = line.strip_prefix("/// ") {
             comment += if comment.is_empty() { "" } else { " " };
             comment += text;
         } else if let Some(name) = line.strip_prefix("pub struct ") {
             prefix = match name.trim_end_matches(" {") {
                 "Settings" => Some(String::new()),
-                group @ ("Logger" | "History" | "Clients" | "Zeromq") => Some(group.to_lowercase() + "."),
+                group @ ("Logger" | "History" | "Clients" | "Zeromq" | "Cluster") => Some(group.to_lowercase() + "."),
                 _ => None,
             };
             comment.clear();
