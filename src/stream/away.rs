@@ -48,7 +48,7 @@ impl Away {
     }
 
     /// Explains that something took too long. A hint may follow, such as `; does it…?`.
-    pub(super) fn late(server: &Server, what: &str, within: Duration, hint: &str) -> Self {
+    pub(crate) fn late(server: &Server, what: &str, within: Duration, hint: &str) -> Self {
         let within = match within.as_millis() {
             whole if whole % 1000 == 0 => format!("{} s", whole / 1000),
             milliseconds => format!("{milliseconds} ms"),

@@ -212,7 +212,7 @@ impl Redis {
     }
 
     /// Asks a Sentinel for the primary of this name. `None` if it knows none.
-    pub(super) async fn ask_sentinel(
+    pub(crate) async fn ask_sentinel(
         &self,
         sentinel: &Server,
         name: &str,

@@ -12,6 +12,7 @@ mod haproxy;
 mod jobs;
 mod node;
 mod nodes_end;
+mod permissions;
 mod redis_ends;
 mod refusals;
 mod relaying;

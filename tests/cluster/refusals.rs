@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Makes a file that the user of the monitor may read, and no others.
-fn secret(name: &str, content: &str) -> (TempDir, PathBuf) {
+pub(crate) fn secret(name: &str, content: &str) -> (TempDir, PathBuf) {
     let directory = readable_directory();
     let path = directory.path().join(name);
     write(&path, content).expect("it is writable");

@@ -2,13 +2,17 @@
 
 mod account;
 mod certificate;
+mod cluster;
 mod command;
 mod credentials;
 mod exposure;
 mod files;
 mod holder;
+mod key_files;
 mod obstacle;
 mod ports;
+mod redis_permissions;
+mod redis_server;
 mod report;
 mod sandbox;
 mod service;
@@ -18,6 +22,7 @@ use crate::config::{Address, ConfigError, Endpoint, Settings};
 use crate::error::{Exit, Failure};
 use account::{Account, CheckedAs};
 use certificate::CertificateFiles;
+use cluster::ClusterFiles;
 use nix::sys::resource::{Resource, setrlimit};
 use report::{Finding, Report};
 use sandbox::Sandbox;
@@ -67,9 +72,13 @@ pub(crate) fn run(config: Option<&Path>) -> Result<(), Failure> {
     // Only root can see these, so they are looked up before the check becomes the monitor's user.
     let monitors = check.monitors();
     let certificate = settings.tls.as_ref().map(|tls| CertificateFiles::find(tls, unit));
+    let cluster = settings.cluster.as_ref().map(|cluster| ClusterFiles::find(cluster, unit));
     let Some(account) = account else { return check.report.end() };
     account.enter()?;
     check.files(&monitors, certificate, by_unit)?;
+    if let Some(cluster) = cluster {
+        check.cluster(cluster)?;
+    }
     check.report.end()
 }
 
@@ -150,6 +159,14 @@ impl Check<'_> {
         }
         if let Endpoint::Unix(path) = &settings.websocket_uri {
             report.add("websocket_uri", files::socket(path, monitors, *sandbox))?;
+        }
+        Ok(())
+    }
+
+    /// Checks the Redis of the cluster. A start waits for nothing of it, so this comes last.
+    fn cluster(&mut self, cluster: ClusterFiles) -> Result<(), Failure> {
+        for (about, finding) in cluster.findings(self.sandbox) {
+            self.report.add(about, finding)?;
         }
         Ok(())
     }

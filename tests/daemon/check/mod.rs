@@ -1,5 +1,7 @@
 //! `recodex-monitor check`: its findings and its advice. It changes nothing.
 
+#[cfg(feature = "foreign-tests")]
+mod cluster;
 mod configuration;
 mod running;
 mod start;
