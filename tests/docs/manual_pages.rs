@@ -484,7 +484,8 @@ fn the_tables_have_every_limit_that_can_be_set_and_those_in_the_code() {
     let keys = keys();
     let is_limit = |key: &&String| {
         let group = key.split('.').next();
-        matches!(group, Some("history" | "clients" | "zeromq")) && !keys[*key].is_bool() || *key == "logger.max-size"
+        matches!(group, Some("history" | "clients" | "zeromq")) && !keys[*key].is_bool()
+            || ["logger.max-size", "cluster.buffer", "cluster.stream_bytes"].contains(&key.as_str())
     };
     for name in limits().into_keys().chain(keys.keys().filter(is_limit).map(String::as_str)) {
         assert!(told.contains(name), "{name} is not in the tables of limits");
