@@ -79,7 +79,9 @@ fn complete() -> (Monitor, TempDir) {
     ]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     open_up(Path::new(&key));
-    (Monitor::start(&format!("{STATUS}tls: {{certificate: {certificate}, key: {key}}}\n")), directory)
+    // No Redis is at this address; the metrics of a cluster are there all the same.
+    let cluster = "cluster: {redis: [\"127.0.0.1:1\"]}\n";
+    (Monitor::start(&format!("{STATUS}tls: {{certificate: {certificate}, key: {key}}}\n{cluster}")), directory)
 }
 
 /// A metric, and labels with the values of which each must be there.
