@@ -223,10 +223,12 @@ impl Watch<'_> {
     /// Trims what no job in the hub needs, and what is over `cluster.stream_bytes`.
     async fn trim(&mut self, extent: &Extent, now: Instant) -> Result<(), Trouble> {
         let stream = self.stream;
-        let mut recent = None;
+        // By the ids, and by the clock of this node: one id from the future pins all that follow.
+        let kept = u64::try_from(KEPT_FOR_OTHERS.as_millis()).unwrap_or(u64::MAX);
+        let mut recent = EntryId { milliseconds: extent.last.milliseconds.saturating_sub(kept), number: 0 };
         self.past.push_back((now, extent.last));
         while let Some((_, last)) = self.past.pop_front_if(|(at, _)| now.duration_since(*at) >= KEPT_FOR_OTHERS) {
-            recent = Some(last);
+            recent = recent.max(last);
         }
         let (bytes, bound) = (stream.condition().bytes, stream.stream_bytes.load(Ordering::Relaxed) as u64);
         if bytes > bound && extent.entries > 1 {
@@ -246,7 +248,9 @@ impl Watch<'_> {
             return Ok(());
         }
         let agrees = stream.condition().other_limits.is_none_or(|at| at.elapsed() > OTHER_LIMITS);
-        let (Some(recent), true) = (recent, agrees && self.looks % TRIM_EVERY == TRIM_EVERY - 1) else { return Ok(()) };
+        if !agrees || self.looks % TRIM_EVERY != TRIM_EVERY - 1 {
+            return Ok(());
+        }
         let (safe, position) = {
             let reading = stream.reading();
             (reading.safe, reading.position)
