@@ -8,6 +8,7 @@ pub(crate) mod interface;
 pub(crate) mod keep_alive;
 pub(crate) mod listen;
 pub(crate) mod pem;
+pub(crate) mod resolve;
 pub(crate) mod stream;
 pub(crate) mod tls;
 pub(crate) mod unix;

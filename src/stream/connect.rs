@@ -13,6 +13,7 @@ use crate::fs::{Accept, is_utf_16, read_bounded, without_mark};
 use crate::net::client_tls::{self, CaSetting};
 use crate::net::first_byte::{FirstByte, Watched};
 use crate::net::keep_alive::keep_alive;
+use crate::net::resolve::resolve;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, Value};
@@ -25,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_rustls::{TlsConnector, rustls};
@@ -300,7 +301,7 @@ impl Redis {
 /// Connects by TCP to the first address of the host that answers.
 async fn connect_tcp(to: &Server) -> io::Result<TcpStream> {
     let mut failed = None;
-    for address in lookup_host((&*to.host, to.port)).await? {
+    for address in resolve(&to.host, to.port).await? {
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 stream.set_nodelay(true)?;

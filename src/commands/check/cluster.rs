@@ -54,14 +54,10 @@ impl ClusterFiles {
             Ok(redis) => redis,
             Err(failure) => return vec![("cluster", Finding::from(&failure))],
         };
-        let runtime = match runtime() {
-            Ok(runtime) => runtime,
-            Err(failure) => return vec![("cluster", Finding::from(&failure))],
-        };
-        let findings = runtime.block_on(Look { cluster: &cluster, redis: &redis, findings: Vec::new() }.look());
-        // A thread may still resolve a name.
-        runtime.shutdown_background();
-        findings
+        match runtime() {
+            Ok(runtime) => runtime.block_on(Look { cluster: &cluster, redis: &redis, findings: Vec::new() }.look()),
+            Err(failure) => vec![("cluster", Finding::from(&failure))],
+        }
     }
 }
 

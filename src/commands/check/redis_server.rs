@@ -5,10 +5,10 @@ use super::report::Finding;
 use crate::config::{Cluster, Server};
 use crate::deadline::timeout;
 use crate::error::Exit;
+use crate::net::resolve::resolve;
 use std::collections::HashMap;
 use std::net::UdpSocket;
 use std::time::Duration;
-use tokio::net::lookup_host;
 
 /// The oldest version of Redis that has all commands in the form that the monitor uses.
 const OLDEST: (u64, u64) = (6, 2);
@@ -29,7 +29,7 @@ pub(super) struct Way {
 impl Way {
     /// Finds out if the server is on another machine.
     pub(super) async fn to(server: &Server, cluster: &Cluster) -> Self {
-        let found = timeout(RESOLVE_TIMEOUT, lookup_host((&*server.host, server.port))).await;
+        let found = timeout(RESOLVE_TIMEOUT, resolve(&server.host, server.port)).await;
         let mut addresses = found.ok().and_then(Result::ok).into_iter().flatten();
         // An address of this machine can be bound.
         let is_remote = addresses.any(|at| !at.ip().is_loopback() && UdpSocket::bind((at.ip(), 0)).is_err());
