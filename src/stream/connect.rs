@@ -374,7 +374,7 @@ mod tests {
             let _ = stream.read_to_end(&mut rest).await;
             assert!(rest.len() < LONG, "{}", rest.len());
         };
-        timeout(Duration::from_secs(20), async { tokio::join!(server, client) }).await.unwrap();
+        Box::pin(timeout(Duration::from_secs(20), async { tokio::join!(server, client) })).await.unwrap();
     }
 
     #[tokio::test]

@@ -30,12 +30,19 @@ fn a_node_needs_each_right_of_the_documented_user_and_no_other() {
         redis.tell(&line.split_whitespace().collect::<Vec<_>>());
     }
     let (_directory, password) = secret("password", "PASSWORD\n");
-    let keys = format!("redis: [\"{}\"], user: monitor, password_file: '{}'", redis.address(), password.display());
-    let monitor = node(&with_keys(&keys, "history: {finished: 0.1}"));
+    let keys = format!(
+        "redis: [\"{}\"], user: monitor, password_file: '{}', stream_bytes: 1048576",
+        redis.address(),
+        password.display()
+    );
+    let monitor = node(&with_keys(&keys, ""));
     let broker = Broker::connect(monitor.brokers);
 
     broker.task("job", "1");
     Viewer::watch(monitor.viewers, "job").texts(&[task("1", "COMPLETED")]);
+    // More than the stream may have, so that it is trimmed.
+    let long = "x".repeat(50_000);
+    (0..40).for_each(|_| broker.task("job", &long));
     broker.send(&["job", "FINISHED"]);
     // What is kept is looked up after a reconnect.
     redis.tell(&["CLIENT", "KILL", "USER", "monitor"]);
