@@ -1,8 +1,8 @@
 //! Restarts by a service manager, under load: connections, buffer and positions pass to the next process.
 
 use super::jobs::{Audience, Jobs, LongJob, channels, first};
-use super::node::{config, metric, node, sum, wait_ready, with_keys};
-use crate::common::{Broker, Manager, Monitor, Redis, Viewer, fence, until};
+use super::node::{again, config, metric, node, sum, wait_above, wait_ready, with_keys};
+use crate::common::{Broker, Manager, Monitor, Redis, RedisProxy, Viewer, fence, open_directory, until};
 use std::time::Duration;
 
 /// A node under a service manager.
@@ -22,8 +22,14 @@ impl Service {
 
     /// Restarts it as `systemctl restart` does.
     fn restart(&mut self) {
+        self.restart_after(|| ());
+    }
+
+    /// Restarts it, and does something while no process runs.
+    fn restart_after(&mut self, act: impl FnOnce()) {
         self.monitor.signal("USR2");
         assert_eq!(self.monitor.wait_exit().code(), Some(0));
+        act();
         self.monitor = self.manager.restarts(&self.monitor, &self.config);
         self.monitor.wait_log("took over");
         until("the manager lets go", || (!self.manager.names().contains(&"succession".into())).then_some(()));
@@ -111,4 +117,115 @@ fn a_restart_with_a_full_buffer_loses_nothing() {
     redis.thaw();
     audience.get_all(&jobs);
     jobs.are_whole_at(&[&service.monitor]);
+}
+
+/// A primary with a replica that gets nothing, behind an address that leads to either.
+struct Pair {
+    primary: Redis,
+    replica: Redis,
+    network: RedisProxy,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let primary = Redis::start(&[]);
+        let replica = Redis::replica_of(&primary, &[]);
+        let network = RedisProxy::to(primary.address());
+        Self { primary, replica, network }
+    }
+
+    /// Has the replica get nothing more.
+    fn divide(&self) {
+        self.replica.wait_equal(&self.primary);
+        self.replica.freeze();
+        self.primary.tell(&["CLIENT", "KILL", "TYPE", "replica"]);
+    }
+
+    /// Puts the replica into the place of the primary.
+    fn replace(&mut self) {
+        self.primary.kill();
+        self.replica.thaw();
+        self.replica.tell(&["REPLICAOF", "NO", "ONE"]);
+        self.network.leads_to(self.replica.address());
+    }
+}
+
+/// Between two processes of a node, a failover cuts off what the first had appended. The second puts it back.
+#[test]
+fn a_failover_during_a_restart_loses_nothing() {
+    let mut redis = Pair::start();
+    let config = config(redis.network.address, "");
+    let mut service = Service::start(&config);
+    let other = node(&config);
+    let broker = Broker::connect(service.monitor.brokers);
+    let names = channels(3);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&[&service.monitor, &other], &names);
+    jobs.tasks(&broker, &names, 90);
+    fence(&service.monitor, &broker);
+    redis.divide();
+    jobs.tasks(&broker, &names, 90);
+    fence(&service.monitor, &broker);
+    jobs.are_at(&[&service.monitor, &other]);
+    service.restart_after(|| redis.replace());
+    wait_above(&service.monitor, "reappended_batches_total", 0);
+    jobs.tasks(&broker, &names, 90);
+    jobs.finish(&broker, &names);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[&service.monitor, &other, &node(&config)]);
+    assert_eq!(sum(&[&service.monitor, &other], "gaps_total"), 0);
+}
+
+/// The same for a stop that saves its state, and a start some time later.
+#[test]
+fn a_failover_between_a_stop_and_a_start_loses_nothing() {
+    let mut redis = Pair::start();
+    let directory = open_directory();
+    let state = format!("history: {{state: '{}'}}", directory.path().join("history").display());
+    let config = config(redis.network.address, &state);
+    let mut first = node(&config);
+    let broker = Broker::connect(first.brokers);
+    let names = channels(3);
+    let mut jobs = Jobs::default();
+    jobs.tasks(&broker, &names, 90);
+    fence(&first, &broker);
+    redis.divide();
+    jobs.tasks(&broker, &names, 90);
+    fence(&first, &broker);
+    first.stop();
+    redis.replace();
+    drop(broker);
+    let second = again(&first, &config);
+    wait_above(&second, "reappended_batches_total", 0);
+    let broker = Broker::connect(second.brokers);
+    jobs.finish(&broker, &names);
+    fence(&second, &broker);
+    jobs.are_whole_at(&[&second, &node(&super::node::config(redis.network.address, ""))]);
+}
+
+/// The node has in its file what Redis does not have any more.
+#[test]
+fn a_stream_that_is_emptied_between_a_stop_and_a_start_is_noticed() {
+    let redis = Redis::start(&[]);
+    let directory = open_directory();
+    let state = format!("history: {{state: '{}'}}", directory.path().join("history").display());
+    let config = config(redis.address(), &state);
+    let mut first = node(&config);
+    let broker = Broker::connect(first.brokers);
+    let mut jobs = Jobs::default();
+    jobs.tasks(&broker, &["open", "done"], 40);
+    jobs.finish(&broker, &["done"]);
+    fence(&first, &broker);
+    first.stop();
+    drop(broker);
+    redis.tell(&["FLUSHALL"]);
+    let second = again(&first, &config);
+    wait_ready(&second);
+    second.wait_logged(&["ERROR", "stream"]);
+    assert_eq!(metric(&second, "epochs_total"), 1);
+    let broker = Broker::connect(second.brokers);
+    jobs.tasks(&broker, &["open"], 20);
+    jobs.finish(&broker, &["open"]);
+    fence(&second, &broker);
+    jobs.are_whole_at(&[&second]);
 }
