@@ -1,9 +1,9 @@
 //! Harms in an order that a seed chooses, one after the other, while jobs run at three nodes with three servers.
 
 use super::jobs::{LongJob, to_the_end};
-use super::node::{again, metric, node, nodes, sentinel_config, wait_ready};
+use super::node::{again, metric, node, sentinel_config, wait_ready};
 use crate::common::pause::paused_process;
-use crate::common::{Broker, DEADLINE, Monitor, Random, Redis, Sentinels, Viewer};
+use crate::common::{Broker, DEADLINE, Manager, Monitor, Random, Redis, Sentinels, Viewer};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,9 @@ struct Scene {
     sentinels: Sentinels,
     primary: u16,
     config: String,
-    /// The third is killed now and then; the others keep their viewers.
+    /// The first is under the service manager. The third is killed now and then; the others keep their viewers.
     nodes: Vec<Monitor>,
+    manager: Manager,
 }
 
 impl Scene {
@@ -31,8 +32,10 @@ impl Scene {
         let sentinels = Sentinels::start(3, servers[0].address(), &[&servers[1], &servers[2]]);
         let primary = servers[0].port;
         let config = sentinel_config(&sentinels.addresses(), "");
-        let nodes = nodes(3, &config);
-        Self { servers, sentinels, primary, config, nodes }
+        let manager = Manager::new();
+        let nodes = vec![manager.starts(&[], &config), Monitor::start(&config), Monitor::start(&config)];
+        nodes.iter().for_each(wait_ready);
+        Self { servers, sentinels, primary, config, nodes, manager }
     }
 
     /// Does one harm, and waits until it is mended.
@@ -72,6 +75,33 @@ impl Scene {
             5 => {
                 eprintln!("a node with a broker is stopped for three seconds");
                 paused_process(self.nodes[0].pid(), Duration::from_secs(3), || ());
+            }
+            6 => {
+                eprintln!("a node is stopped while the primary is killed, and goes on after the failover");
+                let node = self.nodes[1].pid();
+                paused_process(node, Duration::ZERO, || {
+                    self.servers[primary].kill();
+                    self.sentinels.wait_switch(self.primary);
+                });
+                self.servers[primary].begin();
+            }
+            7 => {
+                eprintln!("the primary takes messages that no replica gets, and is killed");
+                let replicas: Vec<_> = self.servers.iter().filter(|server| server.port != self.primary).collect();
+                replicas.iter().for_each(|replica| replica.freeze());
+                self.servers[primary].tell(&["CLIENT", "KILL", "TYPE", "replica"]);
+                sleep(Duration::from_millis(300));
+                self.servers[primary].signal("KILL");
+                replicas.iter().for_each(|replica| replica.thaw());
+                self.servers[primary].kill();
+                self.sentinels.wait_switch(self.primary);
+                self.servers[primary].begin();
+            }
+            8 => {
+                eprintln!("a node with a broker is restarted");
+                self.nodes[0].signal("USR2");
+                self.nodes[0].wait_exit();
+                self.nodes[0] = self.manager.restarts(&self.nodes[0], &self.config);
             }
             _ => {
                 eprintln!("all connections of the primary are cut");
@@ -120,7 +150,7 @@ fn whatever_dies_viewers_get_every_message_once() {
     let mut viewers: Vec<_> = (0..4).map(|index| watch(&scene.nodes[index / 2], index % 2)).collect();
     let start = Instant::now();
     while start.elapsed() < time() {
-        scene.harm(random.below(7));
+        scene.harm(random.below(10));
         sleep(Duration::from_millis(random.below(1000) as u64));
     }
     let sent = jobs.map(LongJob::finish);
