@@ -45,7 +45,7 @@ pub use commands::cli::main;
 pub mod internals {
     pub use crate::commands::cli::Cli;
     pub mod config {
-        pub use crate::config::{History, MAX_BRACKETS, MAX_DEPTH, MAX_FILE, Seconds, Settings, Tls};
+        pub use crate::config::{History, MAX_BRACKETS, MAX_DEPTH, MAX_FILE, Seconds, Settings, Source, Tls};
     }
     pub mod context {
         pub use crate::context::Shared;

@@ -1,5 +1,6 @@
 //! The arguments of the command line, with their help.
 
+use crate::config::Instance;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -21,6 +22,11 @@ pub(super) struct Run {
     /// The configuration file; without it every setting has its default
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+    /// The name of this instance, which `%i` in the configuration stands for
+    ///
+    /// It has 1 to 64 letters, digits, `.`, `_` and `-`. The unit recodex-monitor@NAME.service passes it.
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub(super) instance: Option<Instance>,
     /// Check the configuration, print the settings in force, and exit
     #[arg(long)]
     pub(super) check: bool,
@@ -72,16 +78,22 @@ pub(super) enum Command {
         /// The configuration file [default: /etc/recodex/monitor/config.yml if it exists, else every setting has its default]
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Check for the instance with this name, and its unit recodex-monitor@NAME.service
+        #[arg(long, value_name = "NAME")]
+        instance: Option<Instance>,
     },
     /// Print the status of a running monitor, from its status listener
     ///
     /// Exits with 0 if the monitor is ready, with 1 if it is not, with 69 if it does not answer.
-    #[command(override_usage = "recodex-monitor status [-c FILE | ADDRESS]")]
+    #[command(override_usage = "recodex-monitor status [-c FILE [--instance NAME] | ADDRESS]")]
     Status {
         /// The configuration file with the address of the status listener (`status_uri`)
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The address of the status listener, as HOST:PORT or http://HOST:PORT/ [default: 127.0.0.1:4568]
+        /// The name of the instance, which `%i` in the configuration stands for
+        #[arg(long, value_name = "NAME", requires = "config")]
+        instance: Option<Instance>,
+        /// The address of the status listener, as HOST:PORT, http://HOST:PORT/ or `unix:/PATH` [default: 127.0.0.1:4568]
         #[arg(conflicts_with = "config")]
         address: Option<String>,
     },

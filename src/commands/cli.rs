@@ -4,7 +4,7 @@ pub use crate::commands::args::Cli;
 use crate::commands::args::{Command, Run};
 use crate::commands::terminal::{Screen, print};
 use crate::commands::{check, demo, publish, status, watch};
-use crate::config::{Level, Settings};
+use crate::config::{Instance, Level, Source};
 use crate::error::{Exit, Failure};
 use crate::server::reload;
 use crate::server::startup::runtime;
@@ -13,6 +13,7 @@ use crate::{logging, rlimit, server};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
@@ -60,19 +61,20 @@ fn ended(outcome: Result<(), Failure>) -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
-        None => monitor(&cli.run),
-        Some(Command::Check { config }) => {
+        None => monitor(cli.run),
+        Some(Command::Check { config, instance }) => {
             let runtime = runtime()?;
             let _inside = runtime.enter();
-            check::run(config.as_deref())
+            check::run(config.as_deref(), instance.as_ref())
         }
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "recodex-monitor", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Some(Command::Status { config, address }) => {
-            on_screen(async |_| status::run(config.as_deref(), address.as_deref()).await)
+        Some(Command::Status { config, instance, address }) => {
+            let config = source(config, instance);
+            on_screen(async |_| status::run(config.as_ref(), address.as_deref()).await)
         }
         Some(Command::Demo { jobs, stay }) => on_screen(async |screen| demo::run(screen, jobs, stay).await),
         Some(Command::Watch { url, channel, ca, json, tasks }) => {
@@ -98,13 +100,19 @@ fn on_screen(command: impl AsyncFnOnce(&Screen) -> Result<(), Failure>) -> Resul
     outcome
 }
 
-fn monitor(run: &Run) -> Result<(), Failure> {
-    let config = run.config.as_deref();
+/// Returns the file that `-c` and `--instance` name.
+fn source(config: Option<PathBuf>, instance: Option<Instance>) -> Option<Source> {
+    config.map(|path| Source::new(path, instance))
+}
+
+fn monitor(run: Run) -> Result<(), Failure> {
+    let config = source(run.config, run.instance);
+    let config = config.as_ref();
     if run.check_reload {
         return config.map_or(Ok(()), reload::check);
     }
     if run.check {
-        let mut settings = config.map(Settings::load).transpose()?.unwrap_or_default();
+        let mut settings = config.map(Source::load).transpose()?.unwrap_or_default();
         // Numbers that exceed the limit of open files are lowered without a warning here; a start and `check` warn of them.
         let _ = settings.fit(rlimit::open_files(), 0);
         return print(&settings.to_yaml());

@@ -2,7 +2,7 @@
 
 use crate::commands::client::connect::unknown_host;
 use crate::commands::terminal::print;
-use crate::config::Settings;
+use crate::config::{Endpoint, Source};
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
 use crate::host_port::split_host_and_port;
@@ -18,33 +18,54 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
 /// The time limit for a monitor to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest answer that is read, in bytes. A report with fifty long warnings is shorter.
 const LONGEST: usize = 1024 * 1024;
 
+/// The beginning of the address of a Unix socket.
+const UNIX: &str = "unix:";
+
 /// The default address of the status listener.
 pub(crate) const DEFAULT: &str = "127.0.0.1:4568";
+
+/// The address of a status listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Listener {
+    /// `HOST:PORT`.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
 
 /// Asks the monitor at `address`, or at the `status_uri` of the configuration `config`, and prints its status.
 ///
 /// # Errors
 /// [`Exit::Usage`] if `address` is wrong, [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if the monitor is not ready,
 /// even if nobody reads the output to its end.
-pub(crate) async fn run(config: Option<&Path>, address: Option<&str>) -> Result<(), Failure> {
+pub(crate) async fn run(config: Option<&Source>, address: Option<&str>) -> Result<(), Failure> {
     let configured = config.map(configured).transpose()?;
     let typed = address.map(listener).transpose().map_err(|what| Failure::new(Exit::Usage, what))?;
-    let address = typed.or(configured.as_deref()).unwrap_or(DEFAULT);
-    let answer = timeout(PATIENCE, ask(address)).await.unwrap_or_else(|_| Err("no answer within 5 s".into()));
-    let report = answer
-        .map_err(|what| Failure::new(Exit::Unavailable, format!("no status of a monitor at {address}: {what}")))?;
-    print(&text(address, &report))?;
+    let at = typed.or(configured).unwrap_or_else(|| Listener::Tcp(DEFAULT.into()));
+    let answer = timeout(PATIENCE, ask(&at)).await.unwrap_or_else(|_| Err("no answer within 5 s".into()));
+    let report =
+        answer.map_err(|what| Failure::new(Exit::Unavailable, format!("no status of a monitor at {at}: {what}")))?;
+    print(&text(&at.to_string(), &report))?;
     match report.reason {
         Some(reason) if !report.ready => Err(Failure::new(Exit::Failed, format!("not ready: {reason}"))),
         _ => Ok(()),
@@ -52,21 +73,31 @@ pub(crate) async fn run(config: Option<&Path>, address: Option<&str>) -> Result<
 }
 
 /// Returns the address of the status listener in a configuration.
-fn configured(config: &Path) -> Result<String, Failure> {
+fn configured(config: &Source) -> Result<Listener, Failure> {
     let missing = "the configuration has no status_uri, so that the monitor cannot be asked; set it, such as to [\"127.0.0.1\", 4568]";
-    let address = Settings::load(config)?.status_uri;
-    let mut address = address.ok_or_else(|| Failure::new(Exit::Config, missing))?;
-    if matches!(address.host.as_str(), "" | "*") {
-        address.host = "localhost".into();
+    match config.load()?.status_uri.ok_or_else(|| Failure::new(Exit::Config, missing))? {
+        Endpoint::Tcp(mut address) => {
+            if matches!(address.host.as_str(), "" | "*") {
+                address.host = "localhost".into();
+            }
+            Ok(Listener::Tcp(address.to_string()))
+        }
+        Endpoint::Unix(path) => Ok(Listener::Unix(path)),
     }
-    Ok(address.to_string())
 }
 
-/// Returns the `HOST:PORT` in an address that a user typed, which may be the URL of the status page.
-fn listener(typed: &str) -> Result<&str, String> {
-    let expected = "expected HOST:PORT, such as 127.0.0.1:4568, or http://127.0.0.1:4568/";
+/// Returns the address that a user typed, which may be the URL of the status page.
+fn listener(typed: &str) -> Result<Listener, String> {
+    let expected = "expected HOST:PORT, such as 127.0.0.1:4568, or http://127.0.0.1:4568/, or unix:/PATH";
     let said = |what: &str| format!("{typed} is no address of a status listener: {what}; {expected}");
     let wrong = |what: &str| Err(said(what));
+    if let Some(path) = typed.strip_prefix(UNIX) {
+        return if path.starts_with('/') {
+            Ok(Listener::Unix(path.into()))
+        } else {
+            wrong("its path does not begin with /")
+        };
+    }
     let (scheme, rest) = typed.split_once("://").unwrap_or(("http", typed));
     match scheme.to_ascii_lowercase().as_str() {
         "http" => {}
@@ -79,16 +110,31 @@ fn listener(typed: &str) -> Result<&str, String> {
         return wrong(&format!("nothing is asked for at the path /{path}"));
     }
     split_host_and_port(address).map_err(|what| said(&what))?;
-    Ok(address)
+    Ok(Listener::Tcp(address.into()))
 }
 
-async fn ask(address: &str) -> Result<Report, String> {
-    let stream = TcpStream::connect(address).await.map_err(|e| not_connected(&e, address))?;
+async fn ask(at: &Listener) -> Result<Report, String> {
+    match at {
+        Listener::Tcp(address) => {
+            let stream = TcpStream::connect(address).await.map_err(|e| not_connected(&e, address))?;
+            ask_through(stream, address).await
+        }
+        Listener::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(|e| no_unix(&e))?;
+            ask_through(stream, "localhost").await
+        }
+    }
+}
+
+/// Asks through a connection to `host`.
+async fn ask_through(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+) -> Result<Report, String> {
     let (stream, first) = Watched::new(stream);
     let no_http = |_| no_http(&first);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(no_http)?;
-    let request =
-        Request::get("/status").header(HOST, address).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+    let request = Request::get("/status").header(HOST, host).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
     tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(no_http)?;
     match response.status() {
@@ -125,6 +171,19 @@ fn not_connected(error: &std::io::Error, address: &str) -> String {
         // The error of a name that does not resolve has no error number.
         _ if error.raw_os_error().is_none() => unknown_host(host, error),
         _ => format!("{error}; is the monitor running, and is its status_uri set to this address?"),
+    }
+}
+
+/// Explains why there is no connection to a Unix socket.
+fn no_unix(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound => {
+            "nobody listens there; is the monitor running, and is its status_uri set to this path?".into()
+        }
+        ErrorKind::PermissionDenied => {
+            format!("{error}; ask as the user or a member of the group that the monitor runs as, or as root")
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -254,9 +313,10 @@ mod tests {
     #[test]
     fn an_address_may_be_the_url_of_the_page() {
         for typed in ["a:1", "http://a:1", "http://a:1/", "HTTP://a:1/status"] {
-            assert_eq!(listener(typed), Ok("a:1"), "{typed}");
+            assert_eq!(listener(typed), Ok(Listener::Tcp("a:1".into())), "{typed}");
         }
-        assert_eq!(listener("http://[::1]:4568/"), Ok("[::1]:4568"));
+        assert_eq!(listener("http://[::1]:4568/"), Ok(Listener::Tcp("[::1]:4568".into())));
+        assert_eq!(listener("unix:/run/a.sock"), Ok(Listener::Unix("/run/a.sock".into())));
         for (typed, said) in [
             ("https://a:1/", "has no TLS"),
             ("ws://a:1/", "where viewers connect"),
@@ -264,6 +324,7 @@ mod tests {
             ("http://a:1/metrics", "the path /metrics"),
             ("a", "no port"),
             ("", "no port"),
+            ("unix:a.sock", "does not begin with /"),
             (":4568", "no host"),
             ("::1:4568", "brackets"),
             ("http://user:pw@127.0.0.1:4568/", "leave out what stands before the @"),

@@ -5,7 +5,7 @@ use crate::fs::{MAX_UNIX_PATH, temporary_path};
 use serde::de::{Deserializer, Error, Expected, IgnoredAny, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for Address {
 /// The prefix of a Unix socket's name.
 pub(super) const UNIX: &str = "unix:";
 
-/// The address where viewers connect.
+/// An address where clients connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// TCP.
@@ -107,16 +107,20 @@ impl<'de> Deserialize<'de> for Endpoint {
             fn visit_str<E: Error>(self, text: &str) -> Result<Endpoint, E> {
                 let path = text.strip_prefix(UNIX).map(PathBuf::from).filter(|path| path.is_absolute());
                 let path = path.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))?;
-                if [&path, &temporary_path(&path)].iter().any(|path| path.as_os_str().len() > MAX_UNIX_PATH) {
-                    return Err(E::custom(
-                        "the path of a Unix socket is too long; expected at most 107 bytes, and 102 before the last slash",
-                    ));
-                }
+                check_length(&path).map_err(E::custom)?;
                 Ok(Endpoint::Unix(path))
             }
         }
         deserializer.deserialize_any(TcpOrUnix)
     }
+}
+
+/// Refuses a path that is too long for a Unix socket, or whose temporary path is.
+pub(super) fn check_length(path: &Path) -> Result<(), &'static str> {
+    if [path, &temporary_path(path)].iter().any(|path| path.as_os_str().len() > MAX_UNIX_PATH) {
+        return Err("the path of a Unix socket is too long; expected at most 107 bytes, and 102 before the last slash");
+    }
+    Ok(())
 }
 
 /// The mode of a Unix socket, as of `chmod(1)`.

@@ -2,7 +2,7 @@
 
 use super::error::{ConfigError, Mistake};
 use super::yaml::MAX_FILE;
-use super::{Endpoint, Settings, explain, yaml};
+use super::{Endpoint, Settings, Source, explain, yaml};
 use crate::fs::{self, Accept, Content};
 use std::path::Path;
 use std::time::Duration;
@@ -15,46 +15,61 @@ const QUIET_IF_CUT: Duration = Duration::from_secs(1);
 /// The error for a file in another encoding.
 const UTF_16: &str = "the file is in UTF-16; save it as UTF-8 (in Notepad: `Save as`, encoding `UTF-8`)";
 
-impl Settings {
-    /// Reads a configuration file or a pipe at a start. An empty file means that every setting has its default.
+impl Source {
+    /// Reads the file or a pipe at a start. An empty file means that every setting has its default.
     ///
     /// # Errors
     /// If it cannot be read, or is no valid configuration.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let read = fs::read_bounded(path, MAX_FILE, Accept::FileOrPipe);
-        let content = read.map_err(|message| ConfigError::of_file(path, message))?;
-        Self::parse(path, &content.bytes)?.apart(path)
+    pub fn load(&self) -> Result<Settings, ConfigError> {
+        let read = fs::read_bounded(&self.path, MAX_FILE, Accept::FileOrPipe);
+        let content = read.map_err(|message| self.error(message))?;
+        self.parse(&content.bytes)
     }
 
-    /// Reads a configuration file again for a monitor that runs. Blocks, for some seconds at most, until the file stops changing.
+    /// Reads the file again for a monitor that runs. Blocks, for some seconds at most, until the file stops changing.
     ///
     /// # Errors
-    /// As [`Settings::load`]; and if it is no regular file, keeps changing, or sets nothing.
-    pub(crate) fn load_again(path: &Path) -> Result<Self, ConfigError> {
-        let error = |message| ConfigError::of_file(path, message);
+    /// As [`Source::load`]; and if it is no regular file, keeps changing, or sets nothing.
+    pub(crate) fn load_again(&self) -> Result<Settings, ConfigError> {
+        let path = &*self.path;
         let quiet = |read: &Result<Content, String>| match read {
             Ok(read) if !read.bytes.ends_with(b"\n") => QUIET_IF_CUT,
             _ => QUIET,
         };
         let read = fs::settled(quiet, || fs::read_bounded(path, MAX_FILE, Accept::File)).and_then(|read| read);
-        let bytes = read.map_err(error)?.bytes;
-        match Self::parse_and_count(path, &bytes)? {
-            (_, 0) => Err(error(
+        let bytes = read.map_err(|message| self.error(message))?.bytes;
+        match Settings::parse_and_count(path, &bytes)? {
+            (_, 0) => Err(self.error(
                 "it sets nothing, and at a reload that would give every setting its default; restart the monitor if you mean that".into(),
             )),
-            (settings, _) => settings.apart(path),
+            (settings, _) => self.finish(settings),
         }
     }
 
-    /// Refuses settings that use one file for two purposes; `path` is the configuration file.
-    fn apart(self, path: &Path) -> Result<Self, ConfigError> {
-        match self.collision(path) {
-            Some(message) => Err(ConfigError::of_file(path, message)),
-            None => Ok(self),
+    /// Parses the content of the file.
+    ///
+    /// # Errors
+    /// If it is no valid configuration, or larger than [`MAX_FILE`].
+    pub(crate) fn parse(&self, bytes: &[u8]) -> Result<Settings, ConfigError> {
+        self.finish(Settings::parse(&self.path, bytes)?)
+    }
+
+    /// Puts the instance's name into the paths, and refuses settings that then use one file for two purposes.
+    fn finish(&self, settings: Settings) -> Result<Settings, ConfigError> {
+        let settings = settings.for_instance(self.instance.as_ref()).map_err(|message| self.error(message))?;
+        match settings.collision(&self.path) {
+            Some(message) => Err(self.error(message)),
+            None => Ok(settings),
         }
     }
 
-    /// Parses the content of a configuration file; `path` is for the error.
+    fn error(&self, message: String) -> ConfigError {
+        ConfigError::of_file(&self.path, message)
+    }
+}
+
+impl Settings {
+    /// Parses the content of a configuration file; `path` is for the error. `%i` stays in the paths.
     ///
     /// # Errors
     /// If it is no valid configuration, or larger than [`MAX_FILE`].
@@ -89,6 +104,21 @@ impl Settings {
         if self.share_ports && self.cluster.is_none() {
             return Some(
                 "share_ports is on: expected a section cluster, since a viewer and the broker of its job may come to different instances",
+            );
+        }
+        if self.share_ports && matches!(self.status_uri, Some(Endpoint::Tcp(_))) {
+            return Some(
+                "share_ports is on: expected status_uri to be a Unix socket, such as \"unix:/run/recodex/%i.sock\", since at a shared \
+                 port any of the instances would answer",
+            );
+        }
+        let of_viewers = match &self.websocket_uri {
+            Endpoint::Tcp(address) => Some(address.port),
+            Endpoint::Unix(_) => None,
+        };
+        if self.share_ports && self.zeromq_uri.port > 0 && of_viewers == Some(self.zeromq_uri.port) {
+            return Some(
+                "share_ports is on: expected websocket_uri and zeromq_uri to have different ports, since each can be bound twice",
             );
         }
         if self.cluster.as_ref().is_some_and(|cluster| cluster.user.is_some() && cluster.password_file.is_none()) {

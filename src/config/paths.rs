@@ -84,9 +84,15 @@ impl Settings {
             let files = [state.clone(), unfinished_history(state), unusable_history(state)];
             all.push(Files::new("history.state", true, &files));
         }
-        if let Endpoint::Unix(path) = &self.websocket_uri {
-            all.push(Files::new("websocket_uri", true, std::slice::from_ref(path)));
-            all.push(Files::new("the temporary name of websocket_uri", true, &[temporary_path(path)]));
+        let sockets = [
+            ("websocket_uri", "the temporary name of websocket_uri", Some(&self.websocket_uri)),
+            ("status_uri", "the temporary name of status_uri", self.status_uri.as_ref()),
+        ];
+        for (key, temporary, endpoint) in sockets {
+            if let Some(Endpoint::Unix(path)) = endpoint {
+                all.push(Files::new(key, true, std::slice::from_ref(path)));
+                all.push(Files::new(temporary, true, &[temporary_path(path)]));
+            }
         }
         if let Some(log) = self.logger.path() {
             all.push(Files::log(log, self.logger.rotations));
@@ -118,6 +124,7 @@ mod tests {
         let log = |name: &str| format!("logger: {{file: '{}', rotations: 3}}\n", at(name));
         let tls = |key: &str| format!("tls: {{certificate: '{}', key: '{}'}}\n", at("cert-link"), at(key));
         let socket = |name: &str| format!("websocket_uri: 'unix:{}'\n", at(name));
+        let status = |name: &str| format!("status_uri: 'unix:{}'\n", at(name));
         let the_socket = Some("websocket_uri and history.state");
         let the_log = Some("logger.file and history.state");
         for (one, other, users) in [
@@ -150,6 +157,11 @@ mod tests {
             (socket("s"), log("s.new"), Some("logger.file and the temporary name of websocket_uri")),
             (socket("m.log.2"), log("m.log"), Some("logger.file and websocket_uri")),
             (socket("s"), log("m.log"), None),
+            (socket("s"), status("s"), Some("status_uri and websocket_uri")),
+            (socket("s"), status("s.new"), Some("status_uri and the temporary name of websocket_uri")),
+            (socket("s.new"), status("s"), Some("the temporary name of status_uri and websocket_uri")),
+            (socket("s"), status("t"), None),
+            (status("s"), history("s.new"), Some("the temporary name of status_uri and history.state")),
         ] {
             let text = format!("{one}{other}");
             let settings = Settings::parse(&config, text.as_bytes()).unwrap();

@@ -25,7 +25,7 @@ pub struct Settings {
     /// The address where brokers connect.
     pub zeromq_uri: Address,
     /// The address of the status listener; by default there is none.
-    pub status_uri: Option<Address>,
+    pub status_uri: Option<Endpoint>,
     /// The certificate for TLS on the viewers' port; by default there is no TLS.
     pub tls: Option<Tls>,
     /// The Redis through which several monitors are one service; by default a monitor works alone.

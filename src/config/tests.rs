@@ -268,7 +268,7 @@ fn a_file_is_read_up_to_its_limit_and_refused_past_it() {
     let path = directory.path().join("c.yml");
     let load = |size: u64| {
         std::fs::write(&path, "#".repeat(usize::try_from(size).unwrap())).unwrap();
-        Settings::load(&path)
+        Source::new(&path, None).load()
     };
     assert_eq!(load(MAX_FILE), Ok(Settings::default()));
     assert!(load(MAX_FILE + 1).unwrap_err().to_string().contains("at most 65536 bytes"));

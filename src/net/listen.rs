@@ -1,4 +1,4 @@
-//! Listening TCP sockets: bound to every address of a host, beside those of previous processes.
+//! Listening TCP sockets: bound to every address of a host, beside those of previous processes or of other instances.
 
 use crate::config::Address;
 use crate::deadline::timeout;
@@ -6,7 +6,7 @@ use crate::error::{Exit, Failure};
 use crate::net::interface;
 use crate::rlimit;
 use crate::systemd::fd_store::{self, Listener};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::SockRef;
 use std::cmp::Reverse;
 use std::io;
@@ -36,6 +36,8 @@ pub(super) const TAKES_INTERFACE: &str = "zeromq_uri";
 pub(crate) struct Port {
     /// This process's sockets.
     pub(crate) listeners: Vec<TcpListener>,
+    /// The sockets of the previous process that this one goes on with, at a shared port. The service manager keeps them already.
+    pub(crate) adopted: Vec<TcpListener>,
     /// The sockets of previous processes at the same addresses. Connects that wait there or have begun are served; they get no new
     /// ones.
     pub(crate) previous: Vec<PreviousListener>,
@@ -51,14 +53,24 @@ pub(crate) struct PreviousListener {
 }
 
 impl Port {
-    /// Returns the addresses of this process's sockets.
+    /// Returns the sockets at which this process accepts new connects.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &TcpListener> {
+        self.adopted.iter().chain(&self.listeners)
+    }
+
+    /// Returns the number of those.
+    pub(crate) fn count(&self) -> usize {
+        self.own().count()
+    }
+
+    /// Returns their addresses.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.own().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// Returns the same as text, with the families of an address that stands for all of the machine's.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.listeners.iter().filter_map(name).collect()
+        self.own().filter_map(name).collect()
     }
 }
 
@@ -82,33 +94,36 @@ fn name(listener: &TcpListener) -> Option<String> {
 /// A socket of `kept` at one of the addresses is taken out, and a new one takes its place without a gap. It is a new one because
 /// address filters of the service manager hold for the sockets that are made while they are in force.
 ///
+/// With `shared`, other instances of the monitor listen at the same addresses, each with one socket, and the system spreads the new
+/// connects. A new socket in place of a kept one would then get only its share of them, and the connects that wait at the kept one would
+/// need another process. So the kept socket is adopted, and nothing says which socket gets a connect.
+///
 /// # Errors
 /// [`Exit::Unavailable`] if the host does not resolve or a port is taken, [`Exit::NoPermission`] if the system says so.
-pub(crate) fn bind(key: &str, address: &Address, kept: &mut Vec<Listener>) -> Result<Port, Failure> {
+pub(crate) fn bind(key: &str, address: &Address, shared: bool, kept: &mut Vec<Listener>) -> Result<Port, Failure> {
     let mut addresses = resolve(key, address)?;
     let is_wildcard = address.host.is_empty() || address.host == "*";
     let mut port = Port::default();
     let mut missing = None;
     for at in &mut addresses {
         if at.port() == 0
-            && let Some(first) = port.listeners.first().and_then(|first: &TcpListener| first.local_addr().ok())
+            && let Some(first) = port.addresses().first()
         {
             at.set_port(first.port());
         }
-        match bind_address(*at, is_wildcard, kept) {
-            Ok((listener, previous)) => {
-                port.listeners.push(listener);
-                port.previous.extend(previous);
-            }
+        let bind = if shared { bind_shared } else { bind_address };
+        match bind(&mut port, *at, is_wildcard, kept) {
+            Ok(()) => {}
             Err(e) if is_missing(&e) => {
                 log::warn!("{key}: {at} is not an address of this machine; it is left out ({e})");
                 missing = Some(e);
             }
+            Err(e) if shared && e.kind() == io::ErrorKind::AddrInUse => return Err(cannot_share(key, *at, &e)),
             Err(e) => return Err(cannot_bind(key, &at.to_string(), &e)),
         }
     }
     match missing {
-        Some(e) if port.listeners.is_empty() => Err(cannot_bind(key, &address.to_string(), &e)),
+        Some(e) if port.count() == 0 => Err(cannot_bind(key, &address.to_string(), &e)),
         _ => Ok(port),
     }
 }
@@ -138,16 +153,13 @@ fn resolve(key: &str, address: &Address) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses)
 }
 
-/// Binds an address. Returns the new socket, and the sockets of `kept` at this address, which have no new connects any more.
-fn bind_address(
-    at: SocketAddr,
-    both_families: bool,
-    kept: &mut Vec<Listener>,
-) -> io::Result<(TcpListener, Vec<PreviousListener>)> {
+/// Binds an address. Adds the new socket to `port`, and the sockets of `kept` at this address, which have no new connects any more.
+fn bind_address(port: &mut Port, at: SocketAddr, both_families: bool, kept: &mut Vec<Listener>) -> io::Result<()> {
     let mut previous = take_previous(at, both_families, kept);
-    let listener = listen_beside(at, both_families, &mut previous, kept)?;
+    let listener = listen_beside(at, both_families, false, &mut previous, kept)?;
     if previous.is_empty() {
-        return Ok((listener, Vec::new()));
+        port.listeners.push(listener);
+        return Ok(());
     }
     // Without this, both sockets get new connects; some may still be on the way when the older one is closed.
     route_connects(&listener, previous.len())
@@ -158,8 +170,45 @@ fn bind_address(
         let listener = TcpListener::from_std(socket)?;
         Ok(PreviousListener { listener, name, successor: Arc::clone(&successor) })
     };
-    let previous = previous.into_iter().map(usable).collect::<io::Result<_>>()?;
-    Ok((listener, previous))
+    let previous = previous.into_iter().map(usable).collect::<io::Result<Vec<_>>>()?;
+    port.previous.extend(previous);
+    port.listeners.push(listener);
+    Ok(())
+}
+
+/// Adopts the newest socket of `kept` at this address or, if there is none, listens there beside other instances.
+fn bind_shared(port: &mut Port, at: SocketAddr, both_families: bool, kept: &mut Vec<Listener>) -> io::Result<()> {
+    let mut previous = take_previous(at, both_families, kept).into_iter();
+    let Some(newest) = previous.next() else {
+        port.listeners.push(listen_beside(at, both_families, true, &mut Vec::new(), kept)?);
+        return Ok(());
+    };
+    if previous.len() > 0 || !getsockopt(&newest.socket, sockopt::ReusePort)? {
+        // The previous process did not share its ports. After quick restarts there are older sockets, and a preference among them.
+        previous.for_each(Listener::close);
+        setsockopt(&newest.socket, sockopt::ReusePort, &true)?;
+        // The index of no socket leaves the choice to the system. The call fails if there has been no preference.
+        route_connects(&newest.socket, usize::MAX)
+            .unwrap_or_else(|e| log::debug!("{at}: no preference to take away: {e}"));
+    }
+    newest.socket.set_nonblocking(true)?;
+    port.adopted.push(TcpListener::from_std(newest.socket)?);
+    Ok(())
+}
+
+/// Checks that every address of `address` can be shared with the instances that run, without listening there: a socket that listens
+/// would get connects. Returns the addresses as text.
+///
+/// # Errors
+/// As [`bind`].
+pub(crate) fn probe_shared(key: &str, address: &Address) -> Result<Vec<String>, Failure> {
+    let is_wildcard = address.host.is_empty() || address.host == "*";
+    let probe = |at: SocketAddr| match bind_socket(at, is_wildcard, true) {
+        Ok(_) => Ok(at.to_string()),
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(cannot_share(key, at, &e)),
+        Err(e) => Err(cannot_bind(key, &at.to_string(), &e)),
+    };
+    resolve(key, address)?.into_iter().map(probe).collect()
 }
 
 /// Takes the sockets at this address out of `kept`, the newest first, and closes those for which there are too few descriptors.
@@ -171,23 +220,24 @@ fn take_previous(at: SocketAddr, both_families: bool, kept: &mut Vec<Listener>) 
 }
 
 /// Listens at an address, beside the `previous` sockets there and those of `kept` at its port. They are closed if the port cannot be
-/// shared with them.
+/// shared with them. With `shared`, other instances may listen there, too.
 fn listen_beside(
     at: SocketAddr,
     both_families: bool,
+    shared: bool,
     previous: &mut Vec<Listener>,
     kept: &mut Vec<Listener>,
 ) -> io::Result<TcpListener> {
     let is_near = |kept: &Listener| kept.socket.local_addr().is_ok_and(|other| other.port() == at.port());
-    let shares = !previous.is_empty() || kept.iter().any(is_near);
+    let is_beside = !previous.is_empty() || kept.iter().any(is_near);
     for listener in previous.iter().chain(kept.iter().filter(|listener| is_near(listener))) {
         setsockopt(&listener.socket, sockopt::ReusePort, &true)?;
     }
     let deadline = Instant::now() + CLOSE_TIMEOUT;
     loop {
-        match listen(at, both_families, shares) {
+        match bind_socket(at, both_families, shared || is_beside).and_then(|socket| socket.listen(BACKLOG)) {
             // The previous sockets belong to another user, because `User=` was changed: two users cannot share a port.
-            Err(e) if shares && e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+            Err(e) if is_beside && e.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 previous.drain(..).chain(kept.extract_if(.., |listener| is_near(listener))).for_each(Listener::close);
                 std::thread::sleep(RETRY_PAUSE);
             }
@@ -197,7 +247,7 @@ fn listen_beside(
 }
 
 /// Gives every new connect to the last of the sockets that listen at the same address, which comes after `others`.
-fn route_connects(listener: &TcpListener, others: usize) -> io::Result<()> {
+fn route_connects(listener: &impl AsFd, others: usize) -> io::Result<()> {
     use nix::libc::{BPF_K, BPF_RET, sock_filter, sock_fprog};
     // "Return others."
     let code = u16::try_from(BPF_RET | BPF_K).map_err(io::Error::other)?;
@@ -206,8 +256,8 @@ fn route_connects(listener: &TcpListener, others: usize) -> io::Result<()> {
     Ok(setsockopt(listener, sockopt::AttachReusePortCbpf, &program)?)
 }
 
-/// Listens at an address, which it `shares` with other sockets if that is set.
-fn listen(at: SocketAddr, both_families: bool, shares: bool) -> io::Result<TcpListener> {
+/// Binds a socket to an address, which it `shares` with other sockets if that is set.
+fn bind_socket(at: SocketAddr, both_families: bool, shares: bool) -> io::Result<TcpSocket> {
     let socket = if at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Without this option a restarted monitor would wait for its old connections to time out.
     socket.set_reuseaddr(true)?;
@@ -216,10 +266,10 @@ fn listen(at: SocketAddr, both_families: bool, shares: bool) -> io::Result<TcpLi
         setsockopt(&socket, sockopt::Ipv6V6Only, &!both_families)?;
     }
     socket.bind(at)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
 }
 
-/// Returns true if a socket is bound as [`listen`] would bind it.
+/// Returns true if a socket is bound as [`bind_socket`] would bind it.
 fn is_bound(listener: &net::TcpListener, at: SocketAddr, both_families: bool) -> bool {
     listener.local_addr().is_ok_and(|bound| bound == at)
         && (at.is_ipv4() || SockRef::from(listener).only_v6().is_ok_and(|only| only != both_families))
@@ -240,6 +290,11 @@ pub(super) fn cannot_bind(key: &str, at: &str, error: &io::Error) -> Failure {
         _ => (Exit::Unavailable, ""),
     };
     Failure::new(exit, format!("{key}: cannot listen on {at}: {error}{hint}"))
+}
+
+fn cannot_share(key: &str, at: SocketAddr, error: &io::Error) -> Failure {
+    let what = "expected only instances of the monitor there that run as the same user and have share_ports, too";
+    Failure::new(Exit::Unavailable, format!("{key}: cannot listen on {at}: {error}; {what}"))
 }
 
 impl PreviousListener {

@@ -1,6 +1,7 @@
 //! Sockets: listening, accepting, streams over TCP, TLS and Unix sockets, certificates.
 
 pub(crate) mod accept;
+pub(crate) mod backlog;
 pub(crate) mod client_tls;
 pub(crate) mod first_byte;
 pub(crate) mod head_limits;

@@ -1,6 +1,7 @@
 //! The life of the process: start, relay, reload, and stop or hand over.
 
 mod certificate;
+mod ports;
 pub(crate) mod privileges;
 pub(crate) mod relay;
 pub(crate) mod reload;
@@ -10,14 +11,13 @@ pub(crate) mod startup;
 mod trust;
 mod watchdog;
 
-use crate::config::{Level, Settings};
+use crate::config::{Level, Source};
 use crate::error::Failure;
 use crate::handover::hand_over;
 use crate::logging;
 use crate::server::relay::Ended;
 use crate::systemd::{fd_store, notify};
 use crate::viewer::quiet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::SignalKind;
@@ -29,14 +29,14 @@ const NOTIFY_LIMIT: Duration = Duration::from_millis(300);
 ///
 /// # Errors
 /// If it cannot start.
-pub(crate) fn run(config: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn run(config: Option<&Source>) -> Result<(), Failure> {
     let outcome = start_and_relay(config);
     notify::finish(NOTIFY_LIMIT);
     outcome
 }
 
-fn start_and_relay(config: Option<&Path>) -> Result<(), Failure> {
-    let settings = config.map(Settings::load).transpose().map(Option::unwrap_or_default);
+fn start_and_relay(config: Option<&Source>) -> Result<(), Failure> {
+    let settings = config.map(Source::load).transpose().map(Option::unwrap_or_default);
     let log = logging::begin(settings.as_ref().map_or(Level::Info, |settings| settings.logger.level))?;
     notify::open();
     let fds = fd_store::take();
@@ -50,7 +50,7 @@ fn start_and_relay(config: Option<&Path>) -> Result<(), Failure> {
     drop(inside);
     let shared = relay.shared();
     let ended = runtime.block_on(async {
-        tokio::spawn(reload::on_hangup(hangup, config.map(Into::into), Arc::clone(&shared)));
+        tokio::spawn(reload::on_hangup(hangup, config.cloned(), Arc::clone(&shared)));
         tokio::spawn(signals::log_summaries(asked, Arc::clone(&shared)));
         relay.run(inherited, stop).await
     });

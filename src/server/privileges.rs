@@ -1,13 +1,12 @@
 //! The giving up of root: the monitor reads its configuration and binds its TCP ports as root, and does everything else without it.
 
-use crate::config::Settings;
+use crate::config::{Settings, Source};
 use crate::error::{Exit, Failure};
 use crate::server::trust;
 use caps::CapSet;
 use nix::sys::prctl;
 use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist, getresgid, getresuid, setgid, setgroups, setuid};
 use std::ffi::CString;
-use std::path::Path;
 
 /// The user and the groups that the monitor takes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,18 +37,18 @@ impl Identity {
     }
 }
 
-/// Returns the identity that the settings name, or `None` if the monitor was not started as root and keeps its own. `config_path` is
+/// Returns the identity that the settings name, or `None` if the monitor was not started as root and keeps its own. `config` is
 /// the file of the settings, if there is one.
 ///
 /// # Errors
 /// [`Exit::NoPermission`] if there is no such user or group, or it is root's: the monitor never relays as root. The same if others
 /// than root can change the configuration, and it names a user or a group that they may not name.
-pub(crate) fn identity(settings: &Settings, config_path: Option<&Path>) -> Result<Option<Identity>, Failure> {
+pub(crate) fn identity(settings: &Settings, config: Option<&Source>) -> Result<Option<Identity>, Failure> {
     if !geteuid().is_root() {
         return Ok(None);
     }
-    if let Some(path) = config_path {
-        trust::check(path, settings)?;
+    if let Some(config) = config {
+        trust::check(config, settings)?;
     }
     let refused = |what: String| Failure::new(Exit::NoPermission, what);
     let name = &settings.user;

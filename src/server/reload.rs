@@ -3,7 +3,7 @@
 //!
 //! The disk may block the thread that reads. Only the reload waits for it, and gives up after [`READ_LIMIT`].
 
-use crate::config::Settings;
+use crate::config::{Settings, Source};
 use crate::context::Shared;
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
@@ -11,7 +11,6 @@ use crate::handover::history_file;
 use crate::net::tls::Certificate;
 use crate::rlimit;
 use crate::systemd::readiness;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -37,12 +36,12 @@ pub struct Prepared {
 }
 
 /// Reloads at each SIGHUP, until the monitor stops. Signals that come during a reload cause one more after it.
-pub(super) async fn on_hangup(mut hangup: Signal, config: Option<PathBuf>, shared: Arc<Shared>) {
+pub(super) async fn on_hangup(mut hangup: Signal, config: Option<Source>, shared: Arc<Shared>) {
     let mut reader = Reader::default();
     while hangup.recv().await.is_some() && !readiness::is_stopping() {
         readiness::reloading();
         let (config, old, listeners) = (config.clone(), shared.settings(), shared.listeners);
-        let prepared = reader.run(move || read(config.as_deref(), &old, listeners)).await;
+        let prepared = reader.run(move || read(config.as_ref(), &old, listeners)).await;
         // From here on nothing waits, so that no stop can begin in between.
         if readiness::is_stopping() {
             log::info!("SIGHUP: the monitor stops, so the configuration is not taken up");
@@ -99,8 +98,8 @@ impl Reader {
 ///
 /// # Errors
 /// If a reload would be refused. Also for a certificate that only a restart would take up, since `tls` may have changed.
-pub(crate) fn check(config: &Path) -> Result<(), Failure> {
-    let mut settings = Settings::load_again(config)?;
+pub(crate) fn check(config: &Source) -> Result<(), Failure> {
+    let mut settings = config.load_again()?;
     settings.fit(rlimit::open_files(), 0).map_err(|e| Failure::new(Exit::Config, e.to_string()))?;
     settings.history.state.as_deref().map_or(Ok(()), history_file::check)?;
     // Only the main process may read credentials (systemd 252). They do not change until a restart.
@@ -109,11 +108,11 @@ pub(crate) fn check(config: &Path) -> Result<(), Failure> {
 }
 
 /// Reads all files of a reload. Without a configuration file the settings stay.
-fn read(config: Option<&Path>, old: &Settings, listeners: usize) -> Result<Prepared, Failure> {
-    let settings = config.map(Settings::load_again).transpose()?;
+fn read(config: Option<&Source>, old: &Settings, listeners: usize) -> Result<Prepared, Failure> {
+    let settings = config.map(Source::load_again).transpose()?;
     let prepared = Prepared::new(settings.unwrap_or_else(|| old.clone()), old, listeners)?;
     // Checked again: settings that need a restart have their old values here, not those in the file.
-    match config.and_then(|config| prepared.settings.collision(config)) {
+    match config.and_then(|config| prepared.settings.collision(config.path())) {
         Some(what) => Err(Failure::new(Exit::Config, what)),
         None => Ok(prepared),
     }
@@ -171,9 +170,10 @@ mod tests {
         let history = format!("history: {{state: '{}/a.1'}}\n", directory.path().display());
         let old = Settings::parse(&config, log("a").as_bytes()).unwrap();
         std::fs::write(&config, log("b") + &history).unwrap();
-        let refused = read(Some(&config), &old, 2).unwrap_err().to_string();
+        let source = Source::new(&config, None);
+        let refused = read(Some(&source), &old, 2).unwrap_err().to_string();
         assert!(refused.contains("a.1") && refused.contains("history.state"), "{refused}");
         let now = Settings::parse(&config, log("b").as_bytes()).unwrap();
-        assert!(read(Some(&config), &now, 2).is_ok());
+        assert!(read(Some(&source), &now, 2).is_ok());
     }
 }

@@ -5,6 +5,7 @@ use crate::context::permits::ConnectionLimit;
 use crate::deadline::timeout_at;
 use crate::handover::{history_file, history_to_save};
 use crate::net::unix::UnixFile;
+use crate::server::ports::Remains;
 use crate::systemd::readiness;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +27,8 @@ pub(super) struct Running {
     pub(super) shared: Arc<Shared>,
     /// The tasks that accept, and those in the background.
     pub(super) tasks: JoinSet<()>,
-    /// The file of the viewers' Unix socket, if they come through one.
-    pub(super) socket_file: Option<UnixFile>,
+    /// The rest of the listening sockets.
+    pub(super) remains: Remains,
 }
 
 impl Running {
@@ -46,9 +47,8 @@ impl Running {
         log::info!("stopping with {} viewers and {} channels", shared.viewers.taken(), shared.hub.usage().channels);
         self.tasks.shutdown().await;
         // Removed at once, so that the web server in front notices the stop.
-        if let Some(file) = self.socket_file {
-            file.remove();
-        }
+        self.remains.files.drain(..).for_each(UnixFile::remove);
+        self.remains.leave_shared_ports(shared).await;
         shared.stop.send_replace(true);
         all_free(&shared.brokers, deadline).await;
         if let Some(stream) = &shared.stream {

@@ -1,13 +1,13 @@
 //! The start of the monitor: ports, root, what was inherited, log, certificate, in this order.
 
-use crate::config::{Logger, Settings};
+use crate::config::{Logger, Settings, Source};
 use crate::error::{Exit, Failure};
 use crate::handover::{Inherited, history_file};
 use crate::logging::{Opened, Waiting};
+use crate::server::ports::Ports;
 use crate::server::privileges;
-use crate::server::relay::{Ports, Relay};
+use crate::server::relay::Relay;
 use crate::systemd::fd_store::InheritedFds;
-use std::path::Path;
 use tokio::runtime::{Builder, Runtime};
 
 /// The log until its thread runs. Each part is there until the next step begins.
@@ -34,7 +34,7 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 /// If the settings are wrong, or a step fails. What was inherited is saved then.
 pub(super) fn start(
     settings: Result<Settings, Failure>,
-    config: Option<&Path>,
+    config: Option<&Source>,
     mut fds: InheritedFds,
     log: Waiting,
 ) -> Result<(Relay, Option<Inherited>), Failure> {
@@ -66,7 +66,7 @@ pub(super) fn start(
 /// `recodex`. Returns the results of both steps.
 fn bind_and_give_up_root(
     settings: Result<Settings, Failure>,
-    config: Option<&Path>,
+    config: Option<&Source>,
     fds: &mut InheritedFds,
 ) -> (Result<(Settings, Ports), Failure>, Result<(), Failure>) {
     let usable = settings.and_then(|settings| Ok((privileges::identity(&settings, config)?, settings)));

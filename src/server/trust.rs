@@ -1,6 +1,6 @@
 //! The check of the user and the group in a configuration that others than root can change.
 
-use crate::config::{DEFAULT_USER, MAX_FILE, Settings};
+use crate::config::{DEFAULT_USER, MAX_FILE, Settings, Source};
 use crate::error::{Exit, Failure};
 use crate::fs::{Accept, read_bounded};
 use nix::libc::{S_IFDIR, S_IFLNK, S_IFMT, S_ISVTX};
@@ -44,7 +44,8 @@ enum Who {
 ///
 /// # Errors
 /// [`Exit::NoPermission`] with the user and the path that they can write; [`Exit::Config`] if the file cannot be read any more.
-pub(super) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
+pub(super) fn check(config: &Source, settings: &Settings) -> Result<(), Failure> {
+    let path = config.path();
     if settings.user == DEFAULT_USER && settings.group.as_deref().is_none_or(|group| group == DEFAULT_USER) {
         return Ok(());
     }
@@ -52,7 +53,7 @@ pub(super) fn check(path: &Path, settings: &Settings) -> Result<(), Failure> {
     // The file is read again: the checked file must be the one with these settings, even if it was replaced meanwhile.
     let unknown = |what: String| refused(format!("cannot tell who can write {}: {what}", path.display()));
     let read = read_bounded(path, MAX_FILE, Accept::File).map_err(unknown)?;
-    if Settings::parse(path, &read.bytes)? != *settings {
+    if config.parse(&read.bytes)? != *settings {
         return Err(refused(format!("{} changed while it was read; start the monitor again", path.display())));
     }
     let (writers, owner) = writers(path, read.id()).map_err(unknown)?;
@@ -181,10 +182,11 @@ mod tests {
         let path = directory.path().join("c.yml");
         let named = |user: &str| format!("user: {user}\n");
         std::fs::write(&path, named("alice")).unwrap();
-        let (alice, read) = (Settings::load(&path).unwrap(), read_bounded(&path, MAX_FILE, Accept::File).unwrap());
+        let config = Source::new(&path, None);
+        let (alice, read) = (config.load().unwrap(), read_bounded(&path, MAX_FILE, Accept::File).unwrap());
         std::fs::rename(&path, directory.path().join("old")).unwrap();
         std::fs::write(&path, named("bob")).unwrap();
-        assert!(check(&path, &alice).unwrap_err().to_string().contains("changed while it was read"));
+        assert!(check(&config, &alice).unwrap_err().to_string().contains("changed while it was read"));
         let error = writers(&path, read.id()).unwrap_err();
         assert!(error.ends_with("c.yml is not the file that was read"), "{error}");
     }

@@ -15,9 +15,11 @@ pub(crate) use sampling::sample;
 use crate::context::Shared;
 use crate::deadline::HttpTimer;
 use crate::logging::Throttle;
-use crate::net::accept::accept_tcp;
+use crate::net::accept;
 use crate::net::first_byte::{FirstByte, Watched};
 use crate::net::stream::NOTSENT_LOWAT;
+use crate::net::unix::drain_unix;
+use crate::peer::Peer;
 use crate::rlimit;
 use crate::wire::first_byte::ClientProtocol;
 use hyper::server::conn::http1;
@@ -29,7 +31,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use write_deadline::WriteDeadline;
 
 /// The most connections at once; fewer if the limit of open files is low.
@@ -45,29 +48,44 @@ static CROWDED: Throttle = Throttle::new(Duration::from_secs(60));
 static ZEROMQ: Throttle = Throttle::new(Duration::from_secs(60));
 static TLS: Throttle = Throttle::new(Duration::from_secs(60));
 
-/// Accepts connections. Never returns.
-pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+/// Accepts connections at a TCP socket. Never returns.
+pub(crate) async fn accept_tcp(listener: TcpListener, shared: Arc<Shared>) {
     let serve = |stream: TcpStream, peer: SocketAddr| {
-        let Some(permit) = shared.status_connections.take() else {
-            if let Some(more) = CROWDED.pass() {
-                log::warn!(RECODEX_PEER:% = peer; "refused a status request from {peer}: {} are open{more}", shared.status_connections.limit());
-            }
-            return;
-        };
         if let Err(e) = SockRef::from(&stream).set_tcp_notsent_lowat(NOTSENT_LOWAT) {
             log::debug!(RECODEX_PEER:% = peer; "status request from {peer}: its send buffer is not bounded: {e}");
         }
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            serve(stream, peer, shared).await;
-            drop(permit);
-        });
+        admit(stream, Peer::Socket(peer), &shared);
     };
-    accept_tcp(listener, serve).await;
+    accept::accept_tcp(listener, serve).await;
+}
+
+/// Accepts connections at a Unix socket. Never returns.
+pub(crate) async fn accept_unix(listener: UnixListener, shared: Arc<Shared>) {
+    accept::accept_unix(listener, |stream| admit(stream, Peer::Unix, &shared)).await;
+}
+
+/// Accepts the connections that wait at a Unix socket of the previous process, to which nobody can connect any more.
+pub(crate) async fn accept_waiting(listener: UnixListener, shared: Arc<Shared>) {
+    drain_unix(listener, |stream: UnixStream| admit(stream, Peer::Unix, &shared)).await;
+}
+
+/// Serves a connection, if there is a permit.
+fn admit(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer, shared: &Arc<Shared>) {
+    let Some(permit) = shared.status_connections.take() else {
+        if let Some(more) = CROWDED.pass() {
+            log::warn!(RECODEX_PEER:% = peer; "refused a status request from {peer}: {} are open{more}", shared.status_connections.limit());
+        }
+        return;
+    };
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        serve(stream, peer, shared).await;
+        drop(permit);
+    });
 }
 
 /// Serves one connection, which ends after its first answer.
-async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, shared: Arc<Shared>) {
     let (stream, first) = Watched::new(stream);
     let deadline = WriteDeadline::new(STALL_TIMEOUT);
     let service = service_fn(|request| {
@@ -88,7 +106,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
 }
 
 /// Logs a warning if the peer speaks ZeroMQ or TLS.
-fn warn_of_other_protocol(peer: SocketAddr, first: &FirstByte) {
+fn warn_of_other_protocol(peer: Peer, first: &FirstByte) {
     let (throttle, what) = match ClientProtocol::of(&[first.get()]) {
         Some(ClientProtocol::ZeroMq) => {
             (&ZEROMQ, "it speaks ZeroMQ, and this is the status port (status_uri); brokers connect to zeromq_uri")

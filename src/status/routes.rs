@@ -6,6 +6,7 @@ use super::openmetrics;
 use super::page::{PAGE, POLICY};
 use super::report::{Report, readiness};
 use super::write_deadline::WriteDeadline;
+use crate::config::Endpoint;
 use crate::context::Shared;
 use crate::wire::message::MAX_CHANNEL_ID;
 use http_body_util::channel::Channel;
@@ -90,13 +91,21 @@ fn watch(request: &Request<Incoming>, shared: &Arc<Shared>, deadline: WriteDeadl
 }
 
 /// Returns true if the request's `Host` is one of this monitor. Otherwise a page of another site could make its own name resolve to this
-/// address, and read the answers (DNS rebinding).
+/// address, and read the answers (DNS rebinding). No browser connects to a Unix socket, where every name is taken: that is the name of a
+/// web server in front, which decides on it.
 fn is_own_host(request: &Request<Incoming>, shared: &Shared) -> bool {
+    let settings = shared.settings();
+    let own = match &settings.status_uri {
+        Some(Endpoint::Tcp(own)) => Some(&own.host),
+        Some(Endpoint::Unix(_)) => return true,
+        None => None,
+    };
     request.headers().get_all(HOST).iter().all(|host| {
         let Ok(host) = host.to_str().unwrap_or_default().parse::<Authority>() else { return false };
         let host = host.host().trim_start_matches('[').trim_end_matches(']');
-        let own = shared.settings().status_uri.as_ref().is_some_and(|own| own.host.eq_ignore_ascii_case(host));
-        own || host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+        own.is_some_and(|own| own.eq_ignore_ascii_case(host))
+            || host.eq_ignore_ascii_case("localhost")
+            || host.parse::<IpAddr>().is_ok()
     })
 }
 

@@ -49,6 +49,7 @@ impl Listener {
 #[derive(Debug)]
 pub struct UnixListener {
     name: String,
+    generation: u64,
     socket: net::UnixListener,
 }
 
@@ -129,7 +130,7 @@ impl InheritedFds {
         let generation: u64 = number.unwrap_or(0);
         self.generation = self.generation.max(generation.saturating_add(1));
         if SockRef::from(&socket).domain().is_ok_and(|domain| domain == Domain::UNIX) {
-            self.unix.push(UnixListener { name, socket: socket.into() });
+            self.unix.push(UnixListener { name, generation, socket: socket.into() });
         } else {
             self.listeners.push(Listener { name, generation, socket: socket.into() });
         }
@@ -138,8 +139,8 @@ impl InheritedFds {
     fn count_listeners(&mut self) {
         let newest = self.generation.saturating_sub(1);
         let of_previous = self.listeners.iter().filter(|listener| listener.generation == newest).count();
-        // A process has one Unix socket at most.
-        self.counts = (self.listeners.len() + self.unix.len(), of_previous + self.unix.len().min(1));
+        let unix_of_previous = self.unix.iter().filter(|listener| listener.generation == newest).count();
+        self.counts = (self.listeners.len() + self.unix.len(), of_previous + unix_of_previous);
     }
 
     /// Takes the queue of the previous process, if it handed something over.

@@ -2,6 +2,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Instant;
 
 use super::exposition::{Format, Metrics};
@@ -72,6 +74,15 @@ fn unchunked(mut chunks: &str) -> String {
 pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
     let mut stream = connect(address);
     let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    Answer::read(stream)
+}
+
+/// Asks for `path` through a Unix socket, by this name of the host.
+pub(crate) fn ask_unix(socket: &Path, path: &str, host: &str) -> Answer {
+    let mut stream = UnixStream::connect(socket).expect("the monitor listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout above zero");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("it reads");
     Answer::read(stream)
 }

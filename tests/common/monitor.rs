@@ -110,6 +110,12 @@ impl Monitor {
         Self::run_with(path, None, true, &[], &[])
     }
 
+    /// Starts a monitor with the configuration at `path` by another program, with `descriptors` from number 3 on.
+    pub(crate) fn start_from_with(descriptors: &[OwnedFd], wrapper: &[String], path: &Path) -> Self {
+        let wrapper: Vec<_> = wrapper.iter().map(String::as_str).collect();
+        Self::run_with(path, None, true, descriptors, &wrapper)
+    }
+
     /// Starts a monitor with the ports in its configuration. The harness does not read its log.
     pub(crate) fn start_unread(path: &Path, wrapper: &[&str], ports: [SocketAddr; 2], stderr: Stdio) -> Self {
         let child = spawn(path, &[], wrapper, stderr);

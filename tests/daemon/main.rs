@@ -6,6 +6,7 @@ mod common;
 mod check;
 mod cli;
 mod demo;
+mod instances;
 mod logging;
 mod notify;
 mod ownership;

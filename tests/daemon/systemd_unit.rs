@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use clap::Parser;
 use recodex_monitor::internals::Cli;
-use recodex_monitor::internals::config::Settings;
+use recodex_monitor::internals::config::{Settings, Source};
 use recodex_monitor::internals::error::Exit;
 use serde_yaml::Value;
 use tempfile::TempDir;
@@ -95,7 +95,7 @@ fn keys(config: &str) -> BTreeSet<String> {
 #[test]
 fn the_shipped_config_is_right_and_sets_nothing_but_defaults() {
     assert_eq!(parse(&text(CONFIG)), Settings::default());
-    Settings::load(&path(CONFIG)).expect("it can be read");
+    Source::new(path(CONFIG), None).load().expect("it can be read");
 }
 
 #[test]

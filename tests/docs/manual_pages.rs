@@ -342,7 +342,7 @@ websocket_uri: ["127.0.0.2", 1]
 websocket_mode: "0600"
 websocket_proxy_protocol: true
 zeromq_uri: ["127.0.0.2", 2]
-status_uri: ["127.0.0.2", 3]
+status_uri: "unix:/status"
 tls: {certificate: /a, key: /b}
 cluster: {redis: ["127.0.0.2:1"], sentinel: other, name: other, user: other, password_file: /a, tls: {}, buffer: 1048576,
     stream_bytes: 1048576}

@@ -1,15 +1,14 @@
 //! The user of the service with its groups: the check tests files as this user.
 
 use super::report::Finding;
-use super::unit::{UNIT, Unit};
-use crate::config::Settings;
+use super::unit::Unit;
+use crate::config::{Settings, Source};
 use crate::error::{Exit, Failure};
 use crate::server::privileges;
 use nix::unistd::{
     Gid, Group, Uid, User, getegid, geteuid, getgrouplist, getresgid, getresuid, getuid, setgid, setgroups, setuid,
 };
 use std::ffi::CString;
-use std::path::Path;
 
 /// A user with groups.
 #[derive(Debug)]
@@ -102,7 +101,7 @@ pub(super) struct CheckedAs {
 }
 
 /// Finds the user to check as: that of the installed unit or, without one, that of the settings. `config` is the file of the settings.
-pub(super) fn checked_as(unit: Result<&Unit, &str>, settings: &Settings, config: Option<&Path>) -> CheckedAs {
+pub(super) fn checked_as(unit: Result<&Unit, &str>, settings: &Settings, config: Option<&Source>) -> CheckedAs {
     let units_user = unit.ok().and_then(|unit| unit.user().map(|user| (unit, user)));
     let by_unit = units_user.is_some();
     let (wanted, found) = match units_user {
@@ -110,9 +109,10 @@ pub(super) fn checked_as(unit: Result<&Unit, &str>, settings: &Settings, config:
         None => (&*settings.user, of_settings(settings, config)),
     };
     let why = match unit {
-        Ok(_) if by_unit => format!("the user of {UNIT}"),
-        Ok(_) => {
-            format!("the user in the configuration: {UNIT} starts the monitor as root, which then becomes this user")
+        Ok(unit) if by_unit => format!("the user of {}", unit.name),
+        Ok(unit) => {
+            let name = &unit.name;
+            format!("the user in the configuration: {name} starts the monitor as root, which then becomes this user")
         }
         Err(why) => format!("the user in the configuration: {why}"),
     };
@@ -155,12 +155,12 @@ fn of_unit(unit: &Unit, user: &str) -> Result<Account, Finding> {
                 "the unit has DynamicUser=yes, so that its user exists only while it runs; files are not checked";
             return Finding::Warning(what.into());
         }
-        Finding::Failed(Exit::NoPermission, format!("{UNIT} cannot start (216/GROUP, 217/USER): {what}"))
+        Finding::Failed(Exit::NoPermission, format!("{} cannot start (216/GROUP, 217/USER): {what}", unit.name))
     })
 }
 
 /// Looks up the user of the settings, if the monitor would become this user.
-fn of_settings(settings: &Settings, config: Option<&Path>) -> Result<Account, Finding> {
+fn of_settings(settings: &Settings, config: Option<&Source>) -> Result<Account, Finding> {
     privileges::identity(settings, config).map_err(|failure| Finding::from(&failure))?;
     Account::find(&settings.user, settings.group.as_deref(), &[])
         .map_err(|what| Finding::Failed(Exit::NoPermission, what))

@@ -5,8 +5,14 @@ use super::unit::{Unit, words};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The unit's name on D-Bus; `systemctl show` does not print credentials.
-const OBJECT: &str = "/org/freedesktop/systemd1/unit/recodex_2dmonitor_2eservice";
+/// Returns the unit's path on D-Bus; `systemctl show` does not print credentials.
+fn object(unit: &str) -> String {
+    let escaped = unit.bytes().map(|byte| match byte {
+        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        byte => format!("_{byte:02x}"),
+    });
+    format!("/org/freedesktop/systemd1/unit/{}", escaped.collect::<String>())
+}
 
 /// The credentials of the service, and their sources.
 #[derive(Debug, Default)]
@@ -30,8 +36,8 @@ impl Credentials {
     /// Asks the service manager for the credentials of the unit.
     pub(super) fn of(unit: &Unit) -> Self {
         let properties = ["LoadCredential", "SetCredential", "LoadCredentialEncrypted", "SetCredentialEncrypted"];
-        let mut busctl = Command::new("busctl");
-        busctl.args(["get-property", "org.freedesktop.systemd1", OBJECT, "org.freedesktop.systemd1.Service"]);
+        let (mut busctl, object) = (Command::new("busctl"), object(&unit.name));
+        busctl.args(["get-property", "org.freedesktop.systemd1", &object, "org.freedesktop.systemd1.Service"]);
         match answer_of(busctl.args(properties)) {
             Ok(answer) => Self::parse(&answer, !unit.get("ImportCredential").is_empty()),
             Err(_) => Self { loaded: Vec::new(), others: true },
@@ -70,6 +76,13 @@ impl Credentials {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_is_found_by_its_escaped_name() {
+        let of = |unit: &str| object(unit).rsplit_once('/').unwrap().1.to_owned();
+        assert_eq!(of("recodex-monitor.service"), "recodex_2dmonitor_2eservice");
+        assert_eq!(of("recodex-monitor@a_1.service"), "recodex_2dmonitor_40a_5f1_2eservice");
+    }
 
     #[test]
     fn credentials_are_found_by_their_ids() {

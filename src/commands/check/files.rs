@@ -6,6 +6,7 @@ use super::obstacle::{Kind, Obstacle, outside, unopened, unreadable, unremovable
 use super::ports;
 use super::report::Finding;
 use super::sandbox::Sandbox;
+use super::unit::Unit;
 use crate::config::{Output, Settings};
 use crate::error::Exit;
 use crate::fs::{directory_of, temporary_path};
@@ -28,8 +29,8 @@ pub(super) fn configuration(path: &Path, sandbox: Option<&Sandbox>, by_unit: boo
     Some(Finding::Warning(format!("{}; root reads it at the start, but a reload cannot", obstacle.what)))
 }
 
-/// Checks that the monitor can make its Unix socket. `monitors` are the running monitors.
-pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&Sandbox>) -> Finding {
+/// Checks that the monitor can make a Unix socket. `monitors` are the running monitors.
+pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, unit: Option<&Unit>, sandbox: Option<&Sandbox>) -> Finding {
     let shown = path.display();
     let directory = directory_of(path);
     let refused = |obstacle: Obstacle| {
@@ -46,7 +47,7 @@ pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&San
         let what = format!("{} is there already, and no socket; remove it, or name another path", other.display());
         return Finding::Failed(Exit::Unavailable, what);
     }
-    let held = found.and_then(|found| holder_of_socket(path, &found, monitors, sandbox.is_some()));
+    let held = found.and_then(|found| holder_of_socket(path, &found, monitors, unit));
     if let Some(failed @ Finding::Failed(..)) = held {
         return failed;
     }
@@ -63,7 +64,7 @@ pub(super) fn socket(path: &Path, monitors: &BTreeSet<u32>, sandbox: Option<&San
 }
 
 /// Returns the finding about the process that listens at the Unix socket `found`, if there is one.
-fn holder_of_socket(path: &Path, found: &Metadata, monitors: &BTreeSet<u32>, is_unit: bool) -> Option<Finding> {
+fn holder_of_socket(path: &Path, found: &Metadata, monitors: &BTreeSet<u32>, unit: Option<&Unit>) -> Option<Finding> {
     if !is_listened_at(path) {
         return None;
     }
@@ -81,7 +82,12 @@ fn holder_of_socket(path: &Path, found: &Metadata, monitors: &BTreeSet<u32>, is_
                  there is none, remove the socket"
             ),
         ),
-        holder => ports::held_by(&format!("unix:{shown}"), &holder, is_unit, "end it, or name another path"),
+        holder => ports::held_by(
+            &format!("unix:{shown}"),
+            &holder,
+            unit.map(|unit| &*unit.name),
+            "end it, or name another path",
+        ),
     })
 }
 

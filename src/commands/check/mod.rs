@@ -18,7 +18,7 @@ mod sandbox;
 mod service;
 mod unit;
 
-use crate::config::{Address, ConfigError, Endpoint, Settings};
+use crate::config::{Address, ConfigError, Endpoint, Instance, Settings, Source};
 use crate::error::{Exit, Failure};
 use account::{Account, CheckedAs};
 use certificate::CertificateFiles;
@@ -37,28 +37,30 @@ const CONFIG: &str = "/etc/recodex/monitor/config.yml";
 /// The smallest limit of open files under which the check itself can work.
 const FEWEST_FILES: u64 = 64;
 
-/// Checks a configuration and the machine that it is for: the file `config`, else the packages' file, else the defaults.
+/// Checks a configuration and the machine that it is for: the file `config`, else the packages' file, else the defaults. With the name
+/// of an instance, for that instance and its unit.
 ///
 /// As root, it checks as the user of the installed unit or, without a unit, as the user in the configuration. Other users check as
 /// themselves. Must be called in a tokio runtime, and before any thread starts.
 ///
 /// # Errors
 /// If the monitor would not start, with the exit status that it would have.
-pub(crate) fn run(config: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn run(config: Option<&Path>, instance: Option<&Instance>) -> Result<(), Failure> {
     let is_named = config.is_some();
     let config = config.or_else(|| Some(Path::new(CONFIG)).filter(|path| path.exists()));
-    let mut installed = unit::installed();
+    let mut installed = unit::installed(instance);
     let unusable = installed.as_mut().err().and_then(|no_unit| no_unit.finding.take());
     let unit = installed.as_ref().ok();
     if let Some(unit) = unit {
         take_limit(unit);
     }
-    let settings = match config.map(Settings::load).transpose() {
+    let source = config.map(|path| Source::new(path, instance.cloned()));
+    let settings = match source.as_ref().map(Source::load).transpose() {
         Ok(settings) => settings.unwrap_or_default(),
         Err(e) => return no_settings(&e, config, is_named),
     };
     let installed = installed.as_ref().map_err(|no_unit| &*no_unit.why);
-    let CheckedAs { line, finding, account, by_unit } = account::checked_as(installed, &settings, config);
+    let CheckedAs { line, finding, account, by_unit } = account::checked_as(installed, &settings, source.as_ref());
     let (account, sandbox) = (account.as_ref(), unit.map(Sandbox::of));
     let sandbox = sandbox.as_ref();
     let mut check = Check { report: Report::default(), settings: &settings, config, unit, sandbox, account };
@@ -107,7 +109,10 @@ impl Check<'_> {
     fn listeners(&mut self) -> Result<(), Failure> {
         let Self { report, settings, unit, account, .. } = self;
         let mut held = Vec::new();
-        let mut port = |key: &str, address: &Address| ports::port(key, address, &mut held, *unit, *account);
+        let mut port = |key: &str, address: &Address| {
+            let shared = settings.share_ports && key != "status_uri";
+            ports::port(key, address, shared, &mut held, *unit, *account)
+        };
         report.add("zeromq_uri", port("zeromq_uri", &settings.zeromq_uri))?;
         report.add("zeromq.allow", exposure::brokers(settings))?;
         if let Endpoint::Tcp(address) = &settings.websocket_uri {
@@ -116,7 +121,7 @@ impl Check<'_> {
         for (about, finding) in exposure::viewers(settings) {
             report.add(about, finding)?;
         }
-        if let Some(address) = &settings.status_uri {
+        if let Some(Endpoint::Tcp(address)) = &settings.status_uri {
             report.add("status_uri", port("status_uri", address))?;
             if let Some(finding) = exposure::status(address) {
                 report.add("status_uri", finding)?;
@@ -131,12 +136,22 @@ impl Check<'_> {
         self.report.add("clients", exposure::proxies(self.settings))
     }
 
-    /// Returns the running monitors, if they matter for the Unix socket.
+    /// Returns the paths of the Unix sockets, each with its key.
+    fn sockets(&self) -> impl Iterator<Item = (&'static str, &Path)> + use<'_> {
+        let Settings { websocket_uri, status_uri, .. } = self.settings;
+        let endpoints = [("websocket_uri", Some(websocket_uri)), ("status_uri", status_uri.as_ref())];
+        endpoints.into_iter().filter_map(|(key, endpoint)| match endpoint? {
+            Endpoint::Unix(path) => Some((key, &**path)),
+            Endpoint::Tcp(_) => None,
+        })
+    }
+
+    /// Returns the running monitors, if they matter for a Unix socket.
     fn monitors(&self) -> BTreeSet<u32> {
-        match &self.settings.websocket_uri {
-            Endpoint::Unix(_) => holder::monitors(self.unit, self.account),
-            Endpoint::Tcp(_) => BTreeSet::new(),
+        if self.sockets().next().is_none() {
+            return BTreeSet::new();
         }
+        holder::monitors(self.unit, self.account)
     }
 
     /// Checks the files, as the monitor's user. The order is that of the start, since the first failure gives the exit status.
@@ -146,7 +161,8 @@ impl Check<'_> {
         certificate: Option<CertificateFiles>,
         by_unit: bool,
     ) -> Result<(), Failure> {
-        let Self { report, settings, config, sandbox, .. } = self;
+        let sockets: Vec<_> = self.sockets().map(|(key, path)| (key, path.to_path_buf())).collect();
+        let Self { report, settings, config, unit, sandbox, .. } = self;
         if let Some(finding) = config.and_then(|path| files::configuration(path, *sandbox, by_unit)) {
             report.add("configuration", finding)?;
         }
@@ -157,10 +173,7 @@ impl Check<'_> {
         if let Some(certificate) = certificate {
             report.add("tls", certificate.finding(*sandbox))?;
         }
-        if let Endpoint::Unix(path) = &settings.websocket_uri {
-            report.add("websocket_uri", files::socket(path, monitors, *sandbox))?;
-        }
-        Ok(())
+        sockets.iter().try_for_each(|(key, path)| report.add(key, files::socket(path, monitors, *unit, *sandbox)))
     }
 
     /// Checks the Redis of the cluster. A start waits for nothing of it, so this comes last.

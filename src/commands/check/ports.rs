@@ -4,7 +4,7 @@ use super::account::Account;
 use super::holder;
 use super::holder::Holder;
 use super::report::Finding;
-use super::unit::{UNIT, Unit};
+use super::unit::Unit;
 use crate::config::Address;
 use crate::error::Exit;
 use crate::net::interface;
@@ -20,10 +20,11 @@ const DROP_IN: &str = "`systemctl edit recodex-monitor` and add the lines [Servi
      AmbientCapabilities=CAP_NET_BIND_SERVICE, PrivateUsers=no and SystemCallFilter=capset; or name a port of 1024 or above";
 
 /// Checks that the monitor can bind a port, or already holds it. `held` keeps the port bound until all ports are checked, to find two
-/// keys with the same port.
+/// keys with the same port. A `shared` port is bound without listening, because instances that run would lose connects.
 pub(super) fn port(
     key: &str,
     address: &Address,
+    shared: bool,
     held: &mut Vec<Port>,
     unit: Option<&Unit>,
     account: Option<&Account>,
@@ -43,15 +44,22 @@ pub(super) fn port(
         );
         return Finding::Failed(Exit::Unavailable, what);
     }
-    match listen::bind(key, address, &mut InheritedFds::default().listeners) {
-        Ok(port) => {
+    let bound = if shared {
+        listen::probe_shared(key, address)
+    } else {
+        listen::bind(key, address, false, &mut InheritedFds::default().listeners).map(|port| {
             let at = port.names();
             held.push(port);
-            Finding::Good(format!("{} can be bound", at.join(" and ")))
-        }
+            at
+        })
+    };
+    match bound {
+        Ok(at) if shared => Finding::Good(format!("{} can be bound and shared", at.join(" and "))),
+        Ok(at) => Finding::Good(format!("{} can be bound", at.join(" and "))),
         Err(failure) if failure.exit() == Exit::Unavailable && !is_free(address) => {
-            let holder = holder::of_port(&addresses(address), unit, account);
-            held_by(&address.to_string(), &holder, unit.is_some(), "end it, or name another port")
+            // Any instance may hold a shared port.
+            let holder = holder::of_port(&addresses(address), unit.filter(|_| !shared), account);
+            held_by(&address.to_string(), &holder, unit.map(|unit| &*unit.name), "end it, or name another port")
         }
         Err(failure) if failure.exit() == Exit::NoPermission && is_low && unit.is_some() => {
             Finding::Good(format!("{address}: the service may bind it; only root can check if it is free"))
@@ -61,7 +69,7 @@ pub(super) fn port(
 }
 
 /// Returns the finding about an address that is in use, a port or a Unix socket. A start says it in `net::listen::cannot_bind`.
-pub(super) fn held_by(address: &str, holder: &Holder, is_unit: bool, what_to_do: &str) -> Finding {
+pub(super) fn held_by(address: &str, holder: &Holder, unit: Option<&str>, what_to_do: &str) -> Finding {
     match holder {
         Holder::Myself => {
             Finding::Failed(Exit::Unavailable, format!("{address} is named by another key, too; name another port"))
@@ -71,7 +79,7 @@ pub(super) fn held_by(address: &str, holder: &Holder, is_unit: bool, what_to_do:
             "{address} is held by {name} (process 1), which is right if the port is kept for the monitor"
         )),
         Holder::Stranger(pid, name) => {
-            let not = if is_unit { format!(", which is not the main process of {UNIT}") } else { String::new() };
+            let not = unit.map_or_else(String::new, |unit| format!(", which is not the main process of {unit}"));
             Finding::Failed(
                 Exit::Unavailable,
                 format!("{address} is held by {name} (process {pid}){not}; {what_to_do}"),

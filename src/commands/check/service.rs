@@ -2,7 +2,7 @@
 
 use super::report::Finding;
 use super::sandbox::Sandbox;
-use super::unit::{Configuration, UNIT, Unit};
+use super::unit::{Configuration, Unit};
 use crate::error::Exit;
 use crate::fs::{Accept, read_bounded};
 use std::path::Path;
@@ -31,11 +31,11 @@ fn outdated(unit: &Unit) -> Option<Finding> {
 
 /// Warns if systemd uses one file of the unit and ignores another file of the same name.
 fn shadowing(unit: &Unit) -> Option<Finding> {
-    let (used, other) = unit.shadowed()?;
+    let ((used, other), name) = (unit.shadowed()?, unit.name.trim_end_matches(".service"));
     let remove = if used.starts_with("/usr/local") { "packaging/install --uninstall" } else { "rm" };
     Some(Finding::Warning(format!(
         "systemd uses {}, and not {}; if it is left from another installation, remove it ({remove}), then `systemctl daemon-reload` \
-         and `systemctl restart recodex-monitor`; put changes for this machine into a drop-in (`systemctl edit recodex-monitor`)",
+         and `systemctl restart {name}`; put changes for this machine into a drop-in (`systemctl edit {name}`)",
         used.display(),
         other.display()
     )))
@@ -43,22 +43,23 @@ fn shadowing(unit: &Unit) -> Option<Finding> {
 
 /// Compares the configuration that the unit names with the checked one.
 fn configuration(unit: &Unit, config: Option<&Path>) -> Option<Finding> {
+    let name = &unit.name;
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
     match (unit.configuration(), config) {
         (Configuration::File(file), Some(checked)) if real(&file) != real(checked) => {
-            let what = format!("{UNIT} reads {}, not {}", file.display(), checked.display());
+            let what = format!("{name} reads {}, not {}", file.display(), checked.display());
             Some(Finding::Warning(format!("{what}; check that one with -c, or change ExecStart=")))
         }
         (Configuration::File(file), None) if file.exists() => {
-            Some(Finding::Warning(format!("{UNIT} reads {}; check that one with -c", file.display())))
+            Some(Finding::Warning(format!("{name} reads {}; check that one with -c", file.display())))
         }
         (Configuration::File(file), None) => {
-            let what = format!("{UNIT} reads {}, which does not exist; make it, or change ExecStart=", file.display());
+            let what = format!("{name} reads {}, which does not exist; make it, or change ExecStart=", file.display());
             Some(Finding::Failed(Exit::Config, what))
         }
         (Configuration::Defaults, Some(_)) => {
             let what =
-                format!("{UNIT} reads no configuration, since ExecStart= has no -c; every key has its default there");
+                format!("{name} reads no configuration, since ExecStart= has no -c; every key has its default there");
             Some(Finding::Warning(what))
         }
         _ => None,
@@ -76,7 +77,8 @@ fn unprotected(unit: &Unit) -> Option<Finding> {
         name => format!("this is a container ({name})"),
     };
     Some(Finding::Warning(format!(
-        "{what}; `journalctl -u recodex-monitor` has the reason; {hint}: docs/installation.md, \"Containers\", has the drop-in that helps"
+        "{what}; `journalctl -u {}` has the reason; {hint}: docs/installation.md, \"Containers\", has the drop-in that helps",
+        unit.name
     )))
 }
 

@@ -2,13 +2,16 @@
 
 use super::command::answer_of;
 use super::report::Finding;
+use crate::config::Instance;
 use crate::error::Exit;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The unit's name.
-pub(super) const UNIT: &str = "recodex-monitor.service";
+/// The unit without instances.
+const UNIT: &str = "recodex-monitor.service";
+/// The file of the unit with instances.
+const TEMPLATE: &str = "recodex-monitor@.service";
 
 const PROPERTIES: &str = "LoadState,FragmentPath,NeedDaemonReload,MainPID,ExecMainStatus,ExecStart,User,Group,SupplementaryGroups,DynamicUser,\
     AmbientCapabilities,CapabilityBoundingSet,PrivateUsers,SystemCallFilter,LimitNOFILE,RootDirectory,RootImage,ProtectSystem,\
@@ -27,6 +30,8 @@ const DIRECTORIES: [&str; 5] = [
 /// The installed unit. A property that the service manager does not know is empty.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
+    /// Its name, with that of the instance.
+    pub(super) name: String,
     properties: HashMap<String, String>,
 }
 
@@ -56,23 +61,24 @@ impl From<String> for NoUnit {
     }
 }
 
-/// Asks the service manager for the installed unit.
-pub(super) fn installed() -> Result<Unit, NoUnit> {
-    let answer = answer_of(Command::new("systemctl").args(["show", "--no-pager", "-p", PROPERTIES, UNIT]))?;
-    let unit = Unit::parse(&answer);
+/// Asks the service manager for the installed unit, or for that of an instance.
+pub(super) fn installed(instance: Option<&Instance>) -> Result<Unit, NoUnit> {
+    let name = instance.map_or_else(|| UNIT.into(), |instance| format!("recodex-monitor@{}.service", instance.name()));
+    let answer = answer_of(Command::new("systemctl").args(["show", "--no-pager", "-p", PROPERTIES, &name]))?;
+    let unit = Unit { name, ..Unit::parse(&answer) };
+    let name = &unit.name;
     match unit.get("LoadState") {
         "loaded" => Ok(unit),
-        "not-found" => Err(format!("there is no {UNIT} here").into()),
+        "not-found" => Err(format!("there is no {name} here").into()),
         "masked" => {
-            let why = format!("{UNIT} is masked");
-            let what = format!("{why}, so that it cannot be started; to undo this: `systemctl unmask recodex-monitor`");
+            let why = format!("{name} is masked");
+            let what = format!("{why}, so that it cannot be started; to undo this: `systemctl unmask {name}`");
             Err(NoUnit { why, finding: Some(Finding::Warning(what)) })
         }
         "" => Err("systemctl knows no units (does systemd run here?)".to_owned().into()),
         state => {
-            let why = format!("{UNIT} cannot be loaded ({state})");
-            let what =
-                format!("{why}, so that it cannot be started; `systemctl status recodex-monitor` says what is wrong");
+            let why = format!("{name} cannot be loaded ({state})");
+            let what = format!("{why}, so that it cannot be started; `systemctl status {name}` says what is wrong");
             Err(NoUnit { why, finding: Some(Finding::Failed(Exit::Config, what)) })
         }
     }
@@ -81,7 +87,10 @@ pub(super) fn installed() -> Result<Unit, NoUnit> {
 impl Unit {
     pub(super) fn parse(answer: &str) -> Self {
         let properties = answer.lines().filter_map(|line| line.split_once('='));
-        Self { properties: properties.map(|(key, value)| (key.to_owned(), value.to_owned())).collect() }
+        Self {
+            name: UNIT.into(),
+            properties: properties.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        }
     }
 
     /// Returns the value of a property.
@@ -103,8 +112,9 @@ impl Unit {
     pub(super) fn shadowed(&self) -> Option<(&Path, PathBuf)> {
         let used = Path::new(self.get("FragmentPath"));
         let real = used.canonicalize().ok()?;
+        let file = if self.name == UNIT { UNIT } else { TEMPLATE };
         let rank = DIRECTORIES.iter().position(|directory| used.parent() == Some(Path::new(directory)))?;
-        let others = DIRECTORIES[rank + 1..].iter().map(|directory| Path::new(directory).join(UNIT));
+        let others = DIRECTORIES[rank + 1..].iter().map(|directory| Path::new(directory).join(file));
         // One directory may be a link to another one.
         let is_other = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path != real);
         others.into_iter().find(is_other).map(|other| (used, other))

@@ -34,7 +34,7 @@ fn settings([viewers, brokers, status]: [u16; 3]) -> Settings {
     Settings {
         websocket_uri: Endpoint::Tcp(at(viewers)),
         zeromq_uri: at(brokers),
-        status_uri: Some(at(status)),
+        status_uri: Some(Endpoint::Tcp(at(status))),
         history: History { release_failed: RELEASE, ..History::default() },
         ..Settings::default()
     }

@@ -74,7 +74,7 @@ fn status_finds_the_monitor_by_its_configuration() {
     assert_eq!(printed(&run(&["status", "-c", "/nowhere/config.yml"])).0, Some(78));
     let (code, _, said) = printed(&run(&["status", "-c", "/nowhere/config.yml", "127.0.0.1:1"]));
     assert_eq!(code, Some(64));
-    assert!(said.contains("Usage: recodex-monitor status [-c FILE | ADDRESS]"), "{said}");
+    assert!(said.contains("Usage: recodex-monitor status [-c FILE [--instance NAME] | ADDRESS]"), "{said}");
 }
 
 /// Answers one request with this, whatever it is.

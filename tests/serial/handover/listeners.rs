@@ -1,10 +1,13 @@
 //! Listening sockets, Unix sockets and the PROXY protocol.
 
 use super::{Service, pair};
+use crate::common::http::ask_unix;
 use crate::common::viewer::{V2, proxy_header, upgrade_request, upgrade_request_with};
 use crate::common::{self, Broker, DEADLINE, Host, Manager, Monitor, Viewer, command, unique, until};
 use crate::{alone, ids};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 
 /// Keeps two listening sockets of a process that has ended. Returns their addresses.
 fn left_listening(manager: &Manager) -> [SocketAddr; 2] {
@@ -117,6 +120,35 @@ fn a_restart_keeps_those_behind_a_unix_socket_their_names_and_who_waits() {
     viewer.texts(&[command("FINISHED")]);
     viewer.closes(1000);
     monitor.wait_logged(&["viewer 192.0.2.1 left"]);
+}
+
+#[test]
+fn a_restart_keeps_a_status_request_that_waits_at_a_unix_socket() {
+    let _alone = alone();
+    let directory = common::open_directory();
+    let [viewers, status] = ["monitor.sock", "status.sock"].map(|name| directory.path().join(name));
+    let config = format!("status_uri: 'unix:{}'\n", status.display());
+    let manager = Manager::new();
+    let start = || Monitor::start_unix_with(&manager.descriptors(), &manager.wrapper(&[]), &viewers, &config);
+    let mut monitor = start();
+    let kept = || until("the manager keeps three sockets", || (manager.names().len() == 3).then_some(()));
+    for _ in 0..3 {
+        kept();
+        monitor.signal("USR2");
+        assert_eq!(monitor.wait_exit().code(), Some(0));
+        // Nobody listens now, and yet it can be connected to.
+        let mut waiting = UnixStream::connect(&status).expect("the manager keeps the socket");
+        waiting.set_read_timeout(Some(DEADLINE)).expect("a timeout above zero");
+        waiting.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("there is room");
+        monitor = start();
+        let mut answer = String::new();
+        waiting.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert_eq!(ask_unix(&status, "/healthz", "localhost").status, 200);
+    }
+    kept();
+    monitor.stop();
+    assert!(!status.exists() && !viewers.exists());
 }
 
 #[test]

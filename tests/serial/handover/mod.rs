@@ -5,6 +5,7 @@ mod damaged;
 mod listeners;
 mod quiet;
 mod settings;
+mod shared_ports;
 
 use crate::common::{Broker, Host, Manager, Monitor, Viewer, until};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
