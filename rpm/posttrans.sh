@@ -14,5 +14,5 @@ fi
 # This is not in %postun, because at the first upgrade that is the Python monitor's. A service that does not run stays stopped.
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :
-    systemctl try-restart recodex-monitor.service || :
+    systemctl try-restart recodex-monitor.service 'recodex-monitor@*.service' || :
 fi

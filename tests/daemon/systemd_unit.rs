@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 const CONFIG: &str = "etc/recodex/monitor/config.yml";
 const SERVICE: &str = "usr/lib/systemd/system/recodex-monitor.service";
+const TEMPLATE: &str = "usr/lib/systemd/system/recodex-monitor@.service";
 const SYSUSERS: &str = "usr/lib/sysusers.d/recodex-monitor.conf";
 const TMPFILES: &str = "usr/lib/tmpfiles.d/recodex-monitor.conf";
 
@@ -37,6 +38,26 @@ fn text(shipped: &str) -> String {
 
 fn parse(config: &str) -> Settings {
     Settings::parse(Path::new("config.yml"), config.as_bytes()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The template unit, whose instances differ in what it passes on: the name.
+#[test]
+fn the_template_unit_is_the_unit_with_the_name_of_an_instance() {
+    let (unit, template) = (text(SERVICE), text(TEMPLATE));
+    let plain = template
+        .replace(" --instance %i", "")
+        .replace(", instance %i:", ":")
+        .replace("recodex-monitor@)", "recodex-monitor)");
+    assert_eq!(plain, unit);
+    let lines: Vec<&str> = template.lines().filter(|line| line.contains("%i")).collect();
+    let [description, start, check] = lines[..] else { panic!("{lines:?}") };
+    assert!(description.starts_with("Description="));
+    let command = start.strip_prefix("ExecStart=").expect("the command");
+    assert_eq!(check, format!("ExecReload={command} --check-reload"));
+    for command in [command, &check["ExecReload=".len()..]] {
+        let words = command.split_whitespace().map(|word| word.replace("%i", "east-1"));
+        assert!(Cli::try_parse_from(words).is_ok(), "{command}");
+    }
 }
 
 /// The settings of the unit, `Section.Key`; those set more than once have several values.
@@ -226,11 +247,11 @@ fn said(output: &Output) -> String {
     format!("{}\n{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The unit in a file of its own, with a program that exists.
-fn copy(directory: &TempDir) -> String {
-    let copy = directory.path().join("recodex-monitor.service");
+/// A unit in a file of its own, with a program that exists.
+fn copy(directory: &TempDir, shipped: &str) -> String {
+    let copy = directory.path().join(Path::new(shipped).file_name().expect("it has a name"));
     let program = env!("CARGO_BIN_EXE_recodex-monitor");
-    fs::write(&copy, text(SERVICE).replace("/usr/bin/recodex-monitor", program)).expect("it can be written");
+    fs::write(&copy, text(shipped).replace("/usr/bin/recodex-monitor", program)).expect("it can be written");
     copy.to_str().expect("temporary paths are UTF-8").to_owned()
 }
 
@@ -239,22 +260,24 @@ fn temporary() -> TempDir {
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_unit() {
+fn systemd_finds_nothing_wrong_with_the_units() {
     let directory = temporary();
-    // The manual pages are not installed here; that they exist is checked above.
-    let Some(output) = systemd("systemd-analyze", &["verify", "--man=no", "--recursive-errors=no", &copy(&directory)])
-    else {
-        return;
-    };
-    let about_ours: Vec<String> =
-        said(&output).lines().filter(|line| line.contains("recodex-monitor.service")).map(str::to_owned).collect();
-    assert!(output.status.success() && about_ours.is_empty(), "{}", said(&output));
+    for shipped in [SERVICE, TEMPLATE] {
+        let unit = copy(&directory, shipped);
+        // The manual pages are not installed here; that they exist is checked above.
+        let Some(output) = systemd("systemd-analyze", &["verify", "--man=no", "--recursive-errors=no", &unit]) else {
+            return;
+        };
+        let is_ours = |line: &&str| line.contains("recodex-monitor.service") || line.contains("recodex-monitor@");
+        let about_ours: Vec<String> = said(&output).lines().filter(is_ours).map(str::to_owned).collect();
+        assert!(output.status.success() && about_ours.is_empty(), "{}", said(&output));
+    }
 }
 
 #[test]
 fn the_sandbox_leaves_little_exposed() {
     let directory = temporary();
-    let unit = copy(&directory);
+    let unit = copy(&directory, SERVICE);
     let rate = |threshold: u32| {
         let threshold = format!("--threshold={threshold}");
         systemd("systemd-analyze", &["security", "--offline=true", "--no-pager", &threshold, &unit])
