@@ -31,7 +31,7 @@ impl Hub {
         let mut left = SLICE;
         let mut publisher = self.publisher(now);
         if publisher.table.replicated.is_none() {
-            self.release_silent(&mut publisher, now, &mut left);
+            release_silent(&mut publisher, now, &mut left);
         }
         let table = &mut *publisher.table;
         table.remove_finished(now, &mut left);
@@ -41,26 +41,6 @@ impl Hub {
         }
         // The publisher sets it again when it is dropped.
         table.alarm = None;
-    }
-
-    /// Sends FINISHED to the channels of jobs that failed or were aborted and have been silent since.
-    fn release_silent(&self, publisher: &mut Publisher<'_>, now: Instant, left: &mut usize) {
-        for last in [Unfinished::Failed, Unfinished::Aborted] {
-            while *left > 0 {
-                let time = publisher.table.release_after(last);
-                let Some(slot) = due(publisher.table.unfinished(last), now, time) else { break };
-                *left -= 1;
-                publisher.count_released(
-                    slot,
-                    match last {
-                        Unfinished::Failed => "failed",
-                        Unfinished::Aborted => "was aborted",
-                    },
-                );
-                let used = publisher.table.used;
-                publisher.append(slot, Kind::Finished, RELEASE_FRAME, used);
-            }
-        }
     }
 
     /// Discards open runs that had no message and no new viewer within `history.unfinished`.
@@ -177,6 +157,26 @@ impl Table {
         .into_iter()
         .flatten()
         .min()
+    }
+}
+
+/// Sends FINISHED to the channels of jobs that failed or were aborted and have been silent since.
+fn release_silent(publisher: &mut Publisher<'_>, now: Instant, left: &mut usize) {
+    for last in [Unfinished::Failed, Unfinished::Aborted] {
+        while *left > 0 {
+            let time = publisher.table.release_after(last);
+            let Some(slot) = due(publisher.table.unfinished(last), now, time) else { break };
+            *left -= 1;
+            publisher.count_released(
+                slot,
+                match last {
+                    Unfinished::Failed => "failed",
+                    Unfinished::Aborted => "was aborted",
+                },
+            );
+            let used = publisher.table.used;
+            publisher.append(slot, Kind::Finished, RELEASE_FRAME, used);
+        }
     }
 }
 

@@ -123,15 +123,14 @@ impl Table {
     /// Notes the place of a message that was appended to the run in `slot`.
     pub(super) fn note_origin(&mut self, slot: usize, entry: &Entry) {
         let run = &mut self.runs[slot];
-        match &mut run.origin {
-            Some(origin) => origin.last = entry.next,
-            None => {
-                run.origin = Some(Box::new(Origin { began: entry.id, last: entry.next }));
-                let number = run.number();
-                if let Some(replicated) = &mut self.replicated {
-                    replicated.began(entry.id, slot, number);
-                }
-            }
+        if let Some(origin) = &mut run.origin {
+            origin.last = entry.next;
+            return;
+        }
+        run.origin = Some(Box::new(Origin { began: entry.id, last: entry.next }));
+        let number = run.number();
+        if let Some(replicated) = &mut self.replicated {
+            replicated.began(entry.id, slot, number);
         }
     }
 }

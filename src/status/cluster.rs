@@ -55,7 +55,7 @@ impl Cluster {
             server: condition.server.as_ref().map(ToString::to_string),
             role: condition.is_connected().then(|| "primary".into()),
             connected: condition.is_connected(),
-            caught_up: condition.caught_up,
+            caught_up: condition.is_caught_up(),
             reason,
             position: stream.position().to_string(),
             last: condition.last.to_string(),

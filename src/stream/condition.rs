@@ -9,27 +9,34 @@ use tokio::time::Instant;
 /// The time for which a node may be behind, or without Redis, until it is not ready: longer than a pause that nobody notices.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
+/// How far a node has read the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Not to its end.
+    Behind,
+    /// To its end before, and now from its beginning again because of a gap, which does not keep viewers away.
+    Again,
+    /// To its end.
+    End,
+}
+
 /// The condition at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Condition {
     /// The primary, while it is connected.
     pub(crate) server: Option<Server>,
-    /// True while the node has read the stream to its end.
-    pub(crate) caught_up: bool,
+    /// How far the node has read.
+    reach: Reach,
     /// True once the node has read the stream to its end.
     has_caught_up: bool,
     /// True once viewers may come.
     settled: bool,
-    /// The time since which the node is not caught up.
-    behind_since: Instant,
     /// The reason for which the stream cannot be read or written, with details.
     pub(crate) trouble: Option<String>,
     /// True if the stream has an entry of an unknown format.
     pub(crate) unknown_format: bool,
     /// The time when another node was seen that keeps another history.
     pub(super) other_limits: Option<Instant>,
-    /// True while the stream is read again because of a gap, which does not keep viewers away.
-    pub(super) reads_again: bool,
     /// The time since when there is something that was not read.
     pub(super) behind_from: Option<Instant>,
     /// The time since which Redis refuses messages.
@@ -48,14 +55,12 @@ impl Condition {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             server: None,
-            caught_up: false,
+            reach: Reach::Behind,
             has_caught_up: false,
             settled: false,
-            behind_since: now,
             trouble: None,
             unknown_format: false,
             other_limits: None,
-            reads_again: false,
             behind_from: Some(now),
             refused_since: None,
             last_replica: None,
@@ -68,6 +73,11 @@ impl Condition {
     /// Returns the time for which there has been something that was not read.
     pub(crate) fn lag(&self, now: Instant) -> Duration {
         self.behind_from.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Returns true while the node has read the stream to its end.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.reach == Reach::End
     }
 
     /// Returns true while Redis is connected.
@@ -94,7 +104,7 @@ impl Condition {
             Err("the stream has a format that this version does not know")
         } else if self.refused_since.is_some_and(is_long) {
             Err("Redis refuses messages")
-        } else if self.caught_up || self.reads_again || self.has_caught_up && !is_long(self.behind_since) {
+        } else if self.reach != Reach::Behind || self.has_caught_up && self.lag(now) <= GRACE {
             Ok(())
         } else if !self.is_connected() {
             Err("Redis cannot be reached")
@@ -118,20 +128,15 @@ impl MessageStream {
         self.progress.notify_waiters();
     }
 
-    /// Notes if the node has read the stream to its end; returns true if that is new.
-    pub(super) fn set_caught_up(&self, caught_up: bool) -> bool {
+    /// Notes how far the node has read; returns true if that is new.
+    pub(super) fn set_reach(&self, reach: Reach) -> bool {
         let mut condition = self.condition_mut();
-        let is_new = condition.caught_up != caught_up;
-        if is_new {
-            condition.caught_up = caught_up;
-            condition.behind_since = Instant::now();
-            if caught_up {
-                condition.has_caught_up = true;
-                condition.settled = true;
-                condition.behind_from = None;
-            }
+        if reach == Reach::End {
+            (condition.has_caught_up, condition.settled, condition.behind_from) = (true, true, None);
+        } else {
+            condition.behind_from.get_or_insert_with(Instant::now);
         }
-        is_new
+        std::mem::replace(&mut condition.reach, reach) != reach
     }
 
     /// Waits until viewers may come: the stream was read to its end, or that takes too long.

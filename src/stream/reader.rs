@@ -6,6 +6,7 @@ use crate::snapshot::state;
 use crate::snapshot::stream::EntryId;
 use crate::stream::apply::Applied;
 use crate::stream::clock::{Clock, Time};
+use crate::stream::condition::Reach;
 use crate::stream::connect::Connection;
 use crate::stream::entries::{self, Entry};
 use crate::stream::record::FORMAT;
@@ -55,14 +56,13 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
                 from = EntryId::default();
                 stream.reading().read_all_again();
                 // Viewers have what they had: the node stays ready.
-                stream.change(|condition| condition.reads_again = true);
-                stream.set_caught_up(false);
+                stream.set_reach(Reach::Again);
                 stream.hub.set_in_past(true);
                 clock = Some(clock_of(&mut connection).await?);
                 continue;
             }
             Taken::Unknown(before) => {
-                stream.set_caught_up(false);
+                stream.set_reach(Reach::Behind);
                 stream.change(|condition| condition.unknown_format = true);
                 from = before.unwrap_or(from);
                 sleep(UNKNOWN_PAUSE).await;
@@ -74,8 +74,8 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
                 stream.hub.set_in_past(false);
             }
             stream.reading().is_from_beginning = false;
-            stream.change(|condition| (condition.unknown_format, condition.reads_again) = (false, false));
-            if stream.set_caught_up(true)
+            stream.change(|condition| condition.unknown_format = false);
+            if stream.set_reach(Reach::End)
                 && let Some(more) = READ_TO_END.pass()
             {
                 log::info!("the stream was read up to entry {from}{more}");

@@ -4,6 +4,7 @@ use crate::config::Server;
 use crate::deadline::{Elapsed, timeout};
 use crate::logging::Throttle;
 use crate::stream::MessageStream;
+use crate::stream::condition::Reach;
 use crate::stream::connect::{Away, Connection};
 use crate::stream::entries::text;
 use crate::stream::extent::Extent;
@@ -186,14 +187,13 @@ impl MessageStream {
             Trouble::Redis(e) => self.redis.explain(e),
             trouble => trouble.to_string(),
         };
-        self.set_caught_up(false);
+        self.set_reach(Reach::Behind);
         self.ingest().lose();
         self.hub.set_in_past(false);
         self.change(|condition| {
             condition.server = None;
             condition.trouble = Some(why.clone());
             condition.refused_since = None;
-            condition.behind_from.get_or_insert_with(Instant::now);
         });
         if !matches!(trouble, Trouble::OtherEpoch) {
             self.settle();

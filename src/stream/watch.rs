@@ -7,7 +7,7 @@ use crate::config::Server;
 use crate::logging::Throttle;
 use crate::snapshot::stream::EntryId;
 use crate::stream::MessageStream;
-use crate::stream::condition::GRACE;
+use crate::stream::condition::{GRACE, Reach};
 use crate::stream::connect::Connection;
 use crate::stream::extent::Extent;
 use crate::stream::safe::Marks;
@@ -107,7 +107,7 @@ impl Watch<'_> {
         let safe = self.safe(&replication, extent.last, Instant::now());
         self.compare(&extent, Instant::now())?;
         self.note(&extent, safe).await?;
-        if self.stream.condition().caught_up {
+        if self.stream.condition().is_caught_up() {
             self.release();
             self.trim(&extent, Instant::now()).await?;
         }
@@ -141,7 +141,8 @@ impl Watch<'_> {
         };
         let is_behind = extent.tail.is_some_and(|tail| position < tail);
         let condition = stream.condition();
-        self.stuck = if is_behind && condition.caught_up && position == self.position { self.stuck + 1 } else { 0 };
+        self.stuck =
+            if is_behind && condition.is_caught_up() && position == self.position { self.stuck + 1 } else { 0 };
         let was_removed = |unread: EntryId| position < unread && extent.first.is_none_or(|first| first > unread);
         if self.unread.is_some_and(was_removed) && position > EntryId::default() {
             stream.metrics.cluster.gaps.add(1);
@@ -159,7 +160,7 @@ impl Watch<'_> {
             condition.behind_from = is_behind.then(|| condition.behind_from.unwrap_or(now));
         });
         if is_behind && stream.condition().lag(now) > GRACE {
-            stream.set_caught_up(false);
+            stream.set_reach(Reach::Behind);
         }
         if self.stuck > MAX_STUCK { Err(Trouble::Stuck) } else { Ok(()) }
     }
@@ -227,8 +228,11 @@ impl Watch<'_> {
         let kept = u64::try_from(KEPT_FOR_OTHERS.as_millis()).unwrap_or(u64::MAX);
         let mut recent = EntryId { milliseconds: extent.last.milliseconds.saturating_sub(kept), number: 0 };
         self.past.push_back((now, extent.last));
-        while let Some((_, last)) = self.past.pop_front_if(|(at, _)| now.duration_since(*at) >= KEPT_FOR_OTHERS) {
-            recent = recent.max(last);
+        while let Some((at, last)) = self.past.front()
+            && now.duration_since(*at) >= KEPT_FOR_OTHERS
+        {
+            recent = recent.max(*last);
+            self.past.pop_front();
         }
         let (bytes, bound) = (stream.condition().bytes, stream.stream_bytes.load(Ordering::Relaxed) as u64);
         if bytes > bound && extent.entries > 1 {

@@ -88,11 +88,15 @@ impl Scene {
             7 => {
                 eprintln!("the primary takes messages that no replica gets, and is killed");
                 let replicas: Vec<_> = self.servers.iter().filter(|server| server.port != self.primary).collect();
-                replicas.iter().for_each(|replica| replica.freeze());
+                for replica in &replicas {
+                    replica.freeze();
+                }
                 self.servers[primary].tell(&["CLIENT", "KILL", "TYPE", "replica"]);
                 sleep(Duration::from_millis(300));
                 self.servers[primary].signal("KILL");
-                replicas.iter().for_each(|replica| replica.thaw());
+                for replica in &replicas {
+                    replica.thaw();
+                }
                 self.servers[primary].kill();
                 self.sentinels.wait_switch(self.primary);
                 self.servers[primary].begin();

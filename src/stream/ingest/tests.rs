@@ -219,7 +219,7 @@ fn another_process_goes_on_with_the_batches_as_they_are() {
     assert_eq!(next.kept(), 2, "nobody has looked yet if the stream has them");
     next.put_back(&HashSet::from([1, 2]), EntryId::default());
     // They are kept for as long as if they had been answered just now.
-    next.forget(at(7), usize::MAX, now + KEPT_LEAST - Duration::from_millis(1));
+    next.forget(at(7), usize::MAX, now + KEPT_LEAST.saturating_sub(Duration::from_millis(1)));
     assert_eq!(next.kept(), 2);
     next.forget(at(7), usize::MAX, now + KEPT_LEAST);
     assert_eq!(next.kept(), 0);
