@@ -34,13 +34,21 @@ impl Hub {
             release_silent(&mut publisher, now, &mut left);
         }
         let table = &mut *publisher.table;
-        table.remove_finished(now, &mut left);
-        self.expire_unfinished(table, now, &mut left);
+        // An alarm from before may ring.
+        if !table.is_in_past() {
+            self.remove_due(table, now, &mut left);
+        }
         if table.over {
             self.evict_over_total(table, &mut left);
         }
         // The publisher sets it again when it is dropped.
         table.alarm = None;
+    }
+
+    /// Removes the runs whose time is over, and touches at most `left` of them.
+    pub(super) fn remove_due(&self, table: &mut Table, now: Instant, left: &mut usize) {
+        table.remove_finished(now, left);
+        self.expire_unfinished(table, now, left);
     }
 
     /// Discards open runs that had no message and no new viewer within `history.unfinished`.

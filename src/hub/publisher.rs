@@ -57,6 +57,9 @@ impl<'a> Publisher<'a> {
         let mut slot = self.table.current(id, self.now);
         if self.table.runs[slot].end == Some(End::Finished) {
             if kind != Kind::Begins {
+                if let Some(entry) = &self.entry {
+                    self.table.note_dropped(slot, entry);
+                }
                 return self.drop_late(id, kind);
             }
             self.table.supersede(slot);

@@ -3,12 +3,13 @@
 //! Such a hub finishes no job by itself. A job that failed or was aborted, and after which nothing came, is finished by a record in the
 //! stream, so that all hubs do it at the same place.
 
+use crate::hub::expiry::SLICE;
 use crate::hub::run::Unfinished;
 use crate::hub::table::Table;
 use crate::hub::{Hub, Publisher};
 use crate::snapshot::stream::{EntryId, Origin, Place};
 use crate::wire::message::{Kind, RELEASE_FRAME};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -17,6 +18,10 @@ use tokio::time::Instant;
 pub(super) struct Replicated {
     /// The runs that are open or finished and that came from the stream: the entry of the first message, the run's number, and its slot.
     begun: BTreeSet<(EntryId, u64, usize)>,
+    /// The messages that came after FINISHED, and were dropped: by the entry with the last message of the run and by its number, the
+    /// entry with the last one that was dropped. Runs that are gone stay here. A stream that began between both would have a node that
+    /// starts take a dropped message for a new job.
+    pub(super) dropped: BTreeMap<(EntryId, u64), EntryId>,
     /// True while the records that are published are from the past: the hub does only what was due then.
     is_in_past: bool,
 }
@@ -41,6 +46,11 @@ impl Replicated {
         self.begun.remove(&(entry, number, slot));
     }
 
+    /// Returns the entry in which the oldest run began that is open or finished, if there is one.
+    pub(super) fn oldest_entry(&self) -> Option<EntryId> {
+        self.begun.first().map(|(entry, ..)| *entry)
+    }
+
     /// Returns true while the hub does nothing by the clock.
     pub(super) fn is_in_past(&self) -> bool {
         self.is_in_past
@@ -58,10 +68,11 @@ impl Hub {
         Publisher::of_entry(self, now, entry)
     }
 
-    /// Does all that is due at `now`: so the hub is what it was at that time on a node that was there. For a node that catches up.
+    /// Does all that was due at `now`: so the hub is what it was at that time on a node that was there. For a node that catches up.
     pub(crate) fn expire_until(&self, now: Instant) {
-        while self.table().next_due().is_some_and(|due| due <= now) {
-            self.expire(now);
+        let mut publisher = self.publisher(now);
+        while publisher.table.next_due().is_some_and(|due| due <= now) {
+            self.remove_due(&mut publisher.table, now, &mut { SLICE });
         }
     }
 
@@ -99,10 +110,20 @@ impl Hub {
         self.set_alarm(&mut table, Instant::now());
     }
 
-    /// Returns the entry in which the oldest run began that is open or finished, if there is one.
-    pub(crate) fn oldest_entry(&self) -> Option<EntryId> {
-        let (entry, ..) = *self.table().replicated.as_ref()?.begun.first()?;
-        Some(entry)
+    /// Returns the first entry that the stream must keep, so that a node that starts comes to have the runs of this one. It is `most`
+    /// or an earlier one.
+    pub(crate) fn first_needed(&self, most: EntryId) -> EntryId {
+        let mut table = self.table();
+        let Some(replicated) = &mut table.replicated else { return most };
+        let mut first = replicated.oldest_entry().map_or(most, |oldest| oldest.min(most));
+        // An earlier beginning may be between two others.
+        for ((finished, _), last) in replicated.dropped.range(..(first, 0)).rev() {
+            if *last >= first {
+                first = *finished;
+            }
+        }
+        replicated.dropped.retain(|_, last| *last >= first);
+        first
     }
 
     /// Notes that no run began after `entry`: what was read after it may stand anywhere behind it by now, since a failover has cut it off.
@@ -116,18 +137,39 @@ impl Hub {
             }
             replicated.began(entry, slot, number);
         }
+        for ((_, number), last) in replicated.dropped.split_off(&(after, 0)) {
+            replicated.dropped.insert((entry, number), last);
+        }
+        for (_, run) in runs.iter_mut() {
+            if let Some(origin) = &mut run.origin {
+                origin.at = origin.at.min(entry);
+            }
+        }
     }
 }
 
 impl Table {
+    /// Returns true while the hub does nothing by the clock.
+    pub(super) fn is_in_past(&self) -> bool {
+        self.replicated.as_ref().is_some_and(Replicated::is_in_past)
+    }
+
+    /// Notes that a message of this entry came after FINISHED of the run in `slot`, and was dropped.
+    pub(super) fn note_dropped(&mut self, slot: usize, entry: &Entry) {
+        let run = &self.runs[slot];
+        if let (Some(replicated), Some(origin)) = (&mut self.replicated, &run.origin) {
+            replicated.dropped.insert((origin.at, run.number()), entry.id);
+        }
+    }
+
     /// Notes the place of a message that was appended to the run in `slot`.
     pub(super) fn note_origin(&mut self, slot: usize, entry: &Entry) {
         let run = &mut self.runs[slot];
         if let Some(origin) = &mut run.origin {
-            origin.last = entry.next;
+            (origin.at, origin.last) = (entry.id, entry.next);
             return;
         }
-        run.origin = Some(Box::new(Origin { began: entry.id, last: entry.next }));
+        run.origin = Some(Box::new(Origin { began: entry.id, at: entry.id, last: entry.next }));
         let number = run.number();
         if let Some(replicated) = &mut self.replicated {
             replicated.began(entry.id, slot, number);
@@ -152,6 +194,11 @@ impl Publisher<'_> {
     fn finish_silent(&mut self, slot: usize) {
         self.count_released(slot, "failed or was aborted");
         let used = self.table.used;
+        let before = self.table.runs[slot].origin.as_ref().map(|origin| origin.at);
         self.append(slot, Kind::Finished, RELEASE_FRAME, used);
+        // The entry of the release is not enough: it says nothing without the message before it.
+        if let (Some(origin), Some(before)) = (&mut self.table.runs[slot].origin, before) {
+            origin.at = before;
+        }
     }
 }

@@ -10,6 +10,7 @@ mod operations;
 mod pings;
 mod probe;
 mod random;
+mod replicated;
 
 use super::*;
 use crate::config::Seconds;

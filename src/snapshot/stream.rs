@@ -53,6 +53,8 @@ pub struct Place {
 pub struct Origin {
     /// The entry with its first message.
     pub began: EntryId,
+    /// The entry with its last message of a broker.
+    pub at: EntryId,
     /// The place of its last message.
     pub last: Place,
 }

@@ -260,9 +260,10 @@ impl Watch<'_> {
             (reading.safe, reading.position)
         };
         let unneeded = safe.min(position).min(recent);
-        let oldest = stream.hub.oldest_entry().map_or(unneeded, |oldest| oldest.min(unneeded));
-        if extent.first.is_some_and(|first| first < oldest) {
-            let trim = redis::cmd("XTRIM").arg(stream.key()).arg("MINID").arg("~").arg(oldest.to_string()).clone();
+        let needed = stream.hub.first_needed(unneeded);
+        if extent.first.is_some_and(|first| first < needed) {
+            // Not about there: an earlier beginning may be between FINISHED and a message that was dropped.
+            let trim = redis::cmd("XTRIM").arg(stream.key()).arg("MINID").arg("=").arg(needed.to_string()).clone();
             self.try_to::<u64>("XTRIM", &trim).await?;
         }
         Ok(())
