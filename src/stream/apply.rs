@@ -106,3 +106,6 @@ impl MessageStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

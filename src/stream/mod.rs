@@ -22,6 +22,8 @@ mod safe;
 mod seen;
 mod sentinel;
 mod session;
+#[cfg(test)]
+mod testing;
 mod watch;
 mod writer;
 

@@ -229,3 +229,6 @@ impl MessageStream {
         Err(Trouble::OtherEpoch)
     }
 }
+
+#[cfg(test)]
+mod tests;

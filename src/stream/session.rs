@@ -181,7 +181,7 @@ async fn connect(stream: &MessageStream, server: &Server) -> Result<(Connections
 
 impl MessageStream {
     /// Notes and logs that the connections are lost, or could not be made.
-    fn lose(&self, trouble: &Trouble) {
+    pub(super) fn lose(&self, trouble: &Trouble) {
         let was_connected = self.condition().is_connected();
         let why = match trouble {
             Trouble::Redis(e) => self.redis.explain(e),
@@ -189,7 +189,6 @@ impl MessageStream {
         };
         self.set_reach(Reach::Behind);
         self.ingest().lose();
-        self.hub.set_in_past(false);
         self.change(|condition| {
             condition.server = None;
             condition.trouble = Some(why.clone());
