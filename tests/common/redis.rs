@@ -181,13 +181,12 @@ impl Redis {
         });
     }
 
-    /// Waits until `primary` sends to this replica everything that comes.
+    /// Waits until `primary` sends to this replica everything that comes. A replica that is "online" may first have to acknowledge
+    /// what it got when it connected.
     pub(crate) fn wait_online(&self, primary: &Redis) {
-        let online = format!("port={},state=online", self.port);
-        until("the primary sends to the replica", || {
-            let Reply::Bulk(text) = primary.try_ask(&["INFO", "replication"])? else { return None };
-            String::from_utf8(text).expect("INFO is text").contains(&online).then_some(())
-        });
+        self.wait_link();
+        primary.tell(&["PUBLISH", "harness", "x"]);
+        self.wait_equal(primary);
     }
 
     /// Waits until this replica has everything that `primary` has now.
