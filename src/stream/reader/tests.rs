@@ -31,7 +31,7 @@ async fn run(stream: &MessageStream, mut is_done: impl FnMut() -> bool) -> Optio
 
 /// Reads until the node has caught up and its history has so many messages.
 async fn read_up_to(stream: &MessageStream, count: usize) {
-    let trouble = run(stream, || stream.condition().caught_up && stream.history().len() >= count).await;
+    let trouble = run(stream, || stream.condition().is_caught_up() && stream.history().len() >= count).await;
     assert!(trouble.is_none(), "{trouble:?}");
 }
 
