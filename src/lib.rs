@@ -113,6 +113,11 @@ pub mod internals {
     pub mod status {
         pub use crate::status::{CONNECTIONS, MAX_HEAD, REQUEST_TIMEOUT, STALL_TIMEOUT};
     }
+    pub mod stream {
+        pub mod record {
+            pub use crate::stream::record::{Head, MAX_BATCH, Record, Unreadable, append, begin, records, split};
+        }
+    }
     pub mod systemd {
         pub mod fd_store {
             pub use crate::systemd::fd_store::InheritedFds;

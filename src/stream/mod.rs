@@ -17,7 +17,7 @@ mod extent;
 mod handover;
 mod ingest;
 mod reader;
-mod record;
+pub(crate) mod record;
 mod safe;
 mod seen;
 mod sentinel;

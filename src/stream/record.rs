@@ -13,32 +13,33 @@ use thiserror::Error;
 /// The version of the format: the name of an entry's field.
 pub(super) const FORMAT: &str = "1";
 /// The most bytes of a batch, as they are in the stream. The longest message alone has fewer.
-pub(super) const MAX_BATCH: usize = 512 * 1024;
+pub const MAX_BATCH: usize = 512 * 1024;
 /// The longest name of a node, in bytes.
 pub(crate) const MAX_NODE: usize = 128;
 
 /// The head of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Head<'a> {
+pub struct Head<'a> {
     /// The ingest that wrote it: a random number, new with each process that does not go on from another.
-    pub(super) ingest: u64,
+    pub ingest: u64,
     /// Its number, from 1.
-    pub(super) number: u64,
+    pub number: u64,
     /// The name of the node.
     #[serde(borrow)]
-    pub(super) node: Cow<'a, str>,
+    pub node: Cow<'a, str>,
     /// A checksum of the limits of the node's history. Nodes with other limits may keep other messages.
-    pub(super) limits: u32,
+    pub limits: u32,
 }
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Record<'a> {
+pub enum Record<'a> {
     /// A message of a broker.
     Message {
         /// The channel, of 1 to [`MAX_CHANNEL_ID`] bytes.
         #[serde(borrow)]
         channel: Cow<'a, str>,
+        /// The meaning of the message for its channel.
         kind: Kind,
         /// The ready frame.
         #[serde(borrow, with = "serde_bytes")]
@@ -46,6 +47,7 @@ pub(super) enum Record<'a> {
     },
     /// The end of a job that failed or was aborted: FINISHED in place of the broker's.
     Release {
+        /// The channel, as in a message.
         #[serde(borrow)]
         channel: Cow<'a, str>,
         /// The message after which nothing came. If something has come by now, the record means nothing.
@@ -55,11 +57,14 @@ pub(super) enum Record<'a> {
 
 /// The reason for which a batch cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum Unreadable {
+pub enum Unreadable {
+    /// It is not encoded as a batch.
     #[error("it does not follow the format: {0}")]
     Malformed(#[from] postcard::Error),
+    /// It has this many bytes.
     #[error("it has {0} bytes, more than {MAX_BATCH}")]
     TooLong(usize),
+    /// A part of it cannot be from a node.
     #[error("{0}")]
     Inconsistent(&'static str),
 }
@@ -72,14 +77,14 @@ fn push(bytes: &mut Vec<u8>, value: &impl Serialize) {
 }
 
 /// Begins a batch.
-pub(super) fn begin(head: &Head<'_>) -> Vec<u8> {
+pub fn begin(head: &Head<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     push(&mut bytes, head);
     bytes
 }
 
 /// Appends a record to a batch, or leaves it as it is and returns false if it would be longer than [`MAX_BATCH`].
-pub(super) fn append(bytes: &mut Vec<u8>, record: &Record<'_>) -> bool {
+pub fn append(bytes: &mut Vec<u8>, record: &Record<'_>) -> bool {
     let before = bytes.len();
     push(bytes, record);
     let fits = bytes.len() <= MAX_BATCH;
@@ -93,7 +98,7 @@ pub(super) fn append(bytes: &mut Vec<u8>, record: &Record<'_>) -> bool {
 ///
 /// # Errors
 /// If it is too long, or has no whole head.
-pub(super) fn split(bytes: &[u8]) -> Result<(Head<'_>, &[u8]), Unreadable> {
+pub fn split(bytes: &[u8]) -> Result<(Head<'_>, &[u8]), Unreadable> {
     if bytes.len() > MAX_BATCH {
         return Err(Unreadable::TooLong(bytes.len()));
     }
@@ -111,7 +116,7 @@ pub(super) fn split(bytes: &[u8]) -> Result<(Head<'_>, &[u8]), Unreadable> {
 ///
 /// # Errors
 /// If one of them is not whole, or is no message that a broker can have sent.
-pub(super) fn records(mut rest: &[u8]) -> Result<Vec<Record<'_>>, Unreadable> {
+pub fn records(mut rest: &[u8]) -> Result<Vec<Record<'_>>, Unreadable> {
     let mut records = Vec::new();
     while !rest.is_empty() {
         let (record, after): (Record<'_>, _) = postcard::take_from_bytes(rest)?;
