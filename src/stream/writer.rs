@@ -21,6 +21,7 @@ const COUNT: usize = 8;
 /// The pause before a batch that was refused is sent again.
 const PAUSE: Duration = Duration::from_millis(200);
 
+static TAKEN: Throttle = Throttle::new(Duration::from_secs(60));
 static REFUSED: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// Appends batches until something fails.
@@ -35,8 +36,10 @@ pub(super) async fn write(stream: &MessageStream, mut connection: Connection) ->
                 stream.ingest().answered(at, Instant::now());
                 stream.metrics.cluster.appended.add(1);
                 stream.room.notify_waiters();
-                if stream.condition_mut().takes_again() {
-                    log::info!("Redis takes messages again");
+                if stream.condition_mut().takes_again()
+                    && let Some(more) = TAKEN.pass()
+                {
+                    log::info!("Redis takes messages again{more}");
                 }
                 stream.progress.notify_waiters();
             }
