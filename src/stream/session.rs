@@ -23,7 +23,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// The longest time for an answer. A primary that is slower is taken for dead.
 pub(super) const ANSWER: Duration = Duration::from_secs(3);
 /// The pause before the connections are made again: the shortest, and the longest.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(400));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(200));
 /// The time after which connections count as good ones, so that the next pause is the shortest.
 const GOOD: Duration = Duration::from_secs(5);
 
