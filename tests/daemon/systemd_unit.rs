@@ -129,9 +129,15 @@ fn active_in_the_shipped_config_are_the_ports_and_the_level() {
 #[test]
 fn the_shipped_config_has_every_key_with_its_default() {
     let all = uncommented();
+    // The keys that have no default, and so need a value of their own here. The others of a cluster have theirs.
+    let clustered = parse(
+        "cluster: {redis: [\"127.0.0.1:6379\"], sentinel: recodex, user: monitor, password_file: /etc/recodex/monitor/redis.password, \
+         tls: {ca: /etc/recodex/monitor/redis-ca.pem}}",
+    );
     let of_tls = ["tls.certificate", "tls.key"].map(str::to_owned).into();
-    assert_eq!(keys(&all), &keys(&Settings::default().to_yaml()) | &of_tls);
+    assert_eq!(keys(&all), &keys(&clustered.to_yaml()) | &of_tls);
     let mut settings = parse(&all);
+    assert_eq!(settings.cluster.take(), clustered.cluster);
     let defaults = Settings::default();
     // These have no default that could be written down.
     assert_eq!(settings.group.take().as_ref(), Some(&defaults.user));
