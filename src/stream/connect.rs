@@ -4,12 +4,11 @@
 
 pub(crate) use super::away::Away;
 use super::away::{answer, no_answer, no_session, not_connected};
+use super::password::password;
 use super::sentinel;
-use crate::advice;
 use crate::config::{Cluster, Server};
 use crate::deadline::timeout_at;
 use crate::error::{Exit, Failure};
-use crate::fs::{Accept, is_utf_16, read_bounded, without_mark};
 use crate::net::client_tls::{self, CaSetting};
 use crate::net::first_byte::{FirstByte, Watched};
 use crate::net::keep_alive::keep_alive;
@@ -22,7 +21,6 @@ use socket2::SockRef;
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -35,8 +33,6 @@ use tokio_rustls::{TlsConnector, rustls};
 const ROLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time after which a connection ends whose peer acknowledges nothing.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
-/// The most bytes of the password file.
-const MAX_PASSWORD_FILE: u64 = 4096;
 
 /// The way to the Redis of a cluster.
 pub(crate) struct Redis {
@@ -315,116 +311,5 @@ async fn connect_tcp(to: &Server) -> io::Result<TcpStream> {
     Err(failed.unwrap_or_else(|| io::Error::other("the host has no address")))
 }
 
-/// Reads a password from a file, without the line break at its end.
-fn password(path: &Path) -> Result<Vec<u8>, String> {
-    let file = read_bounded(path, MAX_PASSWORD_FILE, Accept::File).map_err(|what| advice::to_read(path, what))?.bytes;
-    if is_utf_16(&file) {
-        return Err("it is in UTF-16; expected UTF-8".into());
-    }
-    let text = without_mark(&file);
-    let line = text.strip_suffix(b"\n").map_or(text, |text| text.strip_suffix(b"\r").unwrap_or(text));
-    if line.is_empty() {
-        return Err("it is empty; expected the password".into());
-    }
-    if line.iter().any(|byte| b"\r\n\0".contains(byte)) {
-        return Err("expected one line with the password".into());
-    }
-    Ok(line.into())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Settings;
-    use crate::deadline::timeout;
-    use std::fs::write;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-    use tokio::sync::oneshot;
-
-    fn redis(listener: &TcpListener) -> (Redis, Server) {
-        let at = listener.local_addr().unwrap();
-        let file = format!("cluster: {{redis: [\"{at}\"]}}");
-        let cluster = Settings::parse(Path::new("c.yml"), file.as_bytes()).unwrap().cluster.unwrap();
-        (Redis::load(&cluster).unwrap(), cluster.redis[0].clone())
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_is_dropped_writes_nothing_more() {
-        const LONG: usize = 64 * 1024 * 1024;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (redis, server) = redis(&listener);
-        let (dropped, is_dropped) = oneshot::channel();
-        let client = async {
-            let mut connection = redis.connect(&server, Duration::from_secs(20)).await.unwrap();
-            let mut command = redis::cmd("XADD");
-            command.arg(vec![0_u8; LONG]);
-            let never = command.exec_async(&mut connection);
-            assert!(timeout(Duration::from_millis(10), never).await.is_err());
-            drop(connection);
-            dropped.send(()).unwrap();
-        };
-        let server = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read_exact(&mut [0; 14]).await.unwrap();
-            stream.write_all(b"+PONG\r\n").await.unwrap();
-            is_dropped.await.unwrap();
-            let mut rest = Vec::new();
-            // The end may be a reset.
-            let _ = stream.read_to_end(&mut rest).await;
-            assert!(rest.len() < LONG, "{}", rest.len());
-        };
-        Box::pin(timeout(Duration::from_secs(20), async { tokio::join!(server, client) })).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_peer_that_is_not_redis_is_said_to_be() {
-        for (answer, said) in [
-            (&b""[..], "it closed the connection without an answer; does it speak TLS there (cluster.tls)?"),
-            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it is not Redis"),
-            (b"\x15\x03\x03\0\x02\x02\x46", "it speaks TLS there (cluster.tls)"),
-            (b"-ERR max number of clients reached\r\n", "it has too many clients (maxclients)"),
-            (b"-LOADING Redis is loading the dataset in memory\r\n", "it is still loading its data"),
-            (b"-XYZ a\x1b[31mb\r\n", "it answers XYZ a\u{fffd}[31mb"),
-            (b"nonsense\r\n", "its answer is not that of Redis"),
-        ] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let (redis, server) = redis(&listener);
-            let refuse = async {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                stream.read_exact(&mut [0; 14]).await.unwrap();
-                stream.write_all(answer).await.unwrap();
-            };
-            let connect = redis.connect(&server, Duration::from_secs(20));
-            let ((), connected) = tokio::join!(refuse, connect);
-            let away = connected.err().unwrap().to_string();
-            assert!(away.starts_with(&format!("{server}: {said}")), "{}: {away}", answer.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn a_password_is_one_line_of_a_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("password");
-        let read = |text: &[u8]| {
-            write(&path, text).unwrap();
-            password(&path)
-        };
-        for text in [&b"a b\xff"[..], b"a b\xff\n", b"a b\xff\r\n", b"\xef\xbb\xbfa b\xff\n"] {
-            assert_eq!(read(text).unwrap(), b"a b\xff");
-        }
-        for (text, said) in [
-            (&b""[..], "it is empty"),
-            (b"\n", "it is empty"),
-            (b"a\n\n", "one line"),
-            (b"a\nb", "one line"),
-            (b"aa\0b", "one line"),
-            (b"\xff\xfea\0", "UTF-16"),
-            (&[b'x'; 4097], "at most 4096 bytes"),
-        ] {
-            let wrong = read(text).unwrap_err();
-            assert!(wrong.contains(said), "{}: {wrong}", text.escape_ascii());
-        }
-        assert!(password(&directory.path().join("none")).unwrap_err().starts_with("cannot open it"));
-    }
-}
+mod tests;

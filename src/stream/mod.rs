@@ -16,6 +16,7 @@ mod entries;
 mod extent;
 mod handover;
 mod ingest;
+mod password;
 mod reader;
 pub(crate) mod record;
 mod safe;
