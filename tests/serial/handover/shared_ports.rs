@@ -54,12 +54,15 @@ impl Pair {
 
     /// Stops both. Each of the viewers must be connected and is told.
     fn stop(&mut self, viewers: Vec<Viewer>) {
-        for monitor in &mut self.monitors {
-            monitor.stop();
+        for monitor in &self.monitors {
+            monitor.signal("TERM");
         }
         for mut viewer in viewers {
             viewer.texts(&[command("FINISHED")]);
             viewer.closes(1001);
+        }
+        for monitor in &mut self.monitors {
+            assert_eq!(monitor.wait_exit().code(), Some(0));
         }
     }
 }
