@@ -77,6 +77,7 @@ fn push(bytes: &mut Vec<u8>, value: &impl Serialize) {
 }
 
 /// Begins a batch.
+#[must_use]
 pub fn begin(head: &Head<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     push(&mut bytes, head);

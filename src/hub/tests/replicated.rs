@@ -293,7 +293,7 @@ fn a_restored_run_is_as_old_as_its_first_entry() {
     world.message("older", "STARTED");
     world.pass(1000);
     world.message("viewed", "STARTED");
-    let [older, viewed] = [world.entries[0].id, world.entries[1].id];
+    let [older, later] = [world.entries[0].id, world.entries[1].id];
     assert_eq!(world.node.hub().oldest_entry(), Some(older));
     drop(viewer);
     let next = Node::new(&History::default(), world.now);
@@ -305,7 +305,7 @@ fn a_restored_run_is_as_old_as_its_first_entry() {
     let finished = Came { id: entry_id(u64::MAX), ..world.entries[1].clone() };
     next.apply(&Came { records: vec![message("older", "FINISHED")], ..finished });
     next.hub().expire_until(world.now + secs(300));
-    assert_eq!(next.hub().oldest_entry(), Some(viewed));
+    assert_eq!(next.hub().oldest_entry(), Some(later));
 }
 
 /// After a failover, a batch may come back in an entry with a smaller id than others.

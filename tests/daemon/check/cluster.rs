@@ -148,9 +148,9 @@ fn each_sentinel_is_asked_for_the_primary() {
         let list: Vec<String> = addresses.iter().map(|at| format!("\"{at}\"")).collect();
         with(&format!("redis: [{}], sentinel: {name}", list.join(", ")))
     };
-    let names = |at| format!("{at} names {}", primary.address());
+    let answer = |at| format!("{at} names {}", primary.address());
     for at in &addresses {
-        says(&machine, &named(PRIMARY), 0, "ok      cluster.sentinel: ", &[&names(at)]);
+        says(&machine, &named(PRIMARY), 0, "ok      cluster.sentinel: ", &[&answer(at)]);
     }
     says(&machine, &named("other"), 69, "FAILED  cluster.redis: ", &["the Sentinels know no primary other"]);
     sentinels.kill(0);
