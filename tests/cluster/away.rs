@@ -3,7 +3,9 @@
 use super::jobs::{Audience, Jobs, channels};
 use super::node::{again, config, metric, node, nodes, readiness, wait_above, wait_not_ready, wait_ready, with_keys};
 use crate::common::http::{metrics, status};
-use crate::common::{A_WHILE, Broker, Manager, Monitor, Redis, Viewer, fence, open_directory, open_up, task, until};
+use crate::common::{
+    A_WHILE, Broker, Manager, Monitor, Redis, RedisProxy, Viewer, fence, open_directory, open_up, task, until,
+};
 use std::path::Path;
 use std::thread;
 
@@ -182,4 +184,62 @@ fn a_stop_saves_also_what_is_under_way() {
     fence(&second, &broker);
     jobs.are_whole_at(&[&second, &node(&super::node::config(redis.address(), ""))]);
     assert_eq!(readiness(&second).0, 200);
+}
+
+/// A network that swallows everything: connects succeed, and no answer comes. Viewers wait for the stream only for a while.
+#[test]
+fn a_node_whose_redis_hangs_at_its_start_serves_viewers_after_a_while() {
+    let redis = Redis::start(&[]);
+    let proxy = RedisProxy::to(redis.address());
+    proxy.hold();
+    let manager = Manager::new();
+    let config = config(proxy.address, "");
+    let monitor = manager.starts(&[], &config);
+    manager.hears("READY=1");
+    assert_eq!(readiness(&monitor).0, 503);
+    let broker = Broker::connect(monitor.brokers);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    jobs.tasks(&broker, &["job"], 100);
+    wait_above(&monitor, "buffer_bytes", 0);
+    audience.join(&[&monitor], &["job"]);
+    drop(Viewer::subscribed(monitor.viewers, "other"));
+    assert_eq!(readiness(&monitor).0, 503);
+    proxy.mend();
+    wait_ready(&monitor);
+    jobs.finish(&broker, &["job"]);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[&monitor, &node(&config)]);
+}
+
+/// A larger buffer comes with a reload, and the links are read again.
+#[test]
+fn a_reload_gives_a_full_buffer_more_room() {
+    let redis = Redis::start(&[]);
+    let directory = open_directory();
+    let path = directory.path().join("c.yml");
+    let write = |buffer: usize| {
+        let keys = format!("redis: [\"{}\"], buffer: {buffer}", redis.address());
+        let ports = "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\n";
+        std::fs::write(&path, format!("{ports}{}", with_keys(&keys, ""))).expect("it is ours");
+    };
+    write(1 << 20);
+    let monitor = Monitor::start_from(&path);
+    wait_ready(&monitor);
+    let broker = Broker::connect(monitor.brokers);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&[&monitor], &["job"]);
+    fence(&monitor, &broker);
+    redis.freeze();
+    for index in 0..400 {
+        jobs.task_of(&broker, "job", &format!("{index} {}", "x".repeat(10_000)));
+    }
+    monitor.wait_logged(&["ERROR", "full"]);
+    write(64 << 20);
+    monitor.signal("HUP");
+    wait_taken(&monitor, 401);
+    assert_eq!(metric(&monitor, "buffer_max_bytes"), 64 << 20);
+    redis.thaw();
+    jobs.finish(&broker, &["job"]);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[&monitor]);
 }

@@ -7,6 +7,8 @@ mod common;
 mod answers;
 mod away;
 mod chaos;
+mod data;
+mod expiry;
 mod failover;
 mod haproxy;
 mod jobs;

@@ -255,6 +255,22 @@ impl Redis {
         }
     }
 
+    /// Copies its files to where [`Redis::return_to_copy`] finds them.
+    pub(crate) fn keep_copy(&self) {
+        self.copy_files("cp -a appendonlydir copy");
+    }
+
+    /// Puts the copied files into the place of its own. It must not run.
+    pub(crate) fn return_to_copy(&self) {
+        assert!(self.child.is_none(), "it must not run");
+        self.copy_files("rm -r appendonlydir && mv copy appendonlydir");
+    }
+
+    fn copy_files(&self, script: &str) {
+        let status = Command::new("sh").args(["-c", script]).current_dir(self.directory.path()).status();
+        assert!(status.expect("sh runs").success(), "{script}");
+    }
+
     /// Returns the server's log.
     pub(crate) fn log(&self) -> String {
         read_to_string(self.directory.path().join("log")).unwrap_or_default()

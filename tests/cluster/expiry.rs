@@ -1,0 +1,79 @@
+//! What a node has forgotten that lived all the time, a node that starts late does not show either.
+
+use super::jobs::Jobs;
+use super::node::{config, node, nodes};
+use crate::common::{A_WHILE, Broker, Event, Redis, Viewer, command, fence, task, until};
+use std::time::Duration;
+
+/// Waits until a new viewer of a channel gets nothing.
+fn wait_forgotten(address: std::net::SocketAddr, channel: &str) {
+    until("the job is forgotten", || {
+        Viewer::watch(address, channel).next_within(Duration::from_millis(300)).is_none().then_some(())
+    });
+}
+
+#[test]
+fn a_finished_job_is_forgotten_by_all_nodes() {
+    let redis = Redis::start(&[]);
+    let config = config(redis.address(), "history: {finished: 2}");
+    let nodes = nodes(2, &config);
+    let broker = Broker::connect(nodes[0].brokers);
+    let (mut jobs, mut others) = (Jobs::default(), Jobs::default());
+    jobs.tasks(&broker, &["job"], 20);
+    others.tasks(&broker, &["other"], 20);
+    jobs.finish(&broker, &["job"]);
+    fence(&nodes[0], &broker);
+    jobs.are_whole_at(&[&nodes[0], &nodes[1]]);
+    for node in &nodes {
+        wait_forgotten(node.viewers, "job");
+    }
+    assert!(redis.entries() > 0);
+    let late = node(&config);
+    Viewer::watch(late.viewers, "job").is_silent_for(A_WHILE);
+    // The same id begins anew.
+    let mut viewers = [&nodes[0], &nodes[1], &late].map(|node| Viewer::subscribed(node.viewers, "job"));
+    broker.send(&["job", "STARTED"]);
+    broker.send(&["job", "FINISHED"]);
+    for viewer in &mut viewers {
+        viewer.texts(&[command("STARTED"), command("FINISHED")]);
+        viewer.closes(1000);
+    }
+    others.are_at(&[&nodes[0], &nodes[1], &late]);
+}
+
+/// The time for which a node was down counts.
+#[test]
+fn the_history_of_a_node_that_was_down_is_as_old_as_that_of_others() {
+    let redis = Redis::start(&[]);
+    let config = config(redis.address(), "history: {finished: 4}");
+    let first = node(&config);
+    let broker = Broker::connect(first.brokers);
+    let mut jobs = Jobs::default();
+    jobs.tasks(&broker, &["job"], 20);
+    jobs.finish(&broker, &["job"]);
+    fence(&first, &broker);
+    std::thread::sleep(Duration::from_secs(2));
+    let late = node(&config);
+    let mut seen = Viewer::watch(late.viewers, "job");
+    seen.texts(jobs.of("job"));
+    wait_forgotten(first.viewers, "job");
+    let began = std::time::Instant::now();
+    wait_forgotten(late.viewers, "job");
+    assert!(began.elapsed() < Duration::from_millis(1500), "it is forgotten {:?} later", began.elapsed());
+}
+
+#[test]
+fn an_unfinished_job_ends_at_all_nodes() {
+    let redis = Redis::start(&[]);
+    let config = config(redis.address(), "history: {unfinished: 2}");
+    let nodes = nodes(2, &config);
+    let broker = Broker::connect(nodes[0].brokers);
+    let mut viewers = [&nodes[0], &nodes[1]].map(|node| Viewer::subscribed(node.viewers, "job"));
+    broker.task("job", "1");
+    for viewer in &mut viewers {
+        viewer.texts(&[task("1", "COMPLETED")]);
+        viewer.is_ended_with(1001);
+    }
+    let late = node(&config);
+    assert_eq!(Viewer::watch(late.viewers, "job").next_within(A_WHILE), None::<Event>);
+}
