@@ -2,7 +2,7 @@
 
 use super::jobs::{Audience, Jobs, LongJob, channels, first};
 use super::node::{
-    config, metric, node, nodes, readiness, sentinel_config, sum, wait_above, wait_not_ready, wait_ready,
+    config, metric, node, nodes, readiness, sentinel_config, sum, wait_above, wait_not_ready, wait_ready, with_keys,
 };
 use crate::common::{Broker, Monitor, Redis, RedisProxy, Sentinels, Viewer, fence, until};
 use std::time::Duration;
@@ -302,4 +302,38 @@ fn another_nodes_messages_are_not_lost_with_the_tail_of_one_that_dies() {
     // The viewers of nodes that had read the tail still have it.
     lost.are_at(&[&nodes[1]]);
     kept.are_whole_at(&[&nodes[1], &node(&config)]);
+}
+
+/// The administrator's own failovers: no message is cut off.
+#[test]
+fn a_failover_by_hand_loses_nothing() {
+    Scene::start(1, &[]).loses_nothing(|servers, sentinels| {
+        sentinels.fail_over();
+        assert_eq!(sentinels.wait_switch(servers[0].port), servers[1].port);
+    });
+}
+
+#[test]
+fn a_primary_that_hands_over_to_its_replica_loses_nothing() {
+    let primary = Redis::start(&[]);
+    let replica = Redis::replica_of(&primary, &[]);
+    let keys = format!("redis: [\"{}\", \"{}\"]", primary.address(), replica.address());
+    let config = with_keys(&keys, "");
+    let nodes = nodes(2, &config);
+    let mut viewers: Vec<_> = nodes.iter().map(|node| Viewer::watch(node.viewers, "job")).collect();
+    let job = LongJob::begin(Broker::connect(nodes[0].brokers), "job", Duration::from_millis(1));
+    first(&mut viewers[0], 100);
+    primary.tell(&["FAILOVER"]);
+    until("the replica is the primary", || (replica.info("role")? == "master").then_some(()));
+    for node in &nodes {
+        wait_above(node, "failovers_total", 0);
+        wait_ready(node);
+    }
+    let sent = job.finish();
+    viewers[0].texts(&sent[100..]);
+    viewers[1].texts(&sent);
+    let late = node(&config);
+    viewers.push(Viewer::watch(late.viewers, "job"));
+    viewers[2].texts(&sent);
+    viewers.iter_mut().for_each(|viewer| viewer.closes(1000));
 }

@@ -166,3 +166,12 @@ fn batches_are_kept_until_a_replica_has_them() {
     replica.thaw();
     none_kept();
 }
+
+/// Redis ends connections that say nothing (`timeout`). A node says something often enough.
+#[test]
+fn a_redis_that_ends_idle_connections_ends_none_of_a_node() {
+    let redis = Redis::start(&["--timeout", "3"]);
+    let node = node(&config(redis.address(), ""));
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(metric(&node, "reconnects_total"), 0);
+}

@@ -93,6 +93,11 @@ impl Sentinels {
         ports.iter().copied().find(|port| count(*port) > self.all.len() / 2)
     }
 
+    /// Has them put a replica into the primary's place, although that lives.
+    pub(crate) fn fail_over(&self) {
+        self.all[0].ask(&["SENTINEL", "FAILOVER", PRIMARY]).expect("there is a good replica");
+    }
+
     /// Kills the Sentinel with this number.
     pub(crate) fn kill(&mut self, index: usize) {
         self.all.remove(index);
