@@ -73,6 +73,61 @@ fn an_epoch_that_somebody_has_changed_harms_nobody() {
     });
 }
 
+/// The stream loses its beginning while the nodes go on, and then their connections are cut: what is gone is not put back behind
+/// what came since. `remove` takes everything out of the stream.
+fn a_lost_beginning_brings_nothing_out_of_order(remove: &[&str]) {
+    let redis = Redis::start(&[]);
+    let config = config(redis.address(), "");
+    let nodes = nodes(2, &config);
+    let both = [&nodes[0], &nodes[1]];
+    let broker = Broker::connect(nodes[0].brokers);
+    let names = channels(3);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&both, &names);
+    for _ in 0..3 {
+        jobs.tasks(&broker, &names, 30);
+        fence(&nodes[0], &broker);
+    }
+    jobs.are_at(&both);
+    redis.tell(remove);
+    for _ in 0..3 {
+        jobs.tasks(&broker, &names, 30);
+        fence(&nodes[0], &broker);
+    }
+    jobs.are_at(&both);
+    redis.tell(&["CLIENT", "KILL", "TYPE", "normal"]);
+    for node in both {
+        wait_above(node, "reconnects_total", 0);
+        wait_ready(node);
+    }
+    jobs.tasks(&broker, &names, 30);
+    jobs.finish(&broker, &names);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&both);
+    let late = node(&config);
+    for name in &names {
+        let (texts, code) = to_the_end(&mut Viewer::watch(late.viewers, name));
+        assert_eq!(code, Some(1000));
+        assert!(jobs.of(name).ends_with(&texts), "the end of the job, in order: {texts:?}");
+        assert!(texts.len() >= 41, "what came since: {texts:?}");
+    }
+}
+
+#[test]
+fn a_stream_that_is_deleted_and_begins_anew_stays_in_order() {
+    a_lost_beginning_brings_nothing_out_of_order(&["DEL", STREAM]);
+}
+
+#[test]
+fn a_stream_that_is_emptied_by_hand_stays_in_order() {
+    a_lost_beginning_brings_nothing_out_of_order(&["XTRIM", STREAM, "MAXLEN", "0"]);
+}
+
+#[test]
+fn all_data_that_is_deleted_stays_away_after_a_lost_connection() {
+    a_lost_beginning_brings_nothing_out_of_order(&["FLUSHALL"]);
+}
+
 /// Somebody else uses the key. The node says so, keeps the messages, and goes on once the key is free.
 #[test]
 fn a_key_of_another_type_is_named_and_messages_wait() {

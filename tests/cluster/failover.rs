@@ -337,3 +337,14 @@ fn a_primary_that_hands_over_to_its_replica_loses_nothing() {
     viewers[2].texts(&sent);
     viewers.iter_mut().for_each(|viewer| viewer.closes(1000));
 }
+
+/// One of the Sentinels takes connections and does not answer.
+#[test]
+fn a_sentinel_that_hangs_delays_no_failover() {
+    let scene = Scene::start(1, &[]);
+    scene.sentinels.freeze(0);
+    scene.loses_nothing(|servers, sentinels| {
+        servers[0].kill();
+        assert_eq!(sentinels.wait_switch(servers[0].port), servers[1].port);
+    });
+}

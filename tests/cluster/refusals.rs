@@ -220,3 +220,19 @@ fn the_primary_is_found_among_several_addresses() {
     viewer.closes(1000);
     until("it was a failover", || (metric(&monitor, "failovers_total") == 1).then_some(()));
 }
+
+/// A server that takes connections and does not answer stands before the primary.
+#[test]
+fn an_address_that_hangs_delays_only_for_a_moment() {
+    let primary = Redis::start(&[]);
+    let hangs = Redis::start(&[]);
+    hangs.freeze();
+    let keys = format!("redis: [\"{}\", \"{}\"]", hangs.address(), primary.address());
+    let monitor = node(&with_keys(&keys, ""));
+    let broker = Broker::connect(monitor.brokers);
+    broker.task("job", "1");
+    Viewer::watch(monitor.viewers, "job").texts(&[task("1", "COMPLETED")]);
+    primary.tell(&["CLIENT", "KILL", "TYPE", "normal"]);
+    wait_above(&monitor, "reconnects_total", 0);
+    wait_ready(&monitor);
+}

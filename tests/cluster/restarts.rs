@@ -229,3 +229,30 @@ fn a_stream_that_is_emptied_between_a_stop_and_a_start_is_noticed() {
     fence(&second, &broker);
     jobs.are_whole_at(&[&second]);
 }
+
+/// A monitor becomes a node, and a node a monitor without a cluster: its viewers and its history stay.
+#[test]
+fn a_restart_into_a_cluster_and_out_of_it_loses_nothing() {
+    let redis = Redis::start(&[]);
+    let with = config(redis.address(), "");
+    let alone = crate::common::http::STATUS;
+    let manager = Manager::new();
+    let mut monitor = manager.starts(&[], alone);
+    let broker = Broker::connect(monitor.brokers);
+    let names = channels(3);
+    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
+    audience.join(&[&monitor], &names);
+    for config in [&with[..], alone] {
+        jobs.tasks(&broker, &names, 90);
+        fence(&monitor, &broker);
+        monitor.signal("USR2");
+        assert_eq!(monitor.wait_exit().code(), Some(0));
+        monitor = manager.restarts(&monitor, config);
+        monitor.wait_log("took over");
+        jobs.are_at(&[&monitor]);
+    }
+    jobs.tasks(&broker, &names, 90);
+    jobs.finish(&broker, &names);
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&[&monitor]);
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::redis::{Redis, free_port, server};
 use super::resp::{Connection, Reply};
-use super::{temporary, until};
+use super::{kill, temporary, until};
 
 /// The name of the primary at the Sentinels.
 pub(crate) const PRIMARY: &str = "recodex";
@@ -96,6 +96,11 @@ impl Sentinels {
     /// Has them put a replica into the primary's place, although that lives.
     pub(crate) fn fail_over(&self) {
         self.all[0].ask(&["SENTINEL", "FAILOVER", PRIMARY]).expect("there is a good replica");
+    }
+
+    /// Stops the Sentinel with this number (`SIGSTOP`).
+    pub(crate) fn freeze(&self, index: usize) {
+        assert!(kill(self.all[index].child.id(), "STOP").success(), "the Sentinel is there to be stopped");
     }
 
     /// Kills the Sentinel with this number.
