@@ -2,7 +2,7 @@
 
 use super::jobs::{Audience, Jobs, LongJob, channels, first};
 use super::node::{
-    config, metric, node, nodes, readiness, sentinel_config, sum, wait_above, wait_not_ready, wait_ready, with_keys,
+    metric, node, nodes, readiness, sentinel_config, sum, wait_above, wait_not_ready, wait_ready, with_keys,
 };
 use crate::common::{Broker, Monitor, Redis, RedisProxy, Sentinels, Viewer, fence, until};
 use std::time::Duration;
@@ -207,101 +207,6 @@ fn while_all_sentinels_are_away_messages_pass() {
     viewers[1].texts(&sent);
     viewers[1].closes(1000);
     assert_eq!(readiness(&late).0, 503);
-}
-
-/// A primary dies whose replica lacks a tail. The replica's clock is so many seconds ahead.
-fn a_tail_that_the_replica_lacks_is_put_back(clock: i64) {
-    let mut primary = Redis::start(&[]);
-    let port = primary.port.to_string();
-    let replica = Redis::with_clock(clock, &["--replicaof", "127.0.0.1", &port]);
-    replica.wait_online(&primary);
-    let proxy = RedisProxy::to(primary.address());
-    let config = config(proxy.address, "");
-    let nodes = nodes(2, &config);
-    let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
-    jobs.tasks(&broker, &names, 100);
-    fence(&nodes[0], &broker);
-    replica.wait_equal(&primary);
-    // From here on the replica gets nothing.
-    replica.freeze();
-    primary.tell(&["CLIENT", "KILL", "TYPE", "replica"]);
-    for _ in 0..10 {
-        jobs.tasks(&broker, &names, 20);
-        fence(&nodes[0], &broker);
-    }
-    jobs.are_at(&both);
-    let had = primary.entries();
-    primary.kill();
-    replica.thaw();
-    replica.tell(&["REPLICAOF", "NO", "ONE"]);
-    assert!(replica.entries() < had, "the replica lacks a tail");
-    proxy.leads_to(replica.address());
-    wait_above(&nodes[0], "reappended_batches_total", 0);
-    both.into_iter().for_each(wait_ready);
-    jobs.are_at(&both);
-    jobs.tasks(&broker, &names, 100);
-    jobs.finish(&broker, &names);
-    audience.get_all(&jobs);
-    jobs.are_whole_at(&[both[0], both[1], &node(&config)]);
-    assert_eq!(sum(&both, "gaps_total") + sum(&both, "epochs_total"), 0);
-}
-
-#[test]
-fn a_tail_that_was_not_replicated_is_put_back() {
-    a_tail_that_the_replica_lacks_is_put_back(0);
-}
-
-/// The ids of the new primary are below those that the readers have seen.
-#[test]
-fn a_tail_is_put_back_also_if_the_new_primarys_clock_is_an_hour_behind() {
-    a_tail_that_the_replica_lacks_is_put_back(-3600);
-}
-
-#[test]
-fn a_tail_is_put_back_also_if_the_new_primarys_clock_is_ten_years_ahead() {
-    a_tail_that_the_replica_lacks_is_put_back(10 * 365 * 86_400);
-}
-
-/// The node that put a tail into the stream dies with the primary: only this tail is lost, for which the documentation is honest.
-#[test]
-fn another_nodes_messages_are_not_lost_with_the_tail_of_one_that_dies() {
-    let mut primary = Redis::start(&[]);
-    let replica = Redis::replica_of(&primary, &[]);
-    let proxy = RedisProxy::to(primary.address());
-    let config = config(proxy.address, "");
-    let mut nodes = nodes(2, &config);
-    let brokers = [0, 1].map(|index: usize| Broker::connect(nodes[index].brokers));
-    let (mut kept, mut lost, mut audience) = (Jobs::default(), Jobs::default(), Audience::default());
-    audience.join(&[&nodes[1]], &["kept"]);
-    kept.tasks(&brokers[1], &["kept"], 50);
-    fence(&nodes[1], &brokers[1]);
-    replica.wait_equal(&primary);
-    replica.freeze();
-    primary.tell(&["CLIENT", "KILL", "TYPE", "replica"]);
-    for _ in 0..10 {
-        kept.tasks(&brokers[1], &["kept"], 10);
-        lost.tasks(&brokers[0], &["lost"], 10);
-        fence(&nodes[1], &brokers[1]);
-        fence(&nodes[0], &brokers[0]);
-    }
-    lost.are_at(&[&nodes[1]]);
-    nodes[0].signal("KILL");
-    nodes[0].wait_exit();
-    primary.kill();
-    replica.thaw();
-    replica.tell(&["REPLICAOF", "NO", "ONE"]);
-    proxy.leads_to(replica.address());
-    wait_above(&nodes[1], "reappended_batches_total", 0);
-    wait_ready(&nodes[1]);
-    kept.finish(&brokers[1], &["kept"]);
-    audience.get_all(&kept);
-    // The viewers of nodes that had read the tail still have it.
-    lost.are_at(&[&nodes[1]]);
-    kept.are_whole_at(&[&nodes[1], &node(&config)]);
 }
 
 /// The administrator's own failovers: no message is cut off.

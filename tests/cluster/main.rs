@@ -21,3 +21,4 @@ mod relaying;
 mod releases;
 mod restarts;
 mod stream;
+mod tails;

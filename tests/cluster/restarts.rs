@@ -2,7 +2,8 @@
 
 use super::jobs::{Audience, Jobs, LongJob, channels, first};
 use super::node::{again, config, metric, node, sum, wait_above, wait_ready, with_keys};
-use crate::common::{Broker, Manager, Monitor, Redis, RedisProxy, Viewer, fence, open_directory, until};
+use super::tails::Pair;
+use crate::common::{Broker, Manager, Monitor, Redis, Viewer, fence, open_directory, until};
 use std::time::Duration;
 
 /// A node under a service manager.
@@ -117,37 +118,6 @@ fn a_restart_with_a_full_buffer_loses_nothing() {
     redis.thaw();
     audience.get_all(&jobs);
     jobs.are_whole_at(&[&service.monitor]);
-}
-
-/// A primary with a replica that gets nothing, behind an address that leads to either.
-struct Pair {
-    primary: Redis,
-    replica: Redis,
-    network: RedisProxy,
-}
-
-impl Pair {
-    fn start() -> Self {
-        let primary = Redis::start(&[]);
-        let replica = Redis::replica_of(&primary, &[]);
-        let network = RedisProxy::to(primary.address());
-        Self { primary, replica, network }
-    }
-
-    /// Has the replica get nothing more.
-    fn divide(&self) {
-        self.replica.wait_equal(&self.primary);
-        self.replica.freeze();
-        self.primary.tell(&["CLIENT", "KILL", "TYPE", "replica"]);
-    }
-
-    /// Puts the replica into the place of the primary.
-    fn replace(&mut self) {
-        self.primary.kill();
-        self.replica.thaw();
-        self.replica.tell(&["REPLICAOF", "NO", "ONE"]);
-        self.network.leads_to(self.replica.address());
-    }
 }
 
 /// Between two processes of a node, a failover cuts off what the first had appended. The second puts it back.
