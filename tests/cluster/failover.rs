@@ -240,7 +240,9 @@ fn a_primary_that_hands_over_to_its_replica_loses_nothing() {
     let late = node(&config);
     viewers.push(Viewer::watch(late.viewers, "job"));
     viewers[2].texts(&sent);
-    viewers.iter_mut().for_each(|viewer| viewer.closes(1000));
+    for viewer in &mut viewers {
+        viewer.closes(1000);
+    }
 }
 
 /// One of the Sentinels takes connections and does not answer.
