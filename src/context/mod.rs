@@ -156,6 +156,13 @@ impl Shared {
         self.settings.subscribe()
     }
 
+    /// Logs the number of messages that are dropped at the end of the process, if there are some.
+    pub(crate) fn warn_of_unsent(&self) {
+        if let Some(unsent) = self.stream.as_ref().map(|stream| stream.unsent()).filter(|unsent| *unsent > 0) {
+            log::error!("{unsent} messages that Redis has not taken are dropped; history.state would keep them");
+        }
+    }
+
     /// Returns the time since the start.
     pub(crate) fn uptime(&self) -> Duration {
         self.started.elapsed()

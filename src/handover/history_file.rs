@@ -117,12 +117,14 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Saves the history to the file, and logs the outcome.
-pub(crate) fn save(path: &Path, history: Result<Vec<u8>, Refused>) {
-    match history.map_err(io::Error::other).and_then(|bytes| write(path, &bytes)) {
+/// Saves the history to the file, and logs the outcome. Returns true if it is saved.
+pub(crate) fn save(path: &Path, history: Result<Vec<u8>, Refused>) -> bool {
+    let saved = history.map_err(io::Error::other).and_then(|bytes| write(path, &bytes));
+    match &saved {
         Ok(()) => log::info!("the history is saved to {}", path.display()),
         Err(e) => log::error!("history.state: cannot save the history to {}: {e}", path.display()),
     }
+    saved.is_ok()
 }
 
 /// Writes the file, or leaves the one that is there as it is.
@@ -137,8 +139,9 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Restores the history in the file into a hub, if it is not older than `limits.finished`, as far as `limits.total_bytes` allows; and what
-/// Redis had not taken, of whatever age, into a stream. Without a hub the history is not needed. The file is removed; one that cannot be used is renamed. Logs the outcome.
+/// Restores the history in the file into a hub, if it is not older than `limits.finished`, as far as `limits.total_bytes` allows; and
+/// the messages that Redis had not taken, of whatever age, into a stream. Without a hub the history is not needed. The file is removed;
+/// one that cannot be used is renamed. Logs the outcome.
 pub(crate) fn take_up(path: &Path, limits: &History, to: Option<(&Hub, Option<&MessageStream>)>) {
     let shown = path.display();
     match find(path) {
@@ -166,7 +169,11 @@ fn take_up_saved(path: &Path, file: &File, limits: &History, hub: &Hub, stream: 
         }
         Err(Unusable::Old(age)) => {
             remove(path, file);
-            log::warn!("{shown} is not taken up: it was saved {age} s ago, more than history.finished");
+            let sent = match stream.map_or(0, MessageStream::unsent) {
+                0 => String::new(),
+                unsent => format!("; {unsent} messages in it that Redis had not taken are sent"),
+            };
+            log::warn!("{shown} is not taken up: it was saved {age} s ago, more than history.finished{sent}");
         }
         Err(Unusable::Refused(why)) => {
             let bad = unusable_history(path);
@@ -237,7 +244,7 @@ fn restore(file: &File, hub: &Hub, stream: Option<&MessageStream>, limits: &Hist
             // Its runs are not taken up: the stream is read from its beginning.
             saved.forget_reading();
         }
-        restore_stream(Some(saved), stream);
+        restore_stream(Some(saved), stream, age);
     }
     if is_old {
         return Err(Unusable::Old(age.as_secs()));

@@ -120,8 +120,7 @@ impl Inherited {
             && let Some(path) = history_file.or(state.history_file.as_deref().map(Path::new))
         {
             let path = path.to_path_buf();
-            history_file::save(&path, state.without_connections().encode());
-            self.is_saved = true;
+            self.is_saved = history_file::save(&path, state.without_connections().encode());
         }
     }
 }
@@ -133,7 +132,7 @@ impl Drop for Inherited {
         {
             let links = state.links.len();
             if !self.is_saved {
-                restore_stream(state.stream, None);
+                restore_stream(state.stream, None, Duration::ZERO);
             }
             let viewers = self.sockets.drain(..).skip(links);
             // The settings may be wrong, if they are known at all: the default of `clients.finish_on_close` holds.
@@ -184,7 +183,7 @@ fn resume(mut state: State<'_>, sockets: Vec<OwnedFd>, shared: &Arc<Shared>) {
     let State { version, uptime, runs, links, viewers, stream, .. } = state;
     let (now, elapsed) = (Instant::now(), state::uptime().saturating_sub(uptime));
     let slots = shared.hub.restore(now, Duration::from_millis(elapsed), &runs);
-    restore_stream(stream, shared.stream.as_deref());
+    restore_stream(stream, shared.stream.as_deref(), Duration::from_millis(elapsed));
     let what = format!("{} viewers, {} brokers and {} channels", viewers.len(), links.len(), runs.len());
     let mut sockets = sockets.into_iter();
     for (link, socket) in links.into_owned().into_iter().zip(&mut sockets) {
@@ -205,10 +204,14 @@ fn resume(mut state: State<'_>, sockets: Vec<OwnedFd>, shared: &Arc<Shared>) {
     log::info!("took over {what} from the previous process (version {version}), after {elapsed} ms");
 }
 
-/// Goes on with the stream of a cluster. If there is none any more, the messages that wait for Redis are lost.
-pub(super) fn restore_stream(saved: Option<snapshot::stream::StreamState<'_>>, stream: Option<&MessageStream>) {
+/// Goes on with the stream of a cluster; the previous process ended `away` ago. If there is none any more, the messages that wait for Redis are lost.
+pub(super) fn restore_stream(
+    saved: Option<snapshot::stream::StreamState<'_>>,
+    stream: Option<&MessageStream>,
+    away: Duration,
+) {
     match (saved, stream) {
-        (Some(saved), Some(stream)) => stream.restore(saved),
+        (Some(saved), Some(stream)) => stream.restore(saved, away),
         (Some(saved), None) if saved.unsent() > 0 => {
             log::error!("{} messages that Redis has not taken are dropped", saved.unsent());
         }

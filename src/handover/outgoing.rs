@@ -41,8 +41,8 @@ pub(crate) fn hand_over(queue: FdQueue, shared: &Shared) {
             // Closed before the history is saved, so that brokers can connect to the next process while the disk is slow.
             drop(links);
             refuse(viewers.into_iter().zip(viewer_states), finish);
-            if let Some((path, history)) = history_to_save(shared) {
-                history_file::save(&path, history);
+            if !history_to_save(shared).is_some_and(|(path, history)| history_file::save(&path, history)) {
+                shared.warn_of_unsent();
             }
         }
     }

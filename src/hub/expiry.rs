@@ -107,8 +107,8 @@ impl Hub {
     /// Sets the alarm to the time when something is due, and wakes [`Hub::keep_time`] if that is earlier than before.
     pub(super) fn set_alarm(&self, table: &mut Table, now: Instant) {
         let next = match &table.replicated {
-            Some(replicated) if replicated.is_in_past() => None,
             _ if table.over => Some(now),
+            Some(replicated) if replicated.is_in_past() => None,
             _ => table.next_due(),
         };
         if next.is_some() && table.alarm.is_none_or(|alarm| next < Some(alarm)) {

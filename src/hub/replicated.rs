@@ -4,10 +4,12 @@
 //! stream, so that all hubs do it at the same place.
 
 use crate::hub::expiry::SLICE;
-use crate::hub::run::Unfinished;
+use crate::hub::run::{Run, Unfinished};
 use crate::hub::table::Table;
 use crate::hub::{Hub, Publisher};
+use crate::snapshot::state::Lifecycle;
 use crate::snapshot::stream::{EntryId, Origin, Place};
+use crate::wire::close::End;
 use crate::wire::message::{Kind, RELEASE_FRAME};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -124,6 +126,45 @@ impl Hub {
         }
         replicated.dropped.retain(|_, last| *last >= first);
         first
+    }
+
+    /// Ends the open jobs whose rest is nowhere: those that began before `first`, the first entry of the stream, and viewers' channels
+    /// without a message. Returns their number.
+    pub(crate) fn end_lost(&self, now: Instant, first: EntryId) -> usize {
+        let mut table = self.table();
+        let is_lost = |run: &Run| match &run.origin {
+            Some(origin) => origin.began < first,
+            None => run.messages() == 0,
+        };
+        let is_open = |run: &Run| run.lifecycle == Some(Lifecycle::Open) && !run.is_probe();
+        let lost = table.runs.iter().filter(|(_, run)| is_open(run) && is_lost(run)).map(|(slot, _)| slot);
+        let lost: Vec<_> = lost.collect();
+        for slot in &lost {
+            table.discard(*slot, End::Evicted);
+        }
+        self.metrics.evicted.add(lost.len());
+        self.set_alarm(&mut table, now);
+        self.wake(&table);
+        lost.len()
+    }
+
+    /// Returns the messages that came after FINISHED and were dropped, for another process: the entries of the last message of each run and
+    /// of the last one that was dropped.
+    pub(crate) fn dropped(&self) -> Vec<(EntryId, EntryId)> {
+        let table = self.table();
+        let dropped = table.replicated.iter().flat_map(|replicated| &replicated.dropped);
+        dropped.map(|((finished, _), last)| (*finished, *last)).collect()
+    }
+
+    /// Goes on with the dropped messages that another process has noted.
+    pub(crate) fn restore_dropped(&self, dropped: Vec<(EntryId, EntryId)>) {
+        let mut table = self.table();
+        let Some(replicated) = &mut table.replicated else { return };
+        // The number 0 is no run's. Of several with one entry, the latest message counts.
+        for (finished, last) in dropped {
+            let noted = replicated.dropped.entry((finished, 0)).or_insert(last);
+            *noted = last.max(*noted);
+        }
     }
 
     /// Notes that no run began after `entry`: what was read after it may stand anywhere behind it by now, since a failover has cut it off.

@@ -50,7 +50,7 @@ pub struct Metrics {
     pub viewers_lost: Counts<Loss>,
     /// Viewers closed, by code.
     pub closed: Counts<Close>,
-    /// What happened between a node and the stream of its cluster.
+    /// The counters of a node in a cluster.
     pub(crate) cluster: ClusterCounters,
 }
 

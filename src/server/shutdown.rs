@@ -56,20 +56,19 @@ impl Running {
         }
         // Saved before the hub stops: a job that may go on must have no FINISHED of the monitor's in the saved history.
         let saving = save_history(shared);
-        if saving.is_none()
-            && let Some(unsent) = shared.stream.as_ref().map(|stream| stream.unsent()).filter(|unsent| *unsent > 0)
-        {
-            log::error!("{unsent} messages that Redis has not taken are dropped; history.state would keep them");
-        }
         shared.hub.stop();
         if !all_free(&shared.viewers, deadline).await {
             log::warn!("{} viewers did not take what was sent to them in time", shared.viewers.taken());
         }
         all_free(&shared.status_connections, deadline.min(Instant::now() + STATUS_GRACE)).await;
+        let mut is_saved = false;
         if let Some(saving) = saving {
             // Asks the service manager for more time.
             readiness::stopping();
-            let _ = saving.await;
+            is_saved = saving.await.unwrap_or(false);
+        }
+        if !is_saved {
+            shared.warn_of_unsent();
         }
         log::info!("stopped: {}", shared.metrics);
     }
@@ -85,7 +84,7 @@ async fn all_free(permits: &Arc<ConnectionLimit>, deadline: Instant) -> bool {
 }
 
 /// Begins to save the history as it is now, on a thread of its own, if `history.state` is set.
-fn save_history(shared: &Shared) -> Option<JoinHandle<()>> {
+fn save_history(shared: &Shared) -> Option<JoinHandle<bool>> {
     let (path, history) = history_to_save(shared)?;
     Some(spawn_blocking(move || history_file::save(&path, history)))
 }

@@ -109,6 +109,9 @@ pub struct StreamState<'a> {
     /// The stream's epoch, if it is known.
     #[serde(borrow)]
     pub epoch: Option<Cow<'a, str>>,
+    /// The messages that came after FINISHED and were dropped: the entry of the last message of each run, and that of the last one that
+    /// was dropped.
+    pub dropped: Vec<(EntryId, EntryId)>,
 }
 
 impl StreamState<'_> {
@@ -116,6 +119,7 @@ impl StreamState<'_> {
     pub(crate) fn forget_reading(&mut self) {
         self.seen.clear();
         self.kept.clear();
+        self.dropped.clear();
         (self.position, self.safe) = (EntryId::default(), EntryId::default());
     }
 }

@@ -66,7 +66,10 @@ impl MessageStream {
         }
         self.reading().seen.note(ingest, number, id);
         self.metrics.cluster.read.add(1);
-        self.compare_limits(head.limits, &head.node);
+        // Batches from before tell nothing: the limits of all nodes may have been changed since.
+        if !time.is_known && ingest != self.ingest().id() {
+            self.compare_limits(head.limits, &head.node);
+        }
         Applied::Done
     }
 

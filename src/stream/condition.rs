@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// The time for which a node may be behind, or without Redis, until it is not ready: longer than a pause that nobody notices.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
-/// How far a node has read the stream.
+/// The reach of a node's reader in the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
     /// Not to its end.
@@ -25,7 +25,7 @@ pub(super) enum Reach {
 pub(crate) struct Condition {
     /// The primary, while it is connected.
     pub(crate) server: Option<Server>,
-    /// How far the node has read.
+    /// The reach of the node's reader.
     reach: Reach,
     /// True once the node has read the stream to its end.
     has_caught_up: bool,
@@ -78,6 +78,11 @@ impl Condition {
     /// Returns true while the node has read the stream to its end.
     pub(crate) fn is_caught_up(&self) -> bool {
         self.reach == Reach::End
+    }
+
+    /// Returns true while the stream is read from its beginning again because of a gap.
+    pub(super) fn reads_again(&self) -> bool {
+        self.reach == Reach::Again
     }
 
     /// Returns true while Redis is connected.

@@ -185,7 +185,9 @@ impl Redis {
         let limit = Limit::new(within);
         let mut opened = self.open(to, limit).await?;
         self.authenticate(to, &mut opened, limit).await?;
-        self.ask::<()>(to, &mut opened, &redis::cmd("PING"), limit).await?.map_err(|e| self.reason(to, &e, &opened))?;
+        self.ask::<Value>(to, &mut opened, &redis::cmd("TIME"), limit)
+            .await?
+            .map_err(|e| self.reason(to, &e, &opened))?;
         Ok(opened.connection)
     }
 

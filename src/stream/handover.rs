@@ -6,6 +6,7 @@ use crate::stream::record;
 use crate::stream::seen::Seen;
 use crate::stream::{MessageStream, Reading};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::time::Instant;
 
 impl state::StreamState<'_> {
@@ -35,8 +36,9 @@ impl state::StreamState<'_> {
 }
 
 impl MessageStream {
-    /// Goes on from another process of this node. A state of another service is left out.
-    pub(crate) fn restore(&self, mut saved: state::StreamState<'_>) {
+    /// Goes on from another process of this node, which ended `away` ago. A state of another service is left out.
+    pub(crate) fn restore(&self, mut saved: state::StreamState<'_>, away: Duration) {
+        let now = Instant::now();
         if saved.name != self.name {
             log::error!(
                 "the previous process belonged to the service {:?} (cluster.name), and this one to {:?}: {} messages that Redis has not \
@@ -51,9 +53,12 @@ impl MessageStream {
         let mut seen = Seen::default();
         seen.restore(std::mem::take(&mut saved.seen));
         let (position, safe) = (saved.position, saved.safe);
+        self.hub.restore_dropped(std::mem::take(&mut saved.dropped));
+        // Who was away for long may have lost what the stream has dropped meanwhile.
+        self.change(|condition| condition.behind_from = now.checked_sub(away).or(Some(now)));
         let epoch = saved.epoch.take().map(std::borrow::Cow::into_owned);
         *self.reading() = Reading { position, safe, seen, epoch, is_from_beginning: position == EntryId::default() };
-        self.ingest().restore(saved, Instant::now());
+        self.ingest().restore(saved, now);
         self.work.notify_one();
     }
 
@@ -82,6 +87,7 @@ impl MessageStream {
             position,
             safe,
             epoch: epoch.map(Into::into),
+            dropped: self.hub.dropped(),
         };
         show(saved)
     }

@@ -38,6 +38,8 @@ pub(super) struct Ingest {
     kept: VecDeque<Kept>,
     /// The bytes of `kept`.
     kept_bytes: usize,
+    /// The entry of the last batch that Redis has answered to this process.
+    last_answer: Option<EntryId>,
     /// True once it is known which of the kept batches the stream has. Before that none is forgotten.
     is_looked_up: bool,
 }
@@ -78,6 +80,7 @@ impl Ingest {
             waiting_bytes: 0,
             kept: VecDeque::new(),
             kept_bytes: 0,
+            last_answer: None,
             is_looked_up: false,
         }
     }
@@ -115,6 +118,11 @@ impl Ingest {
     /// Returns the number of batches that Redis has answered and that are kept.
     pub(super) fn kept(&self) -> usize {
         self.kept.len()
+    }
+
+    /// Returns the entry of the last batch that Redis has answered to this process.
+    pub(super) fn last_answer(&self) -> Option<EntryId> {
+        self.last_answer
     }
 
     /// Returns true if nothing waits for Redis.
@@ -158,6 +166,7 @@ impl Ingest {
 
     /// Notes the entry in which the batch that was sent is now.
     pub(super) fn answered(&mut self, at: EntryId, now: Instant) {
+        self.last_answer = Some(at);
         let Some(Waiting { number, bytes, records, .. }) = self.waiting.pop_front() else { return };
         self.waiting_bytes -= bytes.len();
         self.kept_bytes += bytes.len();
@@ -169,8 +178,8 @@ impl Ingest {
         self.kept.iter().map(|kept| kept.at).min()
     }
 
-    /// Keeps the batches with the numbers in `found`, and those up to the entry `trimmed`, which the stream had and has no more. Has all other
-    /// kept batches wait again, before those with larger numbers, and returns their number.
+    /// Keeps the batches with the numbers in `found`, and those up to the entry `trimmed`, which the stream had and has no more. Has all
+    /// other kept batches wait again, before those with larger numbers, and returns their number.
     ///
     /// Readers take a batch that comes before one with a smaller number for a sign of a loss.
     pub(super) fn put_back(&mut self, found: &HashSet<u64>, trimmed: EntryId) -> usize {

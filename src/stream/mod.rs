@@ -189,12 +189,13 @@ impl MessageStream {
         let all = async {
             loop {
                 let more = self.progress.notified();
-                let (is_empty, id, last) = {
+                let (is_empty, last) = {
                     let ingest = self.ingest();
-                    (ingest.is_empty(), ingest.id(), ingest.last())
+                    (ingest.is_empty(), ingest.last_answer())
                 };
-                let is_done = is_empty && self.reading().seen.has_reached(id, last);
-                if is_done || !self.condition().is_connected() {
+                let is_done = is_empty && last.is_none_or(|last| self.reading().position >= last);
+                let condition = self.condition();
+                if is_done || condition.unknown_format || !condition.is_connected() {
                     return;
                 }
                 more.await;

@@ -9,8 +9,11 @@ use crate::stream::clock::{Clock, Time};
 use crate::stream::condition::Reach;
 use crate::stream::connect::Connection;
 use crate::stream::entries::{self, Entry};
+use crate::stream::extent::Extent;
 use crate::stream::record::FORMAT;
 use crate::stream::session::{Trouble, ask};
+use crate::stream::watch::KEPT_FOR_OTHERS;
+use crate::stream::writer::is_refusal;
 use crate::stream::{MessageStream, Reading};
 use data_encoding::HEXLOWER;
 use redis::Value;
@@ -40,7 +43,9 @@ static UNKNOWN: Throttle = Throttle::new(Duration::from_secs(60));
 /// Reads the stream until something fails.
 pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> Result<Infallible, Trouble> {
     let mut clock = Some(clock_of(&mut connection).await?);
+    let first = Extent::of(&mut connection, &stream.key()).await?.first;
     let (mut from, mut count) = (stream.reading().start_again(), COUNT.0);
+    stream.end_lost(from, first, Instant::now());
     stream.hub.begin_by(from);
     stream.hub.set_in_past(true);
     loop {
@@ -65,7 +70,10 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
                 stream.set_reach(Reach::Behind);
                 stream.change(|condition| condition.unknown_format = true);
                 from = before.unwrap_or(from);
+                // It may last until an upgrade, and jobs must not stay for ever until then.
+                stream.hub.set_in_past(false);
                 sleep(UNKNOWN_PAUSE).await;
+                stream.hub.set_in_past(clock.is_some());
                 continue;
             }
         }
@@ -170,25 +178,27 @@ async fn fetch(
     let answer = timeout(READ, both.query_async::<(Value, Option<String>)>(connection)).await;
     let (read, epoch) = answer.map_err(|Elapsed| Trouble::Silent("XREAD", READ))??;
     let epoch = match epoch {
-        Some(epoch) => epoch,
+        Some(epoch) => Some(epoch),
         None => set_epoch(stream, connection).await?,
     };
-    stream.check_epoch(epoch)?;
+    epoch.map_or(Ok(()), |epoch| stream.check_epoch(epoch))?;
     entries::of_xread(read).ok_or(Trouble::Unexpected("XREAD"))
 }
 
-/// Writes a new epoch unless another node does; returns the one that holds.
-async fn set_epoch(stream: &MessageStream, connection: &mut Connection) -> Result<String, Trouble> {
+/// Writes a new epoch unless another node does; returns the one that holds. Returns `None` while Redis refuses to write.
+async fn set_epoch(stream: &MessageStream, connection: &mut Connection) -> Result<Option<String>, Trouble> {
     let mut random = [0; 16];
     // Without the system's generator the ingest's id has to do: it is another one in each node.
     if SystemRandom::new().fill(&mut random).is_err() {
         random[..8].copy_from_slice(&stream.ingest().id().to_le_bytes());
     }
     let epoch = HEXLOWER.encode(&random);
-    let _: Value = ask(connection, "SET", redis::cmd("SET").arg(stream.epoch_key()).arg(epoch).arg("NX")).await?;
-    ask::<Option<String>>(connection, "GET", redis::cmd("GET").arg(stream.epoch_key()))
-        .await?
-        .ok_or(Trouble::Unexpected("GET"))
+    let set = ask::<Value>(connection, "SET", redis::cmd("SET").arg(stream.epoch_key()).arg(epoch).arg("NX")).await;
+    match set {
+        Err(Trouble::Redis(e)) if is_refusal(&e) => return Ok(None),
+        set => set?,
+    };
+    ask(connection, "GET", redis::cmd("GET").arg(stream.epoch_key())).await
 }
 
 impl Reading {
@@ -207,6 +217,23 @@ impl Reading {
 }
 
 impl MessageStream {
+    /// Ends the jobs whose rest has left the stream while this node was away: its viewers would wait for it for as long as
+    /// `history.unfinished`. The stream begins with the entry `first`, and this node goes on after `from`.
+    fn end_lost(&self, from: EntryId, first: Option<EntryId>, now: Instant) {
+        let Some(first) = first.filter(|first| from > EntryId::default() && *first > from) else { return };
+        // The stream keeps everything for this long. It may also begin later because nothing has come for long.
+        if self.condition().lag(now) < KEPT_FOR_OTHERS {
+            return;
+        }
+        let count = self.hub.end_lost(now, first);
+        if count > 0 {
+            log::warn!(
+                "{count} jobs went on while this node was away from Redis, and the stream has not kept all of them: their viewers are \
+                 closed, and may connect again"
+            );
+        }
+    }
+
     /// Compares the epoch of the stream with the known one.
     fn check_epoch(&self, epoch: String) -> Result<(), Trouble> {
         let mut reading = self.reading();

@@ -74,11 +74,6 @@ impl Seen {
         }
     }
 
-    /// Returns true if the batch `number` of an ingest was read, or a later one.
-    pub(super) fn has_reached(&self, ingest: u64, number: u64) -> bool {
-        number == 0 || self.ingests.get(&ingest).is_some_and(|numbers| numbers.last >= number)
-    }
-
     /// If there are many ingests, forgets those of which nothing is left in a stream that begins with the entry `first`.
     pub(super) fn forget_before(&mut self, first: EntryId) {
         if self.ingests.len() > MAX_INGESTS {
@@ -131,9 +126,6 @@ mod tests {
             seen.note(1, number, at(3));
             assert_eq!(seen.judge(1, number), Verdict::Known);
         }
-        assert!(
-            seen.has_reached(1, 11) && !seen.has_reached(1, 12) && !seen.has_reached(3, 1) && seen.has_reached(3, 0)
-        );
     }
 
     #[test]
@@ -247,7 +239,6 @@ mod tests {
             expected.dedup();
             new.sort_unstable();
             prop_assert_eq!(new, expected);
-            prop_assert!(seen.has_reached(1, *numbers.iter().max().unwrap()));
         }
     }
 }

@@ -37,13 +37,13 @@ pub(super) enum Trouble {
     Away(#[from] Away),
     #[error("{0}")]
     Redis(#[from] RedisError),
-    #[error("no answer to {0} within {1:?}")]
+    #[error("no answer to {0} within {seconds} s", seconds = .1.as_secs())]
     Silent(&'static str, Duration),
     #[error("Redis gives an unexpected answer to {0}")]
     Unexpected(&'static str),
     #[error("it has become a replica")]
     Replica,
-    #[error("its history is another one by now: it has been a replica meanwhile, or lost entries")]
+    #[error("it has restarted or failed over in the meantime, or has lost entries")]
     OtherHistory,
     #[error("the Sentinels name {0} as the primary")]
     OtherPrimary(String),
@@ -65,7 +65,7 @@ pub(super) async fn ask<T: FromRedisValue>(
     }
 }
 
-/// What a primary says of itself.
+/// The answer of a primary about itself and its replicas.
 #[derive(Debug, Default)]
 pub(super) struct Replication {
     pub(super) is_primary: bool,

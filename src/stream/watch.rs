@@ -12,6 +12,7 @@ use crate::stream::connect::Connection;
 use crate::stream::extent::Extent;
 use crate::stream::safe::Marks;
 use crate::stream::session::{Replication, Trouble, ask};
+use crate::stream::writer::is_refusal;
 use redis::{Cmd, FromRedisValue};
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -28,7 +29,7 @@ const MAX_STUCK: usize = 3;
 /// The looks between two that trim what no job needs.
 const TRIM_EVERY: u64 = 10;
 /// The least time for which the stream keeps what it has: a node that was away for less misses nothing.
-const KEPT_FOR_OTHERS: Duration = Duration::from_secs(60);
+pub(super) const KEPT_FOR_OTHERS: Duration = Duration::from_secs(60);
 /// The time for which a node trims by bytes only, after it has seen a node that keeps another history.
 const OTHER_LIMITS: Duration = Duration::from_secs(600);
 /// The part of the entries that one look may trim because of `cluster.stream_bytes`: one in this many. So the estimate of the memory is
@@ -39,7 +40,7 @@ const MAX_RELEASES: usize = 1000;
 
 static OVER_BOUND: Throttle = Throttle::new(Duration::from_secs(600));
 static TRIMMED: Throttle = Throttle::new(Duration::from_secs(60));
-static NOT_ALLOWED: Throttle = Throttle::new(Duration::from_secs(3600));
+static NOT_ALLOWED: Throttle = Throttle::new(Duration::from_secs(600));
 static KEPT: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// The notes of the watch from one look to the next.
@@ -50,7 +51,7 @@ struct Watch<'a> {
     /// The last entries of the looks of the last minute.
     past: VecDeque<(Instant, EntryId)>,
     stuck: usize,
-    /// Where the reader stood at the last look, and the last entry if it had not reached that.
+    /// The position of the reader at the last look, and the last entry if it had not reached that.
     position: EntryId,
     unread: Option<EntryId>,
     looks: u64,
@@ -159,7 +160,7 @@ impl Watch<'_> {
             (condition.last, condition.entries) = (extent.last, extent.entries);
             condition.behind_from = is_behind.then(|| condition.behind_from.unwrap_or(now));
         });
-        if is_behind && stream.condition().lag(now) > GRACE {
+        if is_behind && !condition.reads_again() && stream.condition().lag(now) > GRACE {
             stream.set_reach(Reach::Behind);
         }
         if self.stuck > MAX_STUCK { Err(Trouble::Stuck) } else { Ok(()) }
@@ -182,9 +183,12 @@ impl Watch<'_> {
         if given_up > 0
             && let Some(more) = KEPT.pass()
         {
+            let what = match stream.condition().last_replica {
+                Some(_) => "no replica has acknowledged them, and a failover may lose them",
+                None => "Redis may not have written them to its disk yet",
+            };
             log::warn!(
-                "{given_up} batches are no longer kept although no replica has acknowledged them (cluster.buffer is {bound} bytes): a \
-                 failover may lose them{more}"
+                "{given_up} batches are no longer kept (cluster.buffer is {bound} bytes), although {what}{more}"
             );
         }
         let usage = redis::cmd("MEMORY").arg("USAGE").arg(stream.key()).arg("SAMPLES").arg(50).clone();
@@ -196,7 +200,7 @@ impl Watch<'_> {
     /// Sends a command that the server may refuse: the node works without it.
     async fn try_to<T: FromRedisValue + Default>(&mut self, what: &'static str, command: &Cmd) -> Result<T, Trouble> {
         match ask(&mut self.connection, what, command).await {
-            Err(Trouble::Redis(e)) if e.code() == Some("NOPERM") => {
+            Err(Trouble::Redis(e)) if is_refusal(&e) => {
                 if let Some(more) = NOT_ALLOWED.pass() {
                     let why = self.stream.redis.explain(&e);
                     log::warn!("{what}: {why}; the stream in Redis is not kept within its bounds{more}");

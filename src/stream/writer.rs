@@ -60,7 +60,7 @@ pub(super) async fn write(stream: &MessageStream, mut connection: Connection) ->
 }
 
 /// Returns true if a server refuses a batch, and another try on the same connection may succeed.
-fn is_refusal(error: &RedisError) -> bool {
+pub(super) fn is_refusal(error: &RedisError) -> bool {
     error.code().is_some_and(|code| code != "READONLY" && code != "NOAUTH")
 }
 
@@ -93,7 +93,8 @@ async fn put_back(stream: &MessageStream, connection: &mut Connection) -> Result
         stream.ingest().put_back(&HashSet::new(), EntryId::default());
         return Ok(());
     };
-    let trimmed = Extent::of(connection, &stream.key()).await?.trimmed();
+    // What a failover may have cut off was never trimmed, wherever the stream begins by now.
+    let trimmed = Extent::of(connection, &stream.key()).await?.trimmed().min(stream.reading().safe);
     let (mut found, mut from) = (HashSet::new(), oldest.to_string());
     loop {
         let mut range = redis::cmd("XRANGE");

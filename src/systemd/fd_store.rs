@@ -84,7 +84,8 @@ pub struct InheritedFds {
     generation: u64,
     /// The number of listening sockets at first, and of those that the previous process made.
     counts: (usize, usize),
-    /// The number of listening sockets of this process, and true if one of them is the status listener. Not known until they are bound.
+    /// The number of listening sockets of this process, true if one of them is the status listener, and the number of descriptors for
+    /// Redis. Not known until the sockets are bound.
     own: (usize, bool, usize),
 }
 

@@ -404,7 +404,7 @@ enum Step {
     Pass(u64),
     /// The node asks for the releases that are due.
     Ask,
-    /// What was asked for is in the stream, from so many nodes.
+    /// The releases that were asked for are in the stream, from so many nodes.
     Release(usize),
     /// The stream loses what no node needs, but not this last part.
     Trim(usize),
@@ -488,4 +488,48 @@ proptest! {
             prop_assert_eq!(asks(&late), asks(&world.node));
         }
     }
+}
+
+/// A node was away for longer than the stream keeps messages.
+#[test]
+fn jobs_whose_rest_is_nowhere_are_ended_and_the_others_stay() {
+    let mut world = World::new(&History::default());
+    let waits = world.node.bench.subscribe("waits");
+    world.message("lost", "STARTED");
+    world.message("finished", "FINISHED");
+    world.pass(1000);
+    world.message("kept", "STARTED");
+    world.message("lost", "TASK");
+    let viewer = world.node.bench.subscribe("lost");
+    let first = world.entries[2].id;
+    assert_eq!(world.node.hub().end_lost(world.now, first), 2);
+    world.node.bench.check();
+    assert!(world.history("lost").is_empty() && world.history("kept") == ["STARTED"]);
+    assert_eq!(world.history("finished"), ["FINISHED"]);
+    for cursor in [waits, viewer] {
+        assert_eq!(cursor.end(), Some(End::Evicted));
+    }
+    assert_eq!(world.node.hub().end_lost(world.now, first), 0);
+}
+
+/// Otherwise the stream would begin at a message that was dropped, and a node that starts would take it for a new job.
+#[test]
+fn messages_that_were_dropped_are_known_after_a_restart() {
+    let mut world = World::new(&History::default());
+    world.message("ended", "STARTED");
+    world.message("ended", "FINISHED");
+    world.pass(1000);
+    world.message("open", "STARTED");
+    world.message("ended", "TASK");
+    let most = EntryId { milliseconds: u64::MAX, number: 0 };
+    let finished = world.entries[1].id;
+    world.pass(300_000);
+    let next = Node::new(&History::default(), world.now);
+    world.node.hub().save(world.now, |runs| {
+        let runs: Vec<_> = runs.into_iter().map(|(_, run)| run).collect();
+        next.hub().restore(world.now, Duration::ZERO, &runs);
+    });
+    next.hub().restore_dropped(world.node.hub().dropped());
+    assert_eq!(next.hub().first_needed(most), finished);
+    assert_eq!(world.node.hub().first_needed(most), finished);
 }

@@ -206,6 +206,7 @@ fn another_process_goes_on_with_the_batches_as_they_are() {
         position: at(7),
         safe: at(7),
         epoch: None,
+        dropped: Vec::new(),
     };
     next.restore(saved.clone(), now);
     next.check();
@@ -304,6 +305,7 @@ proptest! {
                         position: at(0),
                         safe: at(0),
                         epoch: None,
+            dropped: Vec::new(),
                     }, now);
                     ingest = next;
                 }
