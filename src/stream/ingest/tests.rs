@@ -255,7 +255,7 @@ proptest! {
     fn nothing_is_lost_by_a_stream_that_loses_its_end(steps in prop::collection::vec(step(), 0..80)) {
         let (mut ingest, now) = (ingest(), Instant::now());
         let mut stream: Vec<(EntryId, Vec<u8>)> = Vec::new();
-        let (mut published, mut entries, mut trimmed) = (0, 0, false);
+        let (mut published, mut entries, mut trimmed) = (0, 0, Vec::new());
         let mut sent: Option<Vec<u8>> = None;
         let tail = [Step::FailOver(0)].into_iter().chain(std::iter::repeat_n(Step::Send(true, true), 300));
         for step in steps.into_iter().chain(tail) {
@@ -287,8 +287,7 @@ proptest! {
                     sent = None;
                 }
                 Step::Trim(count) => {
-                    trimmed |= count > 0;
-                    stream.drain(..count.min(stream.len()));
+                    trimmed.extend(stream.drain(..count.min(stream.len())));
                     look_up(&mut ingest, &stream);
                     sent = None;
                 }
@@ -313,14 +312,14 @@ proptest! {
             ingest.check();
         }
         prop_assert!(ingest.is_empty());
-        let mut messages: Vec<_> = stream.iter().flat_map(|(_, batch)| read(batch).unwrap().1).map(number).collect();
-        if !trimmed {
-            let first_copies: Vec<_> = {
-                let mut seen = HashSet::new();
-                messages.iter().copied().filter(|n| seen.insert(*n)).collect()
-            };
-            prop_assert!(first_copies.is_sorted(), "in order, but for copies: {:?}", messages);
-        }
+        let of = |entries: &[(EntryId, Vec<u8>)]| {
+            let records = entries.iter().flat_map(|(_, batch)| read(batch).unwrap().1);
+            records.map(number).collect::<Vec<_>>()
+        };
+        let (mut there, mut messages) = (HashSet::new(), of(&stream));
+        let first_copies: Vec<_> = messages.iter().copied().filter(|n| there.insert(*n)).collect();
+        prop_assert!(!trimmed.is_empty() || first_copies.is_sorted(), "in order, but for copies: {:?}", messages);
+        messages.extend(of(&trimmed));
         messages.sort_unstable();
         messages.dedup();
         prop_assert_eq!(messages, (1..=published).collect::<Vec<_>>());
@@ -332,9 +331,39 @@ fn look_up(ingest: &mut Ingest, stream: &[(EntryId, Vec<u8>)]) {
     let Some(oldest) = ingest.oldest_kept() else { return };
     let found = stream.iter().filter(|(at, _)| *at >= oldest);
     let found: HashSet<_> = found.map(|(_, batch)| split(batch).unwrap().0.number).collect();
-    let lacking = ingest.kept.iter().filter(|kept| !found.contains(&kept.number)).count();
-    assert_eq!(ingest.put_back(&found, EntryId::default()), lacking);
-    assert!(ingest.kept.iter().all(|kept| found.contains(&kept.number)));
+    let trimmed = stream.first().map_or(EntryId::default(), |(first, _)| at(first.milliseconds - 1));
+    let lacks = |kept: &&Kept| !found.contains(&kept.number) && kept.at > trimmed;
+    let lacking = ingest.kept.iter().filter(lacks).count();
+    assert_eq!(ingest.put_back(&found, trimmed), lacking);
+    assert_eq!(ingest.kept.iter().find(lacks).map(|kept| kept.number), None);
+}
+
+#[test]
+fn what_was_trimmed_is_not_put_back_unless_another_stream_has_begun() {
+    let (mut ingest, now) = (ingest(), Instant::now());
+    for n in 1..6 {
+        ingest.append_one(n, at(u64::from(n)), now);
+    }
+    assert_eq!(ingest.put_back(&HashSet::from([3, 4]), at(2)), 1);
+    assert_eq!(ingest.numbers(), (vec![5], vec![1, 2, 3, 4]));
+    ingest.begin_anew();
+    assert_eq!(ingest.put_back(&HashSet::new(), at(1000)), 4);
+    ingest.check();
+    assert_eq!(ingest.numbers(), (vec![1, 2, 3, 4, 5], vec![]));
+}
+
+#[test]
+fn nothing_is_forgotten_before_it_is_known_what_the_stream_has() {
+    let (mut ingest, now) = (ingest(), Instant::now());
+    for n in 1..4 {
+        ingest.append_one(n, at(u64::from(n)), now);
+    }
+    // The connections are lost, and so may be the end of the stream.
+    ingest.lose();
+    let later = now + secs(60);
+    assert_eq!((ingest.forget(at(9), 0, later), ingest.kept()), (0, 3));
+    assert_eq!(ingest.put_back(&HashSet::from([1, 2]), EntryId::default()), 1);
+    assert_eq!((ingest.forget(at(9), usize::MAX, later), ingest.kept(), ingest.waiting()), (0, 0, 1));
 }
 
 #[test]
