@@ -224,7 +224,7 @@ fn the_documented_user_may_do_what_is_needed_and_nothing_else() {
         redis.tell(&["ACL", "SETUSER", "monitor", &without]);
         // It is needed before anything else can be checked.
         let (about, status, advice) =
-            if rule == "+ping" { ("cluster.redis", 69, "'ping'") } else { ("cluster.user", 77, advice) };
+            if rule == "+time" { ("cluster.redis", 69, "'time'") } else { ("cluster.user", 77, advice) };
         says(&machine, &config, status, &format!("FAILED  {about}: "), &["user monitor", advice]);
         redis.tell(&["ACL", "SETUSER", "monitor", rule]);
     }
