@@ -20,9 +20,9 @@ use tokio::time::Instant;
 pub(super) struct Replicated {
     /// The runs that are open or finished and that came from the stream: the entry of the first message, the run's number, and its slot.
     begun: BTreeSet<(EntryId, u64, usize)>,
-    /// The messages that came after FINISHED, and were dropped: by the entry with the last message of the run and by its number, the
-    /// entry with the last one that was dropped. Runs that are gone stay here. A stream that began between both would have a node that
-    /// starts take a dropped message for a new job.
+    /// The messages that came after FINISHED, and were dropped: by the entry with the last message of the run and by its number,
+    /// the entry with the last one that was dropped. Runs that are gone stay here. The stream must not begin between the two
+    /// entries: a node that starts would take the dropped message for the first one of a new job.
     pub(super) dropped: BTreeMap<(EntryId, u64), EntryId>,
     /// True while the records that are published are from the past: the hub does only what was due then.
     is_in_past: bool,
