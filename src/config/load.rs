@@ -85,7 +85,7 @@ impl Settings {
         // An empty file, or one of comments only, sets nothing.
         let settings: Result<Option<Self>, _> = serde_yaml::from_str(text);
         let settings = settings.map(Option::unwrap_or_default).map_err(|e| error(explain::yaml(text, &e)))?;
-        match settings.contradiction() {
+        match settings.contradiction().map(str::to_owned).or_else(|| settings.common_path()) {
             Some(message) => Err(ConfigError::of_file(path, message)),
             None => Ok((settings, count)),
         }

@@ -49,7 +49,7 @@ impl Files {
 
 impl Logger {
     /// Returns the file that the log is written to, if it goes to a file.
-    fn path(&self) -> Option<&Path> {
+    pub(super) fn path(&self) -> Option<&Path> {
         match self.output {
             Output::Auto => self.file.as_deref(),
             Output::File => Some(self.file.as_deref().unwrap_or(Path::new(DEFAULT_LOG))),

@@ -54,6 +54,23 @@ impl Source {
 }
 
 impl Settings {
+    /// Returns the error for instances that share their ports and, since a path has no `%i`, would also have one file in common: each
+    /// would take, overwrite or rename the file of the others. Must be called before [`Settings::for_instance`].
+    pub(super) fn common_path(&self) -> Option<String> {
+        let has_none = |path: &Path| !path.to_string_lossy().contains(PLACEHOLDER);
+        let paths = [
+            ("history.state", self.history.state.as_deref(), "/var/lib/recodex-monitor/%i"),
+            ("logger.file", self.logger.path(), "/var/log/recodex/monitor-%i.log"),
+            ("status_uri", self.status_uri.as_ref().and_then(Endpoint::path), "unix:/run/recodex/%i.sock"),
+            ("websocket_uri", self.websocket_uri.path(), "unix:/run/recodex/%i-viewers.sock"),
+        ];
+        let (key, _, example) = paths.into_iter().find(|(_, path, _)| self.share_ports && path.is_some_and(has_none))?;
+        Some(format!(
+            "share_ports is on: expected {key} to have {PLACEHOLDER} in its path, such as \"{example}\", since each instance needs a file \
+             of its own; {PLACEHOLDER} stands for the name of the instance"
+        ))
+    }
+
     /// Returns the settings with the name of `instance` in place of each `%i` in the paths that may have it. All of the program sees the
     /// settings after this.
     ///
@@ -118,6 +135,33 @@ mod tests {
         // Other signs after a per cent sign mean nothing.
         let other = settings("logger: {file: '/%%/%I/%n/100%'}\n");
         assert_eq!(other.clone().for_instance(Some(&Instance("a".into()))), Ok(other));
+    }
+
+    #[test]
+    fn a_file_that_instances_would_share_with_their_ports_is_refused() {
+        const SHARED: &str = "cluster: {redis: ['a:1']}\nshare_ports: true\n";
+        let of = |text: &str| Settings::parse(Path::new("c.yml"), text.as_bytes());
+        for (key, text, example) in [
+            ("history.state", "history: {state: '/h/@'}\n", "/var/lib/recodex-monitor/%i"),
+            ("logger.file", "logger: {file: '/l/@/log'}\n", "/var/log/recodex/monitor-%i.log"),
+            ("logger.file", "logger: {output: file, file: '/@.log'}\n", "/var/log/recodex/monitor-%i.log"),
+            ("status_uri", "status_uri: 'unix:/s/@'\n", "unix:/run/recodex/%i.sock"),
+            ("websocket_uri", "websocket_uri: 'unix:/w-@.sock'\n", "unix:/run/recodex/%i-viewers.sock"),
+        ] {
+            for wrong in ["x", "%I", "i%"] {
+                let error = of(&format!("{SHARED}{}", text.replace('@', wrong))).unwrap_err().to_string();
+                let expected = format!(
+                    "c.yml: share_ports is on: expected {key} to have %i in its path, such as \"{example}\", since each instance needs \
+                     a file of its own; %i stands for the name of the instance"
+                );
+                assert_eq!(error, expected);
+            }
+            assert!(of(&format!("{SHARED}{}", text.replace('@', "a%ib"))).is_ok(), "{text}");
+            assert!(of(&text.replace('@', "x")).is_ok(), "{text}");
+        }
+        // The default file is common to all, too. A file that is not written is not.
+        assert!(of(&format!("{SHARED}logger: {{output: file}}\n")).is_err_and(|e| e.to_string().contains("logger.file")));
+        assert!(of(&format!("{SHARED}logger: {{output: stderr, file: /l}}\n")).is_ok());
     }
 
     #[test]

@@ -111,12 +111,16 @@ fn ports_are_shared_only_with_a_cluster_and_a_status_socket_of_each_instance() {
         (String::new(), "expected a section cluster"),
         (format!("{cluster}status_uri: [127.0.0.1, 4568]\n"), "such as \"unix:/run/recodex/%i.sock\""),
         (format!("{cluster}websocket_uri: [127.0.0.2, 7894]\n"), "to have different ports"),
+        (format!("{cluster}status_uri: 'unix:/run/recodex/s'\n"), "expected status_uri to have %i in its path"),
+        (format!("{cluster}history: {{state: /var/lib/h}}\n"), "expected history.state to have %i in its path"),
     ] {
         let (code, said) = with(&config);
         assert!(code == Some(78) && said.contains("share_ports is on: ") && said.contains(hint), "{code:?} {said}");
     }
     assert_eq!(with(cluster).0, Some(0));
-    assert_eq!(with(&format!("{cluster}status_uri: 'unix:/run/recodex/s'\n")).0, Some(0));
+    // Each instance has a name and files of its own.
+    let (code, said) = with(&format!("{cluster}status_uri: 'unix:/run/recodex/%i'\n"));
+    assert!(code == Some(78) && said.contains("--instance NAME"), "{code:?} {said}");
 }
 
 #[test]

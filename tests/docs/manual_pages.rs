@@ -342,7 +342,7 @@ websocket_uri: ["127.0.0.2", 1]
 websocket_mode: "0600"
 websocket_proxy_protocol: true
 zeromq_uri: ["127.0.0.2", 2]
-status_uri: "unix:/status"
+status_uri: "unix:/%i"
 tls: {certificate: /a, key: /b}
 cluster: {redis: ["127.0.0.2:1"], sentinel: other, name: other, user: other, password_file: /a, tls: {}, buffer: 1048576,
     stream_bytes: 1048576}
@@ -353,8 +353,8 @@ proxy_header: forwarded
 accept_exit: true
 user: other
 group: other
-logger: {output: stderr, file: /other, level: debug, max-size: 1, rotations: 1}
-history: {finished: 1, unfinished: 1, release_failed: 1, release_aborted: 1, state: /state,
+logger: {output: stderr, file: /%i.log, level: debug, max-size: 1, rotations: 1}
+history: {finished: 1, unfinished: 1, release_failed: 1, release_aborted: 1, state: /%i.state,
     channel_messages: 1, channel_bytes: 65536, total_bytes: 65536}
 clients: {max: 1, max_per_address: 1, handshake_timeout: 1, subscribe_timeout: 1, ping_interval: 1, ping_timeout: 1,
     stall_timeout: 1, finish_on_close: false}
