@@ -7,7 +7,7 @@ use crate::logging::{Opened, Waiting};
 use crate::server::ports::Ports;
 use crate::server::privileges;
 use crate::server::relay::Relay;
-use crate::systemd::fd_store::InheritedFds;
+use crate::systemd::fd_store::{InheritedFds, Listener};
 use tokio::runtime::{Builder, Runtime};
 
 /// The log until its thread runs. Each part is there until the next step begins.
@@ -31,7 +31,7 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 /// there are other threads.
 ///
 /// # Errors
-/// If the settings are wrong, or a step fails. What was inherited is saved then.
+/// If the settings are wrong, or a step fails. What was inherited is saved then, and shared ports are left to the other instances.
 pub(super) fn start(
     settings: Result<Settings, Failure>,
     config: Option<&Source>,
@@ -39,6 +39,8 @@ pub(super) fn start(
     log: Waiting,
 ) -> Result<(Relay, Option<Inherited>), Failure> {
     let known = settings.as_ref().ok().cloned();
+    let shares = known.as_ref().is_some_and(|settings| settings.share_ports);
+    let shared = if shares { fds.copy_listeners() } else { Vec::new() };
     let (bound, given_up) = bind_and_give_up_root(settings, config, &mut fds);
     // Root does not read what the previous process handed over: if it cannot be given up, all of that is closed unread.
     let inherited = given_up.is_ok().then(|| Inherited::take(&mut fds)).flatten();
@@ -52,6 +54,8 @@ pub(super) fn start(
     match (started, inherited) {
         (Ok(relay), inherited) => Ok((relay, inherited)),
         (Err(failure), inherited) => {
+            // While nobody accepts there, the system would go on giving them their share of the connects.
+            shared.into_iter().for_each(Listener::close);
             if let Some(inherited) = inherited {
                 abandon(inherited, known.as_ref(), log);
             }

@@ -144,6 +144,18 @@ impl InheritedFds {
         self.counts = (self.listeners.len() + self.unix.len(), of_previous + unix_of_previous);
     }
 
+    /// Copies the listening TCP sockets, in order to close them after they were adopted one by one.
+    pub(crate) fn copy_listeners(&self) -> Vec<Listener> {
+        let copy = |Listener { name, generation, socket }: &Listener| match socket.try_clone() {
+            Ok(socket) => Some(Listener { name: name.clone(), generation: *generation, socket }),
+            Err(e) => {
+                log::debug!("{name} would stay open after a start that fails: {e}");
+                None
+            }
+        };
+        self.listeners.iter().filter_map(copy).collect()
+    }
+
     /// Takes the queue of the previous process, if it handed something over.
     pub(crate) fn take_handover(&mut self) -> Option<OwnedFd> {
         self.handover.take()

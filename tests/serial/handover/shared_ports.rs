@@ -3,9 +3,12 @@
 use super::Service;
 use crate::alone;
 use crate::common::viewer::upgrade_request;
-use crate::common::{self, Broker, DEADLINE, Host, Manager, Monitor, Viewer, command, is_root, taken_port, until};
+use crate::common::{
+    self, Broker, DEADLINE, Host, Manager, Monitor, Viewer, command, is_root, taken_port, until, with_descriptors,
+};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 
 /// Shares the ports. Nothing listens at this address of Redis, so no message comes to a viewer.
 const SHARED: &str = "cluster: {redis: [\"127.0.0.1:1\"]}\nshare_ports: true\nlogger: {level: debug}\n";
@@ -149,6 +152,42 @@ fn a_stop_for_good_accepts_who_waits_and_leaves_the_port_to_the_other() {
         let read = stream.read_to_end(&mut bytes);
         assert!(read.is_ok(), "connection {i} was reset: {read:?}");
         assert!(i % 2 == 1 || bytes.starts_with(b"HTTP/1.1 "), "{i}: {:?}", String::from_utf8_lossy(&bytes));
+    }
+}
+
+/// The service manager starts it again and again. Meanwhile nobody accepts at its sockets.
+#[test]
+fn an_instance_that_cannot_start_leaves_its_ports_to_the_other() {
+    let _alone = alone();
+    let (_taken, taken) = taken_port();
+    let tls = "tls: {certificate: /nowhere, key: /nowhere}\n";
+    // The start fails before the viewers' socket is adopted, and after both are.
+    for (brokers, wrong, status) in [(taken.port(), "", 69), (0, tls, 78)] {
+        let mut pair = Pair::start();
+        pair.monitors[0].signal("USR2");
+        assert_eq!(pair.monitors[0].wait_exit().code(), Some(0));
+        let brokers = if brokers > 0 { brokers } else { pair.host.brokers };
+        let config = format!(
+            "websocket_uri: [127.0.0.1, {}]\nzeromq_uri: [127.0.0.1, {brokers}]\nuser: nobody\n{SHARED}{wrong}",
+            pair.host.viewers
+        );
+        let (_directory, path) = common::temporary("c.yml", config);
+        let words = pair.managers[0].wrapper(&[]);
+        let mut command = Command::new(&words[0]);
+        let output = with_descriptors(&mut command, &pair.managers[0].descriptors())
+            .args(&words[1..])
+            .args([common::PROGRAM.as_ref(), "-c".as_ref(), path.as_os_str()])
+            .output()
+            .expect("it runs");
+        assert_eq!(output.status.code(), Some(status), "{}", String::from_utf8_lossy(&output.stderr));
+        // The manager's copies do not listen any more, even before it lets them go.
+        drop(pair.viewers(32, "job"));
+        until("all are at the other", || (subscribed(&pair.monitors[1], "job") == 32).then_some(()));
+        until("the manager lets go", || pair.managers[0].names().is_empty().then_some(()));
+        pair.monitors[0] = pair.managers[0].starts_at(pair.host, &[], SHARED);
+        let viewers = pair.viewers(64, "again");
+        until("it gets connects again", || (subscribed(&pair.monitors[0], "again") > 0).then_some(()));
+        pair.stop(viewers);
     }
 }
 
