@@ -24,7 +24,7 @@ pub(super) struct Run {
     pub(super) config: Option<PathBuf>,
     /// The name of this instance, which `%i` in the configuration stands for
     ///
-    /// It has 1 to 64 letters, digits, `.`, `_` and `-`. The unit recodex-monitor@NAME.service passes it.
+    /// It has 1 to 64 letters, digits, `.`, `_` and `-`, and no `.` at the beginning. The unit recodex-monitor@NAME.service passes it.
     #[arg(long, value_name = "NAME", requires = "config")]
     pub(super) instance: Option<Instance>,
     /// Check the configuration, print the settings in force, and exit

@@ -10,7 +10,8 @@ const MAX_NAME: usize = 64;
 /// The text that the instance's name replaces.
 const PLACEHOLDER: &str = "%i";
 
-/// The name of an instance of the monitor: 1 to 64 letters, digits, `.`, `_` and `-`.
+/// The name of an instance of the monitor: 1 to 64 letters, digits, `.`, `_` and `-`, of which the first is no `.`: the name may be a part
+/// of a path, where `..` leads elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance(String);
 
@@ -26,10 +27,10 @@ impl FromStr for Instance {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_fine) {
+        if (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_fine) && !name.starts_with('.') {
             return Ok(Self(name.into()));
         }
-        Err(format!("expected 1 to {MAX_NAME} letters, digits, `.`, `_` and `-`"))
+        Err(format!("expected 1 to {MAX_NAME} letters, digits, `.`, `_` and `-`, without a `.` at the beginning"))
     }
 }
 
@@ -64,7 +65,8 @@ impl Settings {
             ("status_uri", self.status_uri.as_ref().and_then(Endpoint::path), "unix:/run/recodex/%i.sock"),
             ("websocket_uri", self.websocket_uri.path(), "unix:/run/recodex/%i-viewers.sock"),
         ];
-        let (key, _, example) = paths.into_iter().find(|(_, path, _)| self.share_ports && path.is_some_and(has_none))?;
+        let (key, _, example) =
+            paths.into_iter().find(|(_, path, _)| self.share_ports && path.is_some_and(has_none))?;
         Some(format!(
             "share_ports is on: expected {key} to have {PLACEHOLDER} in its path, such as \"{example}\", since each instance needs a file \
              of its own; {PLACEHOLDER} stands for the name of the instance"
@@ -115,10 +117,10 @@ mod tests {
     #[test]
     fn a_name_has_no_sign_that_means_something_in_a_path_or_a_unit() {
         let longest = "a".repeat(MAX_NAME);
-        for name in ["a", "1", "A.b_c-9", &longest] {
+        for name in ["a", "1", "A.b_c-9", "a..", "-", &longest] {
             assert_eq!(name.parse(), Ok(Instance(name.into())));
         }
-        for name in ["", "a/b", "a b", "a@b", "%i", "ä", &format!("{longest}a")] {
+        for name in ["", "a/b", "a b", "a@b", "%i", "ä", ".", "..", ".a", &format!("{longest}a")] {
             assert!(name.parse::<Instance>().is_err_and(|e| e.contains("expected 1 to 64")), "{name}");
         }
     }
@@ -160,7 +162,9 @@ mod tests {
             assert!(of(&text.replace('@', "x")).is_ok(), "{text}");
         }
         // The default file is common to all, too. A file that is not written is not.
-        assert!(of(&format!("{SHARED}logger: {{output: file}}\n")).is_err_and(|e| e.to_string().contains("logger.file")));
+        assert!(
+            of(&format!("{SHARED}logger: {{output: file}}\n")).is_err_and(|e| e.to_string().contains("logger.file"))
+        );
         assert!(of(&format!("{SHARED}logger: {{output: stderr, file: /l}}\n")).is_ok());
     }
 

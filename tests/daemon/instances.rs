@@ -88,6 +88,7 @@ fn a_name_that_is_none_is_wrong_use() {
     for words in [
         &["-c", "/dev/null", "--instance", "a/b"][..],
         &["-c", "/dev/null", "--instance", ""],
+        &["-c", "/dev/null", "--instance", ".."],
         &["check", "--instance", "%i"],
         &["--instance", "a"],
         &["status", "--instance", "a"],
