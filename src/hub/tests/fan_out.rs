@@ -4,7 +4,9 @@ use super::*;
 use crate::hub::fan_out::Key;
 use crate::hub::fan_out::pings::Pings;
 use crate::hub::fan_out::testing::cut_slices;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
+};
 use std::os::fd::OwnedFd;
 
 /// A quiet viewer, seen from the other end of its socket.
@@ -41,6 +43,15 @@ impl Far {
     /// Sends something to the monitor.
     pub(super) fn say(&self, bytes: &[u8]) {
         assert_eq!(send(&self.socket, bytes, SendFlags::NOSIGNAL), Ok(bytes.len()));
+    }
+}
+
+impl Drop for Far {
+    /// Hangs up. If the socket was only closed, the end would not be noticed while a program that another test has just started holds a
+    /// copy of it.
+    fn drop(&mut self) {
+        // The hub may have hung up before.
+        let _ = shutdown(&self.socket, Shutdown::Both);
     }
 }
 
