@@ -39,8 +39,8 @@ pub(super) fn start(
     log: Waiting,
 ) -> Result<(Relay, Option<Inherited>), Failure> {
     let known = settings.as_ref().ok().cloned();
-    let shares = known.as_ref().is_some_and(|settings| settings.share_ports);
-    let shared = if shares { fds.copy_listeners() } else { Vec::new() };
+    let is_shared = known.as_ref().is_some_and(|settings| settings.share_ports);
+    let listeners = if is_shared { fds.copy_listeners() } else { Vec::new() };
     let (bound, given_up) = bind_and_give_up_root(settings, config, &mut fds);
     // Root does not read what the previous process handed over: if it cannot be given up, all of that is closed unread.
     let inherited = given_up.is_ok().then(|| Inherited::take(&mut fds)).flatten();
@@ -55,7 +55,7 @@ pub(super) fn start(
         (Ok(relay), inherited) => Ok((relay, inherited)),
         (Err(failure), inherited) => {
             // While nobody accepts there, the system would go on giving them their share of the connects.
-            shared.into_iter().for_each(Listener::close);
+            listeners.into_iter().for_each(Listener::close);
             if let Some(inherited) = inherited {
                 abandon(inherited, known.as_ref(), log);
             }
