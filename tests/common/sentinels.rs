@@ -130,7 +130,7 @@ impl Drop for Sentinel {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
-            eprintln!("the Sentinel's log ended:\n{}", lines[lines.len().saturating_sub(15)..].join("\n"));
+            eprintln!("the Sentinel's log ended:\n{}", lines[lines.len().saturating_sub(80)..].join("\n"));
         }
     }
 }
