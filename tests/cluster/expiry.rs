@@ -45,21 +45,21 @@ fn a_finished_job_is_forgotten_by_all_nodes() {
 #[test]
 fn the_history_of_a_node_that_was_down_is_as_old_as_that_of_others() {
     let redis = Redis::start(&[]);
-    let config = config(redis.address(), "history: {finished: 4}");
+    let config = config(redis.address(), "history: {finished: 6}");
     let first = node(&config);
     let broker = Broker::connect(first.brokers);
     let mut jobs = Jobs::default();
     jobs.tasks(&broker, &["job"], 20);
     jobs.finish(&broker, &["job"]);
     fence(&first, &broker);
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(4));
     let late = node(&config);
     let mut seen = Viewer::watch(late.viewers, "job");
     seen.texts(jobs.of("job"));
     wait_forgotten(first.viewers, "job");
     let began = std::time::Instant::now();
     wait_forgotten(late.viewers, "job");
-    assert!(began.elapsed() < Duration::from_millis(1500), "it is forgotten {:?} later", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "it is forgotten {:?} later", began.elapsed());
 }
 
 #[test]
