@@ -231,12 +231,13 @@ impl Link {
         let accept_exit = self.shared.settings().accept_exit;
         let shared = Arc::clone(&self.shared);
         match &shared.stream {
-            None => self.take_to(shared.hub.publisher(now), accept_exit),
-            Some(stream) => self.take_to(stream.appender(), accept_exit),
+            None => self.take_to(&mut shared.hub.publisher(now), accept_exit),
+            Some(stream) => self.take_to(&mut stream.appender(), accept_exit),
         }
     }
 
-    fn take_to(&mut self, mut publisher: impl Publish, accept_exit: bool) -> Result<(), Ended> {
+    // One copy of this loop for both ways: with two, the compiler no longer puts the parser into it.
+    fn take_to(&mut self, publisher: &mut dyn Publish, accept_exit: bool) -> Result<(), Ended> {
         while let Some(event) = self.parser.event()? {
             match event {
                 Event::Message(parts) => {
