@@ -25,10 +25,11 @@ CHANNEL_BYTES = 660     # memory of a channel besides its messages (470 to 660)
 OPEN_SLACK = 1.4        # the log of an open job doubles when it is full; that of a finished one is exact. Computed
 READS_PER_SECOND = 10_000  # a busy thread reads several messages at once, so it does not read more often. Assumed
 
-# A cluster. PLACEHOLDERS until they are measured: see benches/README.md.
-FOREIGN_US = 0.5        # CPU of a node for a message from the stream that it has no viewer for
-APPEND_US = 3.0         # CPU of the node that has the broker, for a message that it appends
-BATCHES_PER_SECOND = 5_000  # of one ingest: it has one batch in flight, so this is 1 / (time of one append)
+# A cluster. Measured: see benches/README.md, A cluster. BATCH_US is scaled by 1.36, to the machine of the constants above.
+FOREIGN_US = 0.27       # CPU of a node for a message from the stream that it has no viewer for
+APPEND_US = 0.25        # CPU of the node that has the broker, for a message that it appends
+BATCH_US = 29           # CPU of that node for a batch, besides the read of its messages and the one of the stream
+BATCHES_PER_SECOND = 9_000  # of one ingest: it has one batch in flight, so this is 1 / (time of one append)
 # Redis. 1.2 million messages/s with 2 readers fill its core, which is 0.83 µs a message; how it is divided is assumed.
 REDIS_APPEND_US = 0.4   # CPU of Redis for a message that is appended
 REDIS_READ_US = 0.2     # CPU of Redis for a message and a reader
@@ -78,7 +79,8 @@ def model(load):
         batches = min(messages, ingests * BATCHES_PER_SECOND, READS_PER_SECOND)
         read = batches * READ_US + messages * FOREIGN_US
         own = messages / ingests
-        append = min(own, READS_PER_SECOND) * READ_US + own * APPEND_US
+        appended = min(own, BATCHES_PER_SECOND) * BATCH_US + own * APPEND_US
+        append = min(own, READS_PER_SECOND) * READ_US + appended
         out["node_cpu"] = (read + deliver) / 1e6
         out["foreign_cpu"] = messages * FOREIGN_US / 1e6
         out["ingest_cpu"] = (read + deliver + append) / 1e6
