@@ -72,7 +72,7 @@ pub(crate) struct Demand {
     pub viewers: usize,
     /// The requested number of brokers.
     pub brokers: usize,
-    /// The descriptors for Redis: see [`redis`].
+    /// The descriptors for Redis: see [`redis()`].
     pub redis: usize,
 }
 
