@@ -15,7 +15,7 @@ impl state::StreamState<'_> {
         self.waiting.iter().map(|batch| record::count(&batch.bytes)).sum()
     }
 
-    /// Drops the batches that are none of this ingest.
+    /// Drops batches that do not belong to this ingest.
     fn check(&mut self) {
         let (ingest, next) = (self.ingest, self.next);
         let is_own = |batch: &state::Batch<'_>| {
@@ -54,7 +54,7 @@ impl MessageStream {
         seen.restore(std::mem::take(&mut saved.seen));
         let (position, safe) = (saved.position, saved.safe);
         self.hub.restore_dropped(std::mem::take(&mut saved.dropped));
-        // Who was away for long may have lost what the stream has dropped meanwhile.
+        // The stream may have dropped messages while this node was away.
         self.change(|condition| condition.behind_from = now.checked_sub(away).or(Some(now)));
         let epoch = saved.epoch.take().map(std::borrow::Cow::into_owned);
         *self.reading() = Reading { position, safe, seen, epoch, is_from_beginning: position == EntryId::default() };

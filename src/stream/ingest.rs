@@ -63,16 +63,21 @@ struct Kept {
     answered: Instant,
 }
 
+/// Returns a random number.
+pub(super) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // The system's generator fails only where there is none. The clock is then as good.
+    if SystemRandom::new().fill(&mut bytes).is_err() {
+        return crate::snapshot::state::now();
+    }
+    u64::from_le_bytes(bytes)
+}
+
 impl Ingest {
     /// Creates an ingest with a random id.
     pub(super) fn new(node: String, limits: u32) -> Self {
-        let mut id = [0; 8];
-        // The system's generator fails only where there is none. An id of the clock is then as good.
-        if SystemRandom::new().fill(&mut id).is_err() {
-            id = crate::snapshot::state::now().to_le_bytes();
-        }
         Self {
-            id: u64::from_le_bytes(id),
+            id: random(),
             node,
             limits,
             next: 1,

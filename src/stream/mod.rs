@@ -207,16 +207,15 @@ impl MessageStream {
     /// Warns when the buffer is half full, and when it is full.
     fn warn_of_buffer(&self, bytes: usize) {
         let bound = self.buffer.load(Ordering::Relaxed);
-        let say = |throttle: &Throttle| throttle.pass();
         if bytes >= bound {
-            if let Some(more) = say(&FULL) {
+            if let Some(more) = FULL.pass() {
                 log::error!(
                     "{bytes} bytes of messages wait for Redis, and cluster.buffer is full: brokers are not read until Redis takes \
                      messages again; ZeroMQ then keeps 1,000 messages of each broker and drops the others{more}"
                 );
             }
         } else if bytes >= bound / 2
-            && let Some(more) = say(&HALF_FULL)
+            && let Some(more) = HALF_FULL.pass()
         {
             log::warn!("{bytes} bytes of messages wait for Redis: cluster.buffer ({bound} bytes) is half full{more}");
         }

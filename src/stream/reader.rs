@@ -1,6 +1,5 @@
 //! The reader: it reads the stream from where the node stands, and feeds the hub.
 
-use crate::deadline::{Elapsed, timeout};
 use crate::logging::Throttle;
 use crate::snapshot::state;
 use crate::snapshot::stream::EntryId;
@@ -10,14 +9,13 @@ use crate::stream::condition::Reach;
 use crate::stream::connect::Connection;
 use crate::stream::entries::{self, Entry};
 use crate::stream::extent::Extent;
+use crate::stream::ingest::random;
 use crate::stream::record::FORMAT;
-use crate::stream::session::{Trouble, ask};
+use crate::stream::session::{Trouble, ask, within};
 use crate::stream::watch::KEPT_FOR_OTHERS;
 use crate::stream::writer::is_refusal;
 use crate::stream::{MessageStream, Reading};
-use data_encoding::HEXLOWER;
 use redis::Value;
-use ring::rand::{SecureRandom, SystemRandom};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::task::yield_now;
@@ -175,8 +173,7 @@ async fn fetch(
     }
     both.arg("STREAMS").arg(stream.key()).arg(from.to_string());
     both.cmd("GET").arg(stream.epoch_key());
-    let answer = timeout(READ, both.query_async::<(Value, Option<String>)>(connection)).await;
-    let (read, epoch) = answer.map_err(|Elapsed| Trouble::Silent("XREAD", READ))??;
+    let (read, epoch): (Value, Option<String>) = within(READ, "XREAD", both.query_async(connection)).await?;
     let epoch = match epoch {
         Some(epoch) => Some(epoch),
         None => set_epoch(stream, connection).await?,
@@ -187,12 +184,7 @@ async fn fetch(
 
 /// Writes a new epoch unless another node does; returns the one that holds. Returns `None` while Redis refuses to write.
 async fn set_epoch(stream: &MessageStream, connection: &mut Connection) -> Result<Option<String>, Trouble> {
-    let mut random = [0; 16];
-    // Without the system's generator the ingest's id has to do: it is another one in each node.
-    if SystemRandom::new().fill(&mut random).is_err() {
-        random[..8].copy_from_slice(&stream.ingest().id().to_le_bytes());
-    }
-    let epoch = HEXLOWER.encode(&random);
+    let epoch = format!("{:016x}{:016x}", random(), random());
     let set = ask::<Value>(connection, "SET", redis::cmd("SET").arg(stream.epoch_key()).arg(epoch).arg("NX")).await;
     match set {
         Err(Trouble::Redis(e)) if is_refusal(&e) => return Ok(None),

@@ -59,9 +59,18 @@ pub(super) async fn ask<T: FromRedisValue>(
     what: &'static str,
     command: &Cmd,
 ) -> Result<T, Trouble> {
-    match timeout(ANSWER, command.query_async(connection)).await {
+    within(ANSWER, what, command.query_async(connection)).await
+}
+
+/// Waits for an answer for this time.
+pub(super) async fn within<T>(
+    time: Duration,
+    what: &'static str,
+    answer: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, Trouble> {
+    match timeout(time, answer).await {
         Ok(answer) => Ok(answer?),
-        Err(Elapsed) => Err(Trouble::Silent(what, ANSWER)),
+        Err(Elapsed) => Err(Trouble::Silent(what, time)),
     }
 }
 
@@ -174,7 +183,7 @@ async fn connect(stream: &MessageStream, server: &Server) -> Result<(Connections
     if !replication.is_primary {
         return Err(Trouble::Replica);
     }
-    // What the watch may not ask for must not come to light only after the stream was read.
+    // Asked here, so that a missing right is noticed before the stream is read.
     Extent::of(&mut watch, &stream.key()).await?;
     Ok((Connections { writer, reader, watch }, replication))
 }

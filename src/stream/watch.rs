@@ -169,15 +169,15 @@ impl Watch<'_> {
     /// Notes what is safe, and the memory of the stream.
     async fn note(&mut self, extent: &Extent, safe: Option<EntryId>) -> Result<(), Trouble> {
         let stream = self.stream;
-        {
+        let safe = {
             let mut reading = stream.reading();
-            reading.safe = safe.unwrap_or_default().max(reading.safe);
+            let safe = safe.unwrap_or_default().max(reading.safe);
+            reading.safe = safe;
             if let Some(first) = extent.first {
-                let first = first.min(reading.safe);
-                reading.seen.forget_before(first);
+                reading.seen.forget_before(first.min(safe));
             }
-        }
-        let safe = stream.reading().safe;
+            safe
+        };
         let bound = stream.buffer.load(Ordering::Relaxed);
         let given_up = stream.ingest().forget(safe, bound, Instant::now());
         if given_up > 0

@@ -1,6 +1,5 @@
 //! The writer: it puts back what a failover has cut off, and then appends one batch after the other.
 
-use crate::deadline::{Elapsed, timeout};
 use crate::logging::Throttle;
 use crate::snapshot::stream::EntryId;
 use crate::stream::MessageStream;
@@ -9,7 +8,7 @@ use crate::stream::entries::{self, Entry};
 use crate::stream::extent::Extent;
 use crate::stream::reader::READ;
 use crate::stream::record::{self, FORMAT};
-use crate::stream::session::{ANSWER, Trouble};
+use crate::stream::session::{Trouble, ask, within};
 use redis::{Cmd, RedisError, Value};
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -29,9 +28,8 @@ pub(super) async fn write(stream: &MessageStream, mut connection: Connection) ->
     put_back(stream, &mut connection).await?;
     loop {
         let command = next(stream).await;
-        match timeout(ANSWER, command.query_async::<String>(&mut connection)).await {
-            Err(Elapsed) => return Err(Trouble::Silent("XADD", ANSWER)),
-            Ok(Ok(id)) => {
+        match ask::<String>(&mut connection, "XADD", &command).await {
+            Ok(id) => {
                 let at = id.parse().map_err(|_| Trouble::Unexpected("XADD"))?;
                 stream.ingest().answered(at, Instant::now());
                 stream.metrics.cluster.appended.add(1);
@@ -43,7 +41,7 @@ pub(super) async fn write(stream: &MessageStream, mut connection: Connection) ->
                 }
                 stream.progress.notify_waiters();
             }
-            Ok(Err(e)) if is_refusal(&e) => {
+            Err(Trouble::Redis(e)) if is_refusal(&e) => {
                 let why = stream.redis.explain(&e);
                 stream.change(|condition| {
                     condition.refused_since.get_or_insert_with(Instant::now);
@@ -54,7 +52,7 @@ pub(super) async fn write(stream: &MessageStream, mut connection: Connection) ->
                 }
                 sleep(PAUSE).await;
             }
-            Ok(Err(e)) => return Err(e.into()),
+            Err(trouble) => return Err(trouble),
         }
     }
 }
@@ -93,14 +91,13 @@ async fn put_back(stream: &MessageStream, connection: &mut Connection) -> Result
         stream.ingest().put_back(&HashSet::new(), EntryId::default());
         return Ok(());
     };
-    // What a failover may have cut off was never trimmed, wherever the stream begins by now.
+    // A batch after `safe` may have been cut off by a failover, so it does not count as trimmed.
     let trimmed = Extent::of(connection, &stream.key()).await?.trimmed().min(stream.reading().safe);
     let (mut found, mut from) = (HashSet::new(), oldest.to_string());
     loop {
         let mut range = redis::cmd("XRANGE");
         range.arg(stream.key()).arg(&from).arg("+").arg("COUNT").arg(COUNT);
-        let answer = timeout(READ, range.query_async::<Value>(connection)).await;
-        let answer = answer.map_err(|Elapsed| Trouble::Silent("XRANGE", READ))??;
+        let answer: Value = within(READ, "XRANGE", range.query_async(connection)).await?;
         let entries = entries::of_xrange(answer).ok_or(Trouble::Unexpected("XRANGE"))?;
         found.extend(entries.iter().filter_map(|entry| number_of(entry, id)));
         match entries.last() {

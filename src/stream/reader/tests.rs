@@ -1,6 +1,7 @@
 //! Tests of the reader and the writer against a server that loses what it is told to lose.
 
 use super::*;
+use crate::deadline::timeout;
 use crate::stream::testing::{Redis, batch, entry, node};
 use crate::stream::writer;
 

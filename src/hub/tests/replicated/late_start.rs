@@ -130,7 +130,7 @@ proptest! {
                 }
             }
         }
-        // What a node has asked for, it does not ask for again.
+        // A node asks for each release once.
         world.append(pending);
         for from in [EntryId::default(), first] {
             let late = world.late(&limits(), from);
