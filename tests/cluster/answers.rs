@@ -1,6 +1,6 @@
 //! Answers of Redis that come late or never: batches are sent again, and nobody sees a message twice.
 
-use super::jobs::{Audience, Jobs, channels};
+use super::jobs::{Audience, Jobs, begin, channels};
 use super::node::{config, metric, node, nodes, sum, wait_ready};
 use crate::common::{Broker, Faults, FaultyNetwork, Random, Redis, RedisProxy, fence, until};
 use std::time::Duration;
@@ -13,10 +13,7 @@ fn batches_whose_answers_are_lost_are_shown_once() {
     let ingest = node(&config(proxy.address, ""));
     let other = node(&config(redis.address(), ""));
     let both = [&ingest, &other];
-    let broker = Broker::connect(ingest.brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 4);
     for lost in 1..=3 {
         jobs.tasks(&broker, &names, 20);
         proxy.lose_answers(1);
@@ -45,10 +42,7 @@ fn batches_that_come_twice_are_shown_once() {
     let ingest = node(&config(proxy.address, ""));
     let other = node(&config(redis.address(), ""));
     let both = [&ingest, &other];
-    let broker = Broker::connect(ingest.brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 4);
     for late in 1..=4 {
         jobs.tasks(&broker, &names, 20);
         fence(&ingest, &broker);
@@ -76,10 +70,7 @@ fn a_network_that_drops_all_answers_shows_nobody_a_double() {
     let ingest = node(&config(proxy.address, ""));
     let other = node(&config(redis.address(), ""));
     let both = [&ingest, &other];
-    let broker = Broker::connect(ingest.brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 4);
     jobs.tasks(&broker, &names, 100);
     fence(&ingest, &broker);
     proxy.drop_answers();
@@ -103,10 +94,7 @@ fn a_slow_redis_delays_and_loses_nothing() {
     let config = config(proxy.address, "");
     let nodes = nodes(2, &config);
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 4);
     jobs.tasks(&broker, &names, 5000);
     jobs.finish(&broker, &names);
     audience.get_all(&jobs);

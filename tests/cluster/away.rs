@@ -1,6 +1,6 @@
 //! A Redis that is away: at the start, in mid-job, for so long that the buffer is full, and at a stop.
 
-use super::jobs::{Audience, Jobs, channels};
+use super::jobs::{Audience, Jobs, begin, channels};
 use super::node::{again, config, metric, node, nodes, readiness, wait_above, wait_not_ready, wait_ready, with_keys};
 use crate::common::http::{metrics, status};
 use crate::common::{
@@ -25,10 +25,7 @@ fn a_node_whose_redis_is_away_at_its_start_serves_viewers_and_takes_messages() {
     let monitor = manager.starts(&[], &config);
     manager.hears("READY=1");
     wait_not_ready(&monitor, "Redis cannot be reached");
-    let broker = Broker::connect(monitor.brokers);
-    let names = channels(3);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&[&monitor], &names);
+    let (broker, names, mut jobs, mut audience) = begin(&[&monitor], 3);
     drop(Viewer::subscribed(monitor.viewers, "job"));
     jobs.tasks(&broker, &names, 300);
     wait_above(&monitor, "buffer_bytes", 0);
@@ -45,10 +42,7 @@ fn while_redis_is_away_viewers_get_the_history_that_there_is() {
     let mut redis = Redis::durable(&[]);
     let nodes = nodes(2, &config(redis.address(), ""));
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(3);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 3);
     jobs.tasks(&broker, &names, 300);
     jobs.finish(&broker, &names[..1]);
     fence(&nodes[0], &broker);
@@ -96,7 +90,7 @@ fn a_full_buffer_stops_the_links_and_loses_nothing() {
     nodes[0].wait_logged(&["ERROR", "full"]);
     thread::sleep(A_WHILE);
     let buffered = metric(&nodes[0], "buffer_bytes");
-    // What one read of a link holds may come on top.
+    // The messages of one more read of the link may be in the buffer, too.
     assert!((1 << 20..3 << 19).contains(&buffered), "{buffered} bytes are in the buffer");
     assert_eq!(metric(&nodes[0], "buffer_max_bytes"), 1 << 20);
     // It still serves viewers.

@@ -1,6 +1,6 @@
 //! A Redis whose data is not what it was: an older copy, keys that are missing or of another type, entries that are deleted.
 
-use super::jobs::{Audience, Jobs, channels, to_the_end};
+use super::jobs::{Jobs, begin, to_the_end};
 use super::node::{config, metric, node, nodes, sum, wait_above, wait_not_ready, wait_ready};
 use crate::common::pause::paused_process;
 use crate::common::redis::STREAM;
@@ -12,10 +12,7 @@ fn loses_nothing(redis: &mut Redis, harm: impl FnOnce(&mut Redis, &[&Monitor; 2]
     let config = config(redis.address(), "");
     let mut nodes = nodes(2, &config);
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(3);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 3);
     jobs.tasks(&broker, &names, 90);
     fence(&nodes[0], &broker);
     harm(redis, &both, &mut || {
@@ -80,10 +77,7 @@ fn a_lost_beginning_brings_nothing_out_of_order(remove: &[&str]) {
     let config = config(redis.address(), "");
     let nodes = nodes(2, &config);
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(3);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 3);
     for _ in 0..3 {
         jobs.tasks(&broker, &names, 30);
         fence(&nodes[0], &broker);
@@ -133,10 +127,7 @@ fn all_data_that_is_deleted_stays_away_after_a_lost_connection() {
 fn a_key_of_another_type_is_named_and_messages_wait() {
     let redis = Redis::start(&[]);
     let monitor = node(&config(redis.address(), ""));
-    let broker = Broker::connect(monitor.brokers);
-    let names = channels(3);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&[&monitor], &names);
+    let (broker, names, mut jobs, mut audience) = begin(&[&monitor], 3);
     jobs.tasks(&broker, &names, 90);
     fence(&monitor, &broker);
     redis.tell(&["SET", STREAM, "text"]);

@@ -1,4 +1,4 @@
-//! What a node has forgotten that lived all the time, a node that starts late does not show either.
+//! Expiry: a node that starts late shows no job that the other nodes have already dropped.
 
 use super::jobs::Jobs;
 use super::node::{config, node, nodes};
@@ -15,7 +15,7 @@ fn wait_forgotten(address: std::net::SocketAddr, channel: &str) {
 #[test]
 fn a_finished_job_is_forgotten_by_all_nodes() {
     let redis = Redis::start(&[]);
-    let config = config(redis.address(), "history: {finished: 2}");
+    let config = config(redis.address(), "history: {finished: 6}");
     let nodes = nodes(2, &config);
     let broker = Broker::connect(nodes[0].brokers);
     let (mut jobs, mut others) = (Jobs::default(), Jobs::default());

@@ -1,6 +1,6 @@
 //! A replica takes the place of its primary: by Sentinels, and by a proxy that leads to another server.
 
-use super::jobs::{Audience, Jobs, LongJob, channels, first};
+use super::jobs::{Jobs, LongJob, begin, first};
 use super::node::{
     metric, node, nodes, readiness, sentinel_config, sum, wait_above, wait_not_ready, wait_ready, with_keys,
 };
@@ -138,10 +138,7 @@ impl CutOff {
     /// Sends messages before the cut, calls `during` after it, and asserts that all come after the failover.
     fn loses_nothing(&self, during: impl FnOnce(&mut Jobs, &Broker, &[String])) {
         let both = [&self.nodes[0], &self.nodes[1]];
-        let broker = Broker::connect(self.nodes[0].brokers);
-        let names = channels(4);
-        let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-        audience.join(&both, &names);
+        let (broker, names, mut jobs, mut audience) = begin(&both, 4);
         jobs.tasks(&broker, &names, 100);
         fence(both[0], &broker);
         self.replica.wait_equal(&self.primary);

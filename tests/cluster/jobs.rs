@@ -112,6 +112,14 @@ pub(crate) fn channels(count: usize) -> Vec<String> {
     (0..count).map(|index| format!("job {index}")).collect()
 }
 
+/// Connects a broker to the first of the nodes, and viewers of `count` channels to all of them. Nothing has been sent.
+pub(crate) fn begin(nodes: &[&Monitor], count: usize) -> (Broker, Vec<String>, Jobs, Audience) {
+    let (broker, names) = (Broker::connect(nodes[0].brokers), channels(count));
+    let mut audience = Audience::default();
+    audience.join(nodes, &names);
+    (broker, names, Jobs::default(), audience)
+}
+
 /// Returns the next texts that a viewer gets.
 pub(crate) fn first(viewer: &mut Viewer, count: usize) -> Vec<String> {
     (0..count).map(|_| viewer.text()).collect()

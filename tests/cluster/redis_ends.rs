@@ -1,6 +1,6 @@
 //! A Redis that is killed, stopped and ended while messages come, without a Sentinel: it comes back at its place.
 
-use super::jobs::{Audience, Jobs, LongJob, channels, first};
+use super::jobs::{Jobs, LongJob, begin, first};
 use super::node::{config, metric, node, nodes, sum, wait_above, wait_not_ready, wait_ready};
 use crate::common::{Broker, Monitor, Redis, RedisProxy, Viewer, fence};
 use std::time::Duration;
@@ -100,10 +100,7 @@ fn a_network_to_redis_that_stalls_loses_nothing() {
     let config = config(proxy.address, "");
     let nodes = nodes(2, &config);
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 4);
     jobs.tasks(&broker, &names, 100);
     fence(&nodes[0], &broker);
     proxy.hold();
@@ -126,10 +123,7 @@ fn a_replica_that_dies_is_noticed_by_nobody() {
     let mut replica = Redis::replica_of(&primary, &[]);
     let nodes = nodes(2, &config(primary.address(), ""));
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 4);
     jobs.tasks(&broker, &names, 100);
     replica.freeze();
     jobs.tasks(&broker, &names, 100);

@@ -1,6 +1,6 @@
 //! What all viewers of all nodes get while nothing fails.
 
-use super::jobs::{Audience, Jobs, channels, first};
+use super::jobs::{Audience, Jobs, begin, channels, first};
 use super::node::{config, metric, node, nodes, report, sum, with_keys};
 use crate::common::{Broker, Monitor, Random, Redis, Viewer, command, fence, task, until};
 
@@ -122,10 +122,7 @@ fn a_burst_of_20000_messages_comes_to_both_nodes() {
     let redis = Redis::start(&[]);
     let nodes = nodes(2, &config(redis.address(), ""));
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 4);
     jobs.tasks(&broker, &names, 20_000);
     jobs.finish(&broker, &names);
     audience.get_all(&jobs);

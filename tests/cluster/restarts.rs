@@ -1,6 +1,6 @@
 //! Restarts by a service manager, under load: connections, buffer and positions pass to the next process.
 
-use super::jobs::{Audience, Jobs, LongJob, channels, first};
+use super::jobs::{Audience, Jobs, LongJob, begin, channels, first};
 use super::node::{again, config, metric, node, sum, wait_above, wait_ready, with_keys};
 use super::tails::Pair;
 use crate::common::{Broker, Manager, Monitor, Redis, Viewer, fence, open_directory, until};
@@ -76,10 +76,7 @@ fn a_restart_while_redis_is_away_keeps_the_buffer() {
     let config = config(redis.address(), "");
     let mut service = Service::start(&config);
     let other = node(&config);
-    let broker = Broker::connect(service.monitor.brokers);
-    let names = channels(3);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&[&service.monitor, &other], &names);
+    let (broker, names, mut jobs, mut audience) = begin(&[&service.monitor, &other], 3);
     jobs.tasks(&broker, &names, 300);
     fence(&service.monitor, &broker);
     jobs.are_at(&[&service.monitor]);
@@ -127,10 +124,7 @@ fn a_failover_during_a_restart_loses_nothing() {
     let config = config(redis.network.address, "");
     let mut service = Service::start(&config);
     let other = node(&config);
-    let broker = Broker::connect(service.monitor.brokers);
-    let names = channels(3);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&[&service.monitor, &other], &names);
+    let (broker, names, mut jobs, mut audience) = begin(&[&service.monitor, &other], 3);
     jobs.tasks(&broker, &names, 90);
     fence(&service.monitor, &broker);
     redis.divide();
@@ -208,10 +202,7 @@ fn a_restart_into_a_cluster_and_out_of_it_loses_nothing() {
     let alone = crate::common::http::STATUS;
     let manager = Manager::new();
     let mut monitor = manager.starts(&[], alone);
-    let broker = Broker::connect(monitor.brokers);
-    let names = channels(3);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&[&monitor], &names);
+    let (broker, names, mut jobs, mut audience) = begin(&[&monitor], 3);
     for config in [&with[..], alone] {
         jobs.tasks(&broker, &names, 90);
         fence(&monitor, &broker);

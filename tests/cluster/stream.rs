@@ -1,6 +1,6 @@
 //! What happens to the stream itself: it is emptied, trimmed, written to by others, or its ids are far ahead.
 
-use super::jobs::{Audience, Jobs, channels, to_the_end};
+use super::jobs::{Jobs, begin, to_the_end};
 use super::node::{
     config, metric, node, nodes, readiness, report, sum, wait_above, wait_not_ready, wait_ready, with_keys,
 };
@@ -16,10 +16,7 @@ fn goes_on_after(empty: impl FnOnce(&mut Redis)) {
     let config = config(redis.address(), "");
     let nodes = nodes(2, &config);
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(3);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 3);
     jobs.tasks(&broker, &names, 90);
     fence(&nodes[0], &broker);
     jobs.are_at(&both);
@@ -121,10 +118,7 @@ fn an_id_from_the_future_expires_nothing(append: impl FnOnce(&Redis, &mut dyn Fn
     let config = config(redis.address(), "history: {finished: 3600, unfinished: 3600}");
     let nodes = nodes(2, &config);
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 4);
     jobs.tasks(&broker, &names, 40);
     jobs.finish(&broker, &names[..1]);
     fence(&nodes[0], &broker);
@@ -226,10 +220,7 @@ fn a_bound_on_the_stream_trims_it_with_a_warning() {
     let keys = format!("redis: [\"{}\"], stream_bytes: 1048576", redis.address());
     let nodes = nodes(2, &with_keys(&keys, ""));
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(2);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 2);
     for index in 0..200 {
         jobs.task_of(&broker, &names[index % 2], &format!("{index} {}", "x".repeat(40_000)));
     }

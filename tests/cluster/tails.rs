@@ -1,6 +1,6 @@
 //! Primaries that die with messages that no replica has. The node that took these messages puts them back.
 
-use super::jobs::{Audience, Jobs, channels};
+use super::jobs::{Audience, Jobs, begin};
 use super::node::{config, metric, node, nodes, sum, wait_above, wait_ready};
 use crate::common::{Broker, Redis, RedisProxy, fence};
 use std::mem::replace;
@@ -51,10 +51,7 @@ fn a_tail_that_the_replica_lacks_is_put_back(clock: i64) {
     let config = config(redis.network.address, "");
     let nodes = nodes(2, &config);
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 4);
     jobs.tasks(&broker, &names, 100);
     fence(&nodes[0], &broker);
     redis.divide();
@@ -98,10 +95,7 @@ fn a_tail_that_is_cut_off_twice_is_put_back_twice() {
     let config = config(redis.network.address, "");
     let nodes = nodes(2, &config);
     let both = [&nodes[0], &nodes[1]];
-    let broker = Broker::connect(nodes[0].brokers);
-    let names = channels(4);
-    let (mut jobs, mut audience) = (Jobs::default(), Audience::default());
-    audience.join(&both, &names);
+    let (broker, names, mut jobs, mut audience) = begin(&both, 4);
     jobs.tasks(&broker, &names, 100);
     fence(&nodes[0], &broker);
     redis.replica.wait_equal(&redis.primary);
