@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::exposition::{Format, Metrics};
-use super::{DEADLINE, Monitor};
+use super::{DEADLINE, Monitor, until};
+use serde_json::Value;
 
 /// The line of a configuration that turns the status listener on.
 pub(crate) const STATUS: &str = "status_uri: [\"127.0.0.1\", 0]\n";
@@ -16,6 +17,18 @@ pub(crate) const STATUS: &str = "status_uri: [\"127.0.0.1\", 0]\n";
 pub(crate) fn status(monitor: &Monitor) -> SocketAddr {
     monitor.wait_log("listening for status requests on ");
     monitor.addresses("status requests")[0]
+}
+
+/// Returns the report of a monitor with [`STATUS`] on its state now.
+pub(crate) fn report(monitor: &Monitor) -> Value {
+    let answer = get(status(monitor), "/status");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    serde_json::from_str(&answer.body).expect("the report is JSON")
+}
+
+/// Waits until a monitor with [`STATUS`] has this number of viewers. Connections that have sent nothing count, too.
+pub(crate) fn wait_viewers(monitor: &Monitor, count: usize) {
+    until(&format!("{count} viewers are there"), || (report(monitor)["viewers"]["now"] == count).then_some(()));
 }
 
 /// Returns the current metrics, in the format that Prometheus asks for.
