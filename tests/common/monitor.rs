@@ -10,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::unistd::User;
 
 use super::{DEADLINE, PROGRAM, is_root, kill, temporary, until};
@@ -225,6 +226,14 @@ impl Monitor {
 
     pub(crate) fn signal(&self, name: &str) {
         assert!(kill(self.child.id(), name).success(), "the process is there to be signalled");
+    }
+
+    /// Returns true if this signal was sent to the process and has not reached its handler yet.
+    pub(crate) fn has_pending(&self, signal: Signal) -> bool {
+        let status = self.proc("status");
+        let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("Linux says it");
+        let mask = u64::from_str_radix(mask.trim(), 16).expect("a mask in hexadecimal digits");
+        mask >> (signal as u32 - 1) & 1 == 1
     }
 
     /// Waits for the end of the process and of its log.

@@ -3,17 +3,20 @@
 
 use crate::common;
 
+use common::http::{self, STATUS, report, wait_viewers};
 use common::viewer::upgrade_request_with;
 use common::zmtp::message;
 use common::{
     A_WHILE, Broker, DEADLINE, Event, Manager, PROMPT, RawPeer, Reloadable, Viewer, command, fence, task, unique, until,
 };
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use recodex_monitor::internals::config::Settings;
 use recodex_monitor::internals::server::relay::Relay;
 use recodex_monitor::internals::systemd::fd_store::InheritedFds;
 use std::fs::{remove_file, write};
+use std::io::Write as _;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -95,8 +98,8 @@ fn takes_up(reloadable: &Reloadable, config: &str) {
 
 #[test]
 fn a_connection_without_its_whole_request_gets_the_settings_of_a_reload() {
-    let common = "logger: {level: debug}\nclients: {handshake_timeout: 60, max_per_address: 2}\n";
-    let reloadable = Reloadable::start(&[], common);
+    let common = format!("{STATUS}logger: {{level: debug}}\nclients: {{handshake_timeout: 60, max_per_address: 2}}\n");
+    let reloadable = Reloadable::start(&[], &common);
     let monitor = &reloadable.monitor;
     let request = |headers: &[(&str, &str)]| upgrade_request_with("/", headers).into_bytes();
     let answered = |viewer: &mut Viewer, bytes: &[u8]| {
@@ -121,10 +124,7 @@ fn a_connection_without_its_whole_request_gets_the_settings_of_a_reload() {
         assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     }
     drop((silent, begun));
-    until("they have gone", || {
-        monitor.signal("USR1");
-        monitor.logged(&["viewers: 0 of"]).first().cloned()
-    });
+    wait_viewers(monitor, 0);
 
     let both = request(&[("X-Forwarded-For", "192.0.2.1"), ("X-Real-IP", "192.0.2.2")]);
     let (becomes_proxy, other) = (Viewer::connected(monitor.viewers), Viewer::connected(monitor.viewers));
@@ -133,7 +133,7 @@ fn a_connection_without_its_whole_request_gets_the_settings_of_a_reload() {
     takes_up(&reloadable, &format!("{common}trusted_proxies: [127.0.0.1]\nproxy_header: x-real-ip\n"));
     assert_eq!(known_as(other, &both), "192.0.2.2");
     let no_proxy = Viewer::connected(monitor.viewers);
-    takes_up(&reloadable, common);
+    takes_up(&reloadable, &common);
     assert!(known_as(no_proxy, &both).starts_with("127.0.0.1:"));
 }
 
@@ -247,16 +247,20 @@ fn a_stop_during_a_reload_is_prompt_and_nothing_follows_stopping() {
 #[test]
 fn a_reload_that_is_asked_for_during_a_stop_does_not_begin() {
     let manager = Manager::new();
-    let mut reloadable = Reloadable::start(&[&format!("NOTIFY_SOCKET={}", manager.path.display())], "");
+    let mut reloadable = Reloadable::start(&[&format!("NOTIFY_SOCKET={}", manager.path.display())], STATUS);
     manager.hears("READY=1");
     let mut viewer = Viewer::subscribed(reloadable.monitor.viewers, "job");
     fence(&reloadable.monitor, &Broker::connect(reloadable.monitor.brokers));
+    let mut request = http::connect(http::status(&reloadable.monitor));
+    // This one is answered, so the one before it is accepted, too.
+    report(&reloadable.monitor);
     reloadable.monitor.signal("TERM");
     manager.hears("STOPPING=1");
     reloadable.monitor.signal("HUP");
-    // Sent later, so told of later.
-    reloadable.monitor.signal("USR1");
-    reloadable.monitor.wait_log("up for");
+    until("SIGHUP is delivered", || (!reloadable.monitor.has_pending(Signal::SIGHUP)).then_some(()));
+    // Sent later, so answered later.
+    request.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it reads");
+    assert_eq!(http::answer(request).status, 200);
     viewer.texts(&[command("FINISHED")]);
     assert_eq!(viewer.next(), Event::Close(Some(1001)));
     viewer.send_close(1001);
@@ -292,7 +296,7 @@ fn neither_a_stop_nor_a_restart_waits_for_a_reload() {
 
 #[test]
 fn a_broker_that_zeromq_allow_no_longer_names_is_closed_in_a_handshake_too() {
-    let reloadable = Reloadable::start(&[], "zeromq: {allow: [127.0.0.0/8]}\n");
+    let reloadable = Reloadable::start(&[], &format!("{STATUS}zeromq: {{allow: [127.0.0.0/8]}}\n"));
     let (monitor, [removed, kept]) =
         (&reloadable.monitor, ["127.0.0.2", "127.0.0.3"].map(|ip| ip.parse().expect("an address")));
     let (mut broker, mut other) = (RawPeer::placed(removed, monitor.brokers), RawPeer::placed(kept, monitor.brokers));
@@ -301,7 +305,7 @@ fn a_broker_that_zeromq_allow_no_longer_names_is_closed_in_a_handshake_too() {
     let mut viewer = Viewer::subscribed(monitor.viewers, "job");
     broker.send(&message(&["job", "TASK", "1", "COMPLETED"]));
     viewer.texts(&[task("1", "COMPLETED")]);
-    reloadable.reload("zeromq: {allow: [127.0.0.3]}\n");
+    reloadable.reload(&format!("{STATUS}zeromq: {{allow: [127.0.0.3]}}\n"));
     broker.is_closed();
     stranger.is_closed();
     monitor.wait_logged(&[
@@ -310,8 +314,7 @@ fn a_broker_that_zeromq_allow_no_longer_names_is_closed_in_a_handshake_too() {
         "disconnected after 1 messages: zeromq.allow no longer names it",
     ]);
     monitor.wait_logged(&["WARNING", "closed the ZeroMQ link from 127.0.0.2", "zeromq.allow no longer names it"]);
-    monitor.signal("USR1");
-    monitor.wait_logged(&["since the start", "2 refused links"]);
+    assert_eq!(report(monitor)["totals"]["links_refused"], 2);
     other.send(&message(&["job", "TASK", "2", "COMPLETED"]));
     viewer.texts(&[task("2", "COMPLETED")]);
     RawPeer::connect_from(removed, monitor.brokers).is_closed();

@@ -173,30 +173,6 @@ fn a_wrong_file_changes_nothing_and_is_reported_with_its_position() {
 }
 
 #[test]
-fn sigusr1_logs_a_page_whatever_the_level() {
-    let reloadable = Reloadable::start(&[], "");
-    let monitor = &reloadable.monitor;
-    let broker = Broker::connect(monitor.brokers);
-    let mut viewer = Viewer::subscribed(monitor.viewers, "job");
-    broker.task("job", "1");
-    viewer.texts(&[task("1", "COMPLETED")]);
-    reloadable.reload("logger: {level: critical}\n");
-    // Its own report is above that level; that it was taken up shows in what follows.
-    let _other = Viewer::subscribed(monitor.viewers, "other");
-    monitor.signal("USR1");
-    for words in [
-        ["recodex-monitor", "up for"],
-        ["viewers:", "2 of"],
-        ["brokers:", "1 of 64"],
-        ["channels:", "2, of which 0 have finished"],
-        ["history:", "of 268435456 bytes"],
-        ["since the start:", "1 messages"],
-    ] {
-        monitor.wait_logged(&words);
-    }
-}
-
-#[test]
 fn the_listening_sockets_are_given_to_the_service_manager() {
     let manager = Manager::new();
     let _monitor = manager.starts(&[], "");

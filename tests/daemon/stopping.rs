@@ -5,6 +5,7 @@ use crate::common;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use common::http::{STATUS, wait_viewers};
 use common::zmtp::message;
 use common::{Broker, Event, Monitor, PROMPT, RawPeer, Viewer, command, fence, task_id, until};
 
@@ -30,13 +31,11 @@ fn sigterm_and_sigint_close_viewers_1001_and_end_with_status_0() {
 /// A load balancer's health check is one of them.
 #[test]
 fn a_request_that_has_begun_is_answered_503() {
-    let mut monitor = Monitor::start("logger: {level: debug}\nclients: {handshake_timeout: 600}\n");
+    let config = format!("{STATUS}logger: {{level: debug}}\nclients: {{handshake_timeout: 600}}\n");
+    let mut monitor = Monitor::start(&config);
     let (mut check, mut viewer) = (Viewer::connected(monitor.viewers), Viewer::connected(monitor.viewers));
     let mut silent = Viewer::connected(monitor.viewers);
-    until("they are there", || {
-        monitor.signal("USR1");
-        monitor.logged(&["viewers: 3 of"]).first().cloned()
-    });
+    wait_viewers(&monitor, 3);
     check.send_raw(b"GET /healthz HTTP/1.1\r\nHost:");
     viewer.send_raw(b"GET / HTTP/1.1\r\nHost:");
     monitor.signal("TERM");

@@ -100,7 +100,6 @@ fn stderr_that_nobody_reads_holds_up_neither_start_nor_relay_nor_end() {
     let mut daemon = Daemon::prepare(|_| {}).on_ports(&[], "output: stderr, level: debug", writer.into());
     daemon.relays();
     daemon.has_viewers(MANY);
-    daemon.signal("USR1");
     daemon.signal("HUP");
     daemon.relays();
     daemon.stop();
@@ -135,7 +134,7 @@ fn stderr_that_is_closed_does_not_disturb_the_relay() {
     drop(reader);
     let mut daemon = Daemon::prepare(|_| {}).on_ports(&[], "output: stderr, level: debug", writer.into());
     daemon.has_viewers(10);
-    daemon.signal("USR1");
+    daemon.signal("HUP");
     daemon.relays();
     daemon.stop();
 }

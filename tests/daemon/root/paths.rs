@@ -4,7 +4,7 @@ use super::{Place, configure, make, start, stop, text};
 use crate::common::users::{RECODEX, give};
 use crate::common::{Manager, PROGRAM, Viewer, kill, until, with_descriptors};
 use std::fs::{Permissions, read_dir, read_to_string, remove_dir, remove_file, rename, set_permissions, write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -261,19 +261,23 @@ fn a_log_that_is_exchanged_while_it_runs_is_opened_as_the_user() {
     configure(&config, RECODEX, &settings);
     let before = [state(&secret), state(&secret.join("file"))];
     let child = start(&place.users, place.directory.path(), text(&config)).expect("it starts");
-    until("the log begins", || read_to_string(&log).ok().filter(|text| text.contains("listening for viewers")));
+    let viewers: SocketAddr = until("the log says where viewers connect", || {
+        let text = read_to_string(&log).ok()?;
+        let (address, _) = text.split_once("listening for viewers on ")?.1.split_once('\n')?;
+        Some(address.parse().expect("an address"))
+    });
     for target in [secret.join("file"), secret.join("new")] {
         symlink(&target, logs.join("link")).expect("it is ours");
         rename(logs.join("link"), &log).expect("it is ours");
         assert!(kill(child.id(), "HUP").success());
         for _ in 0..20 {
-            assert!(kill(child.id(), "USR1").success());
+            Viewer::subscribed(viewers, "job");
         }
         // The log cannot be written now; a moment later it is there again.
         remove_file(&log).expect("it is ours");
         until("the log goes on", || {
-            assert!(kill(child.id(), "USR1").success());
-            read_to_string(&log).ok().filter(|text| text.contains("up for"))
+            Viewer::subscribed(viewers, "job");
+            read_to_string(&log).ok().filter(|text| text.contains(" subscribed to channel job"))
         });
         assert_eq!([state(&secret), state(&secret.join("file"))], before);
     }
