@@ -1,20 +1,18 @@
 //! The limit of viewers from one address, and health checks over a limit.
 
 use super::loopback;
+use crate::common::http::{STATUS, wait_viewers};
 use crate::common::viewer::{upgrade_request, upgrade_request_with};
 use crate::common::{self, Monitor, Viewer, until};
 
 #[test]
 fn an_address_has_no_more_than_its_share_until_one_has_left() {
-    let monitor = Monitor::start("clients: {max_per_address: 2}\n");
+    let monitor = Monitor::start(&format!("{STATUS}clients: {{max_per_address: 2}}\n"));
     let connect = |last| Viewer::connected_from(loopback(last), monitor.viewers);
     let first = connect(2).upgrade(&[]).subscribe("job");
     // One that has sent nothing counts, too.
     let _second = connect(2);
-    until("the second one is there", || {
-        monitor.signal("USR1");
-        monitor.logged(&["viewers: 2 of"]).first().cloned()
-    });
+    wait_viewers(&monitor, 2);
     let answer = connect(2).refused(&[]);
     assert!(answer.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{answer}");
     assert!(answer.contains("Retry-After") && answer.contains("clients.max_per_address"), "{answer}");
