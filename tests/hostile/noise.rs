@@ -5,6 +5,7 @@ use crate::common;
 
 use std::net::TcpStream;
 
+use common::http::{STATUS, get, status};
 use common::zmtp::{command, frame, greeted, greeting, message, ready};
 use common::{A_WHILE, RawPeer, Scene, Viewer, noise, until};
 use recodex_monitor::internals::net::head_limits::{LONG_HEADS, SHORT_HEAD};
@@ -123,13 +124,13 @@ fn nothing_from_outside_reaches_the_log_raw() {
     }
 }
 
-/// Everybody who knows a channel's id can watch its job, so the log must not show the whole id.
+/// Everybody who knows a channel's id can watch its job, so neither the log nor the status listener may show the whole id.
 #[test]
-fn no_channel_id_is_logged_in_full_above_debug() {
+fn no_channel_id_is_shown_in_full_above_debug() {
     const ID: &str = "student-5d1f3c7a9be24f60";
     let begin =
         "history: {release_failed: 0.1, channel_messages: 8, total_bytes: 65536, finished: 0.1, unfinished: 0.5}";
-    let scene = Scene::new(&format!("logger: {{level: info}}\n{begin}"));
+    let scene = Scene::new(&format!("{STATUS}logger: {{level: info}}\n{begin}"));
     let mut stays = Viewer::watch(scene.monitor.viewers, ID);
     for number in 0..20 {
         scene.broker.task(ID, &number.to_string());
@@ -148,8 +149,11 @@ fn no_channel_id_is_logged_in_full_above_debug() {
     }
     scene.broker.send(&[ID.repeat(20).as_str(), "STARTED"]);
     Viewer::watch(scene.monitor.viewers, &ID.repeat(20)).rest();
-    scene.monitor.signal("USR1");
     scene.monitor.wait_log("expired");
     scene.monitor.wait_log("evicted");
     assert_eq!(scene.monitor.logged(&[ID]), [""; 0]);
+    for path in ["/status", "/metrics"] {
+        let answer = get(status(&scene.monitor), path);
+        assert!(answer.status == 200 && !answer.body.contains(ID), "{path}: {answer:?}");
+    }
 }
