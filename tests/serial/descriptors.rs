@@ -2,10 +2,11 @@
 
 use crate::{alone, common, ids};
 
-use common::http::{connect, status};
+use common::http::{STATUS, connect, report, status};
 use common::viewer::upgrade_request;
 use common::zmtp::{self, RawPeer};
 use common::{Broker, Event, Host, Manager, Monitor, Viewer, command, fence, task, until};
+use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::process::Command;
@@ -49,12 +50,11 @@ fn near_the_limit_of_open_files_restarts_lose_nobody() {
     let _alone = alone();
     let manager = Manager::new();
     let mut monitor = start(&manager, None, 256, CONFIG);
-    monitor.wait_logged(&["WARNING", "only 256 files", "clients.max is 230", "LimitNOFILE="]);
+    let warning = monitor.wait_logged(&["WARNING", "only 256 files", "clients.max is 230", "LimitNOFILE="]);
     let broker = Broker::connect(monitor.brokers);
     let mut viewers = crowd(&monitor, 210);
     assert!((100..210).contains(&viewers.len()), "{}", viewers.len());
-    monitor.signal("USR1");
-    monitor.wait_log(&format!("viewers: {0} of {0}", viewers.len()));
+    assert!(warning.contains(&format!("enough for {} viewers ", viewers.len())), "{warning}, not {}", viewers.len());
     for round in 0..12 {
         broker.task("job", &round.to_string());
         end(&mut monitor);
@@ -241,7 +241,7 @@ fn those_for_whom_there_is_no_room_are_told() {
 fn connections_over_the_limit_take_their_share_and_no_more() {
     let _alone = alone();
     let manager = Manager::new();
-    let monitor = start(&manager, None, 256, "clients: {handshake_timeout: 600}");
+    let monitor = start(&manager, None, 256, &format!("{STATUS}clients: {{handshake_timeout: 600}}"));
     let viewers = crowd(&monitor, 256);
     let open = monitor.descriptors();
     let mut silent: Vec<_> = (0..40).map(|_| connect(monitor.viewers)).collect();
@@ -253,8 +253,7 @@ fn connections_over_the_limit_take_their_share_and_no_more() {
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     }
     assert!(monitor.descriptors() <= open + silent.len(), "{} of {open}", monitor.descriptors());
-    monitor.signal("USR1");
-    monitor.wait_log(&format!("viewers: {0} of {0}", viewers.len()));
+    assert_eq!(report(&monitor)["viewers"], json!({"now": viewers.len(), "max": viewers.len()}));
     assert_eq!(monitor.logged(&["cannot accept"]), [""; 0]);
 }
 
@@ -297,7 +296,7 @@ fn a_reload_is_held_to_the_limit_as_the_start_is() {
     let _alone = alone();
     let text = |more: &str| {
         format!(
-            "websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\nlogger: {{output: stderr}}\n{more}\n"
+            "{STATUS}websocket_uri: [127.0.0.1, 0]\nzeromq_uri: [127.0.0.1, 0]\nuser: nobody\nlogger: {{output: stderr}}\n{more}\n"
         )
     };
     let directory = common::open_directory();
@@ -309,9 +308,9 @@ fn a_reload_is_held_to_the_limit_as_the_start_is() {
     monitor.signal("HUP");
     monitor.wait_logged(&["WARNING", "only 256 files", "clients.max is 1000", "zeromq.max_connections is 100"]);
     monitor.wait_log("the configuration is taken up");
-    monitor.signal("USR1");
-    monitor.wait_log("viewers: 0 of 86");
-    monitor.wait_log("brokers: 0 of 86");
+    let report = report(&monitor);
+    assert_eq!(report["viewers"], json!({"now": 0, "max": 70}));
+    assert_eq!((&report["brokers"]["now"], &report["brokers"]["max"]), (&json!(0), &json!(69)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Listening sockets, Unix sockets and the PROXY protocol.
 
 use super::{Service, pair};
-use crate::common::http::ask_unix;
+use crate::common::http::{STATUS, ask_unix, wait_viewers};
 use crate::common::viewer::{V2, proxy_header, upgrade_request, upgrade_request_with};
 use crate::common::{self, Broker, DEADLINE, Host, Manager, Monitor, Viewer, command, unique, until};
 use crate::{alone, ids};
@@ -91,8 +91,9 @@ fn a_restart_keeps_those_behind_a_unix_socket_their_names_and_who_waits() {
     let directory = common::open_directory();
     let path = directory.path().join("monitor.sock");
     let config = "logger: {level: debug}\ntrusted_proxies: [\"unix:\"]\nclients: {max_per_address: 1}\n";
+    let config = format!("{STATUS}{config}");
     let manager = Manager::new();
-    let start = || Monitor::start_unix_with(&manager.descriptors(), &manager.wrapper(&[]), &path, config);
+    let start = || Monitor::start_unix_with(&manager.descriptors(), &manager.wrapper(&[]), &path, &config);
     let mut monitor = start();
     let mut viewer = Viewer::connected_to(&path).upgrade(&[("X-Forwarded-For", "192.0.2.1")]).subscribe("job");
     for _ in 0..3 {
@@ -109,11 +110,8 @@ fn a_restart_keeps_those_behind_a_unix_socket_their_names_and_who_waits() {
         let answer = Viewer::connected_to(&path).refused(&[("X-Forwarded-For", "192.0.2.1")]);
         assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
         drop(waiting);
-        until("the others have gone", || {
-            monitor.signal("USR1");
-            monitor.logged(&["viewers: 1 of"]).first().cloned()
-        });
-        until("the manager lets go of what is over", || (manager.names().len() == 2).then_some(()));
+        wait_viewers(&monitor, 1);
+        until("the manager lets go of what is over", || (manager.names().len() == 3).then_some(()));
     }
     let broker = Broker::connect(monitor.brokers);
     broker.send(&["job", "FINISHED"]);
@@ -155,8 +153,9 @@ fn a_restart_keeps_a_status_request_that_waits_at_a_unix_socket() {
 fn a_restart_in_the_middle_of_a_proxy_header_changes_nothing() {
     let _alone = alone();
     let config = "logger: {level: debug}\nwebsocket_proxy_protocol: true\ntrusted_proxies: [127.0.0.1]\n";
+    let config = format!("{STATUS}{config}");
     let manager = Manager::new();
-    let mut monitor = manager.starts(&[], config);
+    let mut monitor = manager.starts(&[], &config);
     let header = proxy_header([192, 0, 2, 9], &[]);
     let mut parts: Vec<_> = [0, 1, 15, 16, 20, header.len()]
         .into_iter()
@@ -166,13 +165,10 @@ fn a_restart_in_the_middle_of_a_proxy_header_changes_nothing() {
             (sent, viewer)
         })
         .collect();
-    until("all are there", || {
-        monitor.signal("USR1");
-        monitor.logged(&["viewers: 6 of"]).first().cloned()
-    });
+    wait_viewers(&monitor, 6);
     monitor.signal("USR2");
     assert_eq!(monitor.wait_exit().code(), Some(0));
-    monitor = manager.restarts(&monitor, config);
+    monitor = manager.restarts(&monitor, &config);
     monitor.wait_log("took over 6 viewers");
     for (sent, viewer) in &mut parts {
         viewer.send_raw(&header[*sent..]);
@@ -188,16 +184,13 @@ fn a_restart_in_the_middle_of_a_proxy_header_changes_nothing() {
 fn a_proxy_that_is_no_longer_trusted_after_a_restart_is_closed_in_the_middle_of_its_header() {
     let _alone = alone();
     let config = |trusted: &str| {
-        format!("logger: {{level: debug}}\nwebsocket_proxy_protocol: true\ntrusted_proxies: [{trusted}]\n")
+        format!("{STATUS}logger: {{level: debug}}\nwebsocket_proxy_protocol: true\ntrusted_proxies: [{trusted}]\n")
     };
     let mut service = Service::start(&config("127.0.0.1"));
     let header = proxy_header([192, 0, 2, 9], &[]);
     let mut viewer = Viewer::connected(service.monitor.viewers);
     viewer.send_raw(&header[..20]);
-    until("it is there", || {
-        service.monitor.signal("USR1");
-        service.monitor.logged(&["viewers: 1 of"]).first().cloned()
-    });
+    wait_viewers(&service.monitor, 1);
     service.config = config("10.0.0.7");
     service.restart();
     let _ = viewer.try_send_raw(&[&header[20..], upgrade_request("/").as_bytes()].concat());
@@ -211,7 +204,7 @@ fn a_restart_does_not_forget_that_a_proxy_named_nobody() {
     let _alone = alone();
     let config = "logger: {level: debug}\nwebsocket_proxy_protocol: true\ntrusted_proxies: [127.0.0.1, 10.0.0.7]\n\
                   clients: {max_per_address: 3, handshake_timeout: 60}\n";
-    let mut service = Service::start(config);
+    let mut service = Service::start(&format!("{STATUS}{config}"));
     let headers = [
         b"PROXY UNKNOWN\r\n".to_vec(),
         [V2, &[0x20, 0x00, 0, 0]].concat(),
@@ -241,10 +234,7 @@ fn a_restart_does_not_forget_that_a_proxy_named_nobody() {
         let mut fourth = Viewer::connected(service.monitor.viewers);
         let _ = fourth.try_send_raw(&[&headers[0], request.as_bytes()].concat());
         assert!(fourth.raw_to_end().starts_with(b"HTTP/1.1 429 "));
-        until("the others have gone", || {
-            service.monitor.signal("USR1");
-            service.monitor.logged(&["viewers: 5 of"]).first().cloned()
-        });
+        wait_viewers(&service.monitor, 5);
         service.restart();
     }
     for (viewer, name) in viewers.iter_mut().zip(names) {
