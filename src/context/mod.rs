@@ -197,17 +197,4 @@ impl Shared {
         logging::reload(&new.logger);
         self.settings.send_replace(Arc::new(new));
     }
-
-    /// Returns the lines of a summary for the log.
-    pub(crate) fn summary(&self) -> Vec<String> {
-        let (usage, settings) = (self.hub.usage(), self.settings());
-        vec![
-            format!("recodex-monitor {}, up for {} s", env!("CARGO_PKG_VERSION"), self.uptime().as_secs()),
-            format!("viewers: {} of {}", self.viewers.taken(), settings.clients.max),
-            format!("brokers: {} of {}", self.brokers.taken(), settings.zeromq.max_connections),
-            format!("channels: {}, of which {} have finished", usage.channels, usage.finished),
-            format!("history: {} of {} bytes", usage.bytes, settings.history.total_bytes),
-            format!("since the start: {}", self.metrics),
-        ]
-    }
 }

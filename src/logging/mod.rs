@@ -130,13 +130,6 @@ fn write_all(queue: &Queue, requests: &Receiver<Request>, mut sink: Sink) {
     }
 }
 
-/// Logs a line at any level of the settings, because an administrator asked for it.
-pub(crate) fn say(text: &str) {
-    if let Some(queue) = LOG.get() {
-        queue.push(log::Level::Info, text, Vec::new());
-    }
-}
-
 /// Returns the last warnings and errors, the oldest first.
 #[must_use]
 pub(crate) fn notices() -> Vec<Notice> {

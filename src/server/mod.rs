@@ -44,14 +44,15 @@ fn start_and_relay(config: Option<&Source>) -> Result<(), Failure> {
     let inside = runtime.enter();
     // Signals are handled before the ports are bound. Once they are bound, somebody may think that the monitor has started, and
     // stop it. The signal must not end the process while it holds inherited connections.
-    let (hangup, asked) = (signals::handle(SignalKind::hangup())?, signals::handle(SignalKind::user_defined1())?);
+    let (hangup, user_defined) =
+        (signals::handle(SignalKind::hangup())?, signals::handle(SignalKind::user_defined1())?);
     let stop = signals::stop()?;
     let (relay, inherited) = startup::start(settings.map_err(Failure::from), config, fds, log)?;
     drop(inside);
     let shared = relay.shared();
     let ended = runtime.block_on(async {
         tokio::spawn(reload::on_hangup(hangup, config.cloned(), Arc::clone(&shared)));
-        tokio::spawn(signals::log_summaries(asked, Arc::clone(&shared)));
+        tokio::spawn(signals::ignore(user_defined));
         relay.run(inherited, stop).await
     });
     shutdown::end_all_tasks(runtime);

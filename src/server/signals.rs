@@ -1,10 +1,7 @@
-//! The signals: SIGTERM and SIGINT stop, SIGUSR2 restarts, SIGUSR1 logs a summary; SIGHUP is in `reload`.
+//! The signals: SIGTERM and SIGINT stop, SIGUSR2 restarts, SIGUSR1 is ignored; SIGHUP is in `reload`.
 
-use crate::context::Shared;
 use crate::error::{Exit, Failure};
-use crate::logging;
 use crate::server::relay::Stop;
-use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Begins to handle a signal. Must be called in a tokio runtime.
@@ -38,11 +35,10 @@ pub(super) fn stop() -> Result<impl Future<Output = Stop>, Failure> {
     })
 }
 
-/// Logs a summary at each SIGUSR1; `asked` receives that signal.
-pub(super) async fn log_summaries(mut asked: Signal, shared: Arc<Shared>) {
-    while asked.recv().await.is_some() {
-        for line in shared.summary() {
-            logging::say(&line);
-        }
+/// Ignores SIGUSR1, and says so at the first one. Version 2.0.0 logged its counts at this signal, which by default ends a process: an
+/// old script would end the monitor.
+pub(super) async fn ignore(mut user_defined: Signal) {
+    if user_defined.recv().await.is_some() {
+        log::warn!("SIGUSR1 is ignored; `recodex-monitor status` prints what it used to log");
     }
 }

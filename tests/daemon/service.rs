@@ -173,6 +173,21 @@ fn a_wrong_file_changes_nothing_and_is_reported_with_its_position() {
 }
 
 #[test]
+fn sigusr1_ends_nothing_and_is_noted_once() {
+    let monitor = Monitor::start("");
+    let broker = Broker::connect(monitor.brokers);
+    let mut viewer = Viewer::subscribed(monitor.viewers, "job");
+    for number in ["1", "2"] {
+        monitor.signal("USR1");
+        monitor.wait_logged(&["WARNING", "SIGUSR1 is ignored", "recodex-monitor status"]);
+        broker.task("job", number);
+        viewer.texts(&[task(number, "COMPLETED")]);
+    }
+    common::fence(&monitor, &broker);
+    assert_eq!(monitor.logged(&["SIGUSR1"]).len(), 1);
+}
+
+#[test]
 fn the_listening_sockets_are_given_to_the_service_manager() {
     let manager = Manager::new();
     let _monitor = manager.starts(&[], "");
