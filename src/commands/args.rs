@@ -27,8 +27,8 @@ pub(super) struct Run {
     /// It has 1 to 64 letters, digits, `.`, `_` and `-`, and no `.` at the beginning. The unit recodex-monitor@NAME.service passes it.
     #[arg(long, value_name = "NAME", requires = "config")]
     pub(super) instance: Option<Instance>,
-    /// Check the configuration, print the settings in force, and exit
-    #[arg(long)]
+    /// The same as the command `check --config-only`, by its old name
+    #[arg(long, hide = true)]
     pub(super) check: bool,
     /// Check the files that a reload reads, print only errors, and exit
     ///
@@ -81,20 +81,29 @@ pub(super) enum Command {
         /// Check for the instance with this name, and its unit recodex-monitor@NAME.service
         #[arg(long, value_name = "NAME")]
         instance: Option<Instance>,
+        /// Check only the file, and print the settings in force as YAML
+        ///
+        /// It also prints the settings that the file leaves out. It looks at nothing else on this machine, and needs no root.
+        #[arg(long)]
+        config_only: bool,
     },
     /// Print the status of a running monitor, from its status listener
     ///
-    /// Exits with 0 if the monitor is ready, with 1 if it is not, with 69 if it does not answer.
-    #[command(override_usage = "recodex-monitor status [-c FILE [--instance NAME] | ADDRESS]")]
+    /// Without an address it asks the monitor of this machine, as root or as a member of the group recodex. Exits with 0 if the monitor is ready, with 1 if it is not, with 69 if it does not answer.
+    #[command(
+        override_usage = "recodex-monitor status [-c FILE] [--instance NAME]\n       recodex-monitor status ADDRESS"
+    )]
     Status {
-        /// The configuration file with the address of the status listener (`status_uri`)
+        /// The configuration file with the address of the status listener (`status_uri`) [default: /etc/recodex/monitor/config.yml if it
+        /// exists]
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The name of the instance, which `%i` in the configuration stands for
-        #[arg(long, value_name = "NAME", requires = "config")]
+        /// Ask the instance with this name, as of the unit recodex-monitor@NAME.service
+        #[arg(long, value_name = "NAME")]
         instance: Option<Instance>,
-        /// The address of the status listener, as HOST:PORT, http://HOST:PORT/ or `unix:/PATH` [default: 127.0.0.1:4568]
-        #[arg(conflicts_with = "config")]
+        /// The address of the status listener, as HOST:PORT, http://HOST:PORT/ or `unix:/PATH` [default: the one in the configuration,
+        /// or `unix:/run/recodex/status.sock`]
+        #[arg(conflicts_with_all = ["config", "instance"])]
         address: Option<String>,
     },
     /// Print a completion script for a shell

@@ -12,8 +12,9 @@ use crate::wire::message::Message;
 use crate::{logging, rlimit, server};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use std::env;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
@@ -62,7 +63,11 @@ fn ended(outcome: Result<(), Failure>) -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         None => monitor(cli.run),
-        Some(Command::Check { config, instance }) => {
+        Some(Command::Check { config, instance, config_only: true }) => {
+            let config = config.or_else(|| check::packaged_config().map(Path::to_path_buf));
+            settings_in_force(source(config, instance).as_ref())
+        }
+        Some(Command::Check { config, instance, config_only: false }) => {
             let runtime = runtime()?;
             let _inside = runtime.enter();
             check::run(config.as_deref(), instance.as_ref())
@@ -73,8 +78,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             print(&String::from_utf8_lossy(&script))
         }
         Some(Command::Status { config, instance, address }) => {
-            let config = source(config, instance);
-            on_screen(async |_| status::run(config.as_ref(), address.as_deref()).await)
+            on_screen(async |_| status::run(config.as_deref(), instance.as_ref(), address.as_deref()).await)
         }
         Some(Command::Demo { jobs, stay }) => on_screen(async |screen| demo::run(screen, jobs, stay).await),
         Some(Command::Watch { url, channel, ca, json, tasks }) => {
@@ -100,9 +104,23 @@ fn on_screen(command: impl AsyncFnOnce(&Screen) -> Result<(), Failure>) -> Resul
     outcome
 }
 
-/// Returns the file that `-c` and `--instance` name.
+/// Returns the file that `-c` and `--instance` name, as the service reads it if the service manager has started this process.
 fn source(config: Option<PathBuf>, instance: Option<Instance>) -> Option<Source> {
-    config.map(|path| Source::new(path, instance))
+    config.map(|path| Source::new(path, instance).with_runtime_directory(runtime_directory()))
+}
+
+/// Returns the first directory of `RuntimeDirectory=`, which the service manager names in the environment.
+fn runtime_directory() -> Option<PathBuf> {
+    let directories = env::var_os("RUNTIME_DIRECTORY")?;
+    env::split_paths(&directories).next().filter(|first| first.is_absolute())
+}
+
+/// Checks only the configuration, and prints the settings.
+fn settings_in_force(config: Option<&Source>) -> Result<(), Failure> {
+    let mut settings = config.map(Source::load).transpose()?.unwrap_or_default();
+    // Numbers that exceed the limit of open files are lowered without a warning here; a start and the whole `check` warn of them.
+    let _ = settings.fit(rlimit::open_files(), 0);
+    print(&settings.to_yaml())
 }
 
 fn monitor(run: Run) -> Result<(), Failure> {
@@ -112,10 +130,7 @@ fn monitor(run: Run) -> Result<(), Failure> {
         return config.map_or(Ok(()), reload::check);
     }
     if run.check {
-        let mut settings = config.map(Source::load).transpose()?.unwrap_or_default();
-        // Numbers that exceed the limit of open files are lowered without a warning here; a start and `check` warn of them.
-        let _ = settings.fit(rlimit::open_files(), 0);
-        return print(&settings.to_yaml());
+        return settings_in_force(config);
     }
     server::run(config)
 }

@@ -1,8 +1,9 @@
 //! `status`: prints the status of a running monitor, from its status listener.
 
+use crate::commands::check::packaged_config;
 use crate::commands::client::connect::unknown_host;
 use crate::commands::terminal::print;
-use crate::config::{Endpoint, Source};
+use crate::config::{Endpoint, Instance, RUNTIME_DIRECTORY, Source, default_socket};
 use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
 use crate::host_port::split_host_and_port;
@@ -19,8 +20,9 @@ use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::fmt::{self, Write};
+use std::fs::File;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -33,7 +35,7 @@ const LONGEST: usize = 1024 * 1024;
 /// The beginning of the address of a Unix socket.
 const UNIX: &str = "unix:";
 
-/// The default address of the status listener.
+/// The address of the status listener of the demo.
 pub(crate) const DEFAULT: &str = "127.0.0.1:4568";
 
 /// The address of a status listener.
@@ -53,15 +55,21 @@ impl fmt::Display for Listener {
     }
 }
 
-/// Asks the monitor at `address`, or at the `status_uri` of the configuration `config`, and prints its status.
+/// Asks the monitor at `address`, or at the `status_uri` of the configuration `config` for `instance`, and prints its status. Without a
+/// named configuration it takes the packages' one.
 ///
 /// # Errors
-/// [`Exit::Usage`] if `address` is wrong, [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if the monitor is not ready,
+/// [`Exit::Config`] if the configuration is wrong or has no status listener, [`Exit::Usage`] if `address` is wrong, [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if the monitor is not ready,
 /// even if nobody reads the output to its end.
-pub(crate) async fn run(config: Option<&Source>, address: Option<&str>) -> Result<(), Failure> {
-    let configured = config.map(configured).transpose()?;
-    let typed = address.map(listener).transpose().map_err(|what| Failure::new(Exit::Usage, what))?;
-    let at = typed.or(configured).unwrap_or_else(|| Listener::Tcp(DEFAULT.into()));
+pub(crate) async fn run(
+    config: Option<&Path>,
+    instance: Option<&Instance>,
+    address: Option<&str>,
+) -> Result<(), Failure> {
+    let at = match address {
+        Some(typed) => listener(typed).map_err(|what| Failure::new(Exit::Usage, what))?,
+        None => configured(config, instance)?,
+    };
     let answer = timeout(PATIENCE, ask(&at)).await.unwrap_or_else(|_| Err("no answer within 5 s".into()));
     let report =
         answer.map_err(|what| Failure::new(Exit::Unavailable, format!("no status of a monitor at {at}: {what}")))?;
@@ -72,17 +80,35 @@ pub(crate) async fn run(config: Option<&Source>, address: Option<&str>) -> Resul
     }
 }
 
-/// Returns the address of the status listener in a configuration.
-fn configured(config: &Source) -> Result<Listener, Failure> {
-    let missing = "the configuration has no status_uri, so that the monitor cannot be asked; set it, such as to [\"127.0.0.1\", 4568]";
-    match config.load()?.status_uri.ok_or_else(|| Failure::new(Exit::Config, missing))? {
-        Endpoint::Tcp(mut address) => {
+/// Returns the address of the status listener in a configuration. Without any, returns the socket of the packages' service or, if it is
+/// not there, the address of the demo.
+fn configured(config: Option<&Path>, instance: Option<&Instance>) -> Result<Listener, Failure> {
+    let runtime = Path::new(RUNTIME_DIRECTORY);
+    let Some(path) = config.or_else(packaged_config) else {
+        let socket = default_socket(runtime, instance);
+        let is_there = instance.is_some() || socket.exists();
+        return Ok(if is_there { Listener::Unix(socket) } else { Listener::Tcp(DEFAULT.into()) });
+    };
+    let source = Source::new(path, instance.cloned()).with_runtime_directory(Some(runtime.into()));
+    let settings = source.load().map_err(|e| {
+        let hint =
+            if config.is_some() || File::open(path).is_ok() { "" } else { "; run this as root, or name an address" };
+        Failure::new(Exit::Config, format!("{e}{hint}"))
+    })?;
+    match settings.status_uri.endpoint() {
+        None => {
+            let what = "status_uri is false, so that the monitor cannot be asked; remove the line, or set an address, and restart the \
+                        monitor";
+            Err(Failure::new(Exit::Config, format!("{}: {what}", path.display())))
+        }
+        Some(Endpoint::Tcp(address)) => {
+            let mut address = address.clone();
             if matches!(address.host.as_str(), "" | "*") {
                 address.host = "localhost".into();
             }
             Ok(Listener::Tcp(address.to_string()))
         }
-        Endpoint::Unix(path) => Ok(Listener::Unix(path)),
+        Some(Endpoint::Unix(path)) => Ok(Listener::Unix(path.clone())),
     }
 }
 

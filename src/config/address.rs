@@ -31,7 +31,8 @@ impl Serialize for Address {
 }
 
 impl Address {
-    fn read<'de, A: SeqAccess<'de>>(mut list: A, expected: &dyn Expected) -> Result<Self, A::Error> {
+    /// Reads a list; `expected` is for the error.
+    pub(super) fn read<'de, A: SeqAccess<'de>>(mut list: A, expected: &dyn Expected) -> Result<Self, A::Error> {
         let host: String = list.next_element()?.ok_or_else(|| Error::invalid_length(0, expected))?;
         let Port(port) = list.next_element()?.ok_or_else(|| Error::invalid_length(1, expected))?;
         let mut length = 2;
@@ -80,6 +81,14 @@ impl Endpoint {
             Self::Unix(path) => Some(path),
         }
     }
+
+    /// Reads the name of a Unix socket; `expected` is for the error.
+    pub(super) fn read<E: Error>(text: &str, expected: &dyn Expected) -> Result<Self, E> {
+        let path = text.strip_prefix(UNIX).map(PathBuf::from).filter(|path| path.is_absolute());
+        let path = path.ok_or_else(|| E::invalid_value(Unexpected::Str(text), expected))?;
+        check_length(&path).map_err(E::custom)?;
+        Ok(Self::Unix(path))
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -115,10 +124,7 @@ impl<'de> Deserialize<'de> for Endpoint {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Endpoint, E> {
-                let path = text.strip_prefix(UNIX).map(PathBuf::from).filter(|path| path.is_absolute());
-                let path = path.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))?;
-                check_length(&path).map_err(E::custom)?;
-                Ok(Endpoint::Unix(path))
+                Endpoint::read(text, &self)
             }
         }
         deserializer.deserialize_any(TcpOrUnix)

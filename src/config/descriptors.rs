@@ -13,7 +13,7 @@ impl Settings {
     /// Lowers `clients.max` and `zeromq.max_connections` to what the limit of open files allows. `listeners` is the number of listening
     /// sockets, or 0 before they are bound. Returns the share of each kind of connection, and a warning if a configured value does not fit.
     pub(crate) fn fit(&mut self, files: usize, listeners: usize) -> Result<(Shares, Option<String>), TooFew> {
-        let status = self.status_uri.is_some();
+        let status = self.status_uri.endpoint().is_some();
         let (viewers, brokers) = (self.clients.max, self.zeromq.max_connections);
         let listeners = listeners.max(2 + usize::from(status));
         let redis = self.redis_descriptors();

@@ -56,7 +56,10 @@ impl Source {
 
     /// Puts the instance's name into the paths, and refuses settings that then use one file for two purposes.
     fn finish(&self, settings: Settings) -> Result<Settings, ConfigError> {
-        let settings = settings.for_instance(self.instance.as_ref()).map_err(|message| self.error(message))?;
+        let mut settings = settings.for_instance(self.instance.as_ref()).map_err(|message| self.error(message))?;
+        if let Some(directory) = &self.runtime_directory {
+            settings.status_uri.default_in(directory, self.instance.as_ref());
+        }
         match settings.collision(&self.path) {
             Some(message) => Err(self.error(message)),
             None => Ok(settings),
@@ -106,7 +109,7 @@ impl Settings {
                 "share_ports is on: expected a section cluster, since a viewer and the broker of its job may come to different instances",
             );
         }
-        if self.share_ports && matches!(self.status_uri, Some(Endpoint::Tcp(_))) {
+        if self.share_ports && matches!(self.status_uri.endpoint(), Some(Endpoint::Tcp(_))) {
             return Some(
                 "share_ports is on: expected status_uri to be a Unix socket, such as \"unix:/run/recodex/%i.sock\", since at a shared \
                  port any of the instances would answer",

@@ -86,7 +86,7 @@ impl Settings {
         }
         let sockets = [
             ("websocket_uri", "the temporary name of websocket_uri", Some(&self.websocket_uri)),
-            ("status_uri", "the temporary name of status_uri", self.status_uri.as_ref()),
+            ("status_uri", "the temporary name of status_uri", self.status_uri.endpoint()),
         ];
         for (key, temporary, endpoint) in sockets {
             if let Some(Endpoint::Unix(path)) = endpoint {

@@ -2,7 +2,7 @@
 
 use super::access;
 use super::value;
-use super::{Address, Cluster, Endpoint, Level, Mode, Network, Origin, Output, Proxy, ProxyHeader, Seconds};
+use super::{Address, Cluster, Endpoint, Level, Mode, Network, Origin, Output, Proxy, ProxyHeader, Seconds, StatusUri};
 use crate::rlimit;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -24,8 +24,8 @@ pub struct Settings {
     pub websocket_proxy_protocol: bool,
     /// The address where brokers connect.
     pub zeromq_uri: Address,
-    /// The address of the status listener; by default there is none.
-    pub status_uri: Option<Endpoint>,
+    /// The address of the status listener; by default a socket in the service's runtime directory, if it has one.
+    pub status_uri: StatusUri,
     /// The certificate for TLS on the viewers' port; by default there is no TLS.
     pub tls: Option<Tls>,
     /// The Redis through which several monitors are one service; by default a monitor works alone.
@@ -194,7 +194,7 @@ impl Default for Settings {
             websocket_mode: Mode::GROUP,
             websocket_proxy_protocol: false,
             zeromq_uri: Address { host: "127.0.0.1".into(), port: 7894 },
-            status_uri: None,
+            status_uri: StatusUri::Unset,
             tls: None,
             cluster: None,
             share_ports: false,

@@ -34,18 +34,26 @@ impl FromStr for Instance {
     }
 }
 
-/// A configuration file, and the name of the instance that reads it, if it has one.
+/// A configuration file, the name of the instance that reads it, if it has one, and its runtime directory.
 #[derive(Debug, Clone)]
 pub struct Source {
     pub(super) path: PathBuf,
     pub(super) instance: Option<Instance>,
+    /// The runtime directory of the service, in which the status listener is by default.
+    pub(super) runtime_directory: Option<PathBuf>,
 }
 
 impl Source {
     /// Names a configuration file and the instance that reads it.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, instance: Option<Instance>) -> Self {
-        Self { path: path.into(), instance }
+        Self { path: path.into(), instance, runtime_directory: None }
+    }
+
+    /// Takes the service's runtime directory, in which the status listener is by default.
+    #[must_use]
+    pub(crate) fn with_runtime_directory(self, directory: Option<PathBuf>) -> Self {
+        Self { runtime_directory: directory, ..self }
     }
 
     /// Returns the path of the file.
@@ -62,7 +70,7 @@ impl Settings {
         let paths = [
             ("history.state", self.history.state.as_deref(), "/var/lib/recodex-monitor/%i"),
             ("logger.file", self.logger.path(), "/var/log/recodex/monitor-%i.log"),
-            ("status_uri", self.status_uri.as_ref().and_then(Endpoint::path), "unix:/run/recodex/%i.sock"),
+            ("status_uri", self.status_uri.endpoint().and_then(Endpoint::path), "unix:/run/recodex/%i.sock"),
             ("websocket_uri", self.websocket_uri.path(), "unix:/run/recodex/%i-viewers.sock"),
         ];
         let (key, _, example) =
@@ -81,7 +89,8 @@ impl Settings {
     pub(super) fn for_instance(mut self, instance: Option<&Instance>) -> Result<Self, String> {
         let mut paths =
             vec![("logger.file", self.logger.file.as_mut()), ("history.state", self.history.state.as_mut())];
-        let endpoints = [("websocket_uri", Some(&mut self.websocket_uri)), ("status_uri", self.status_uri.as_mut())];
+        let endpoints =
+            [("websocket_uri", Some(&mut self.websocket_uri)), ("status_uri", self.status_uri.endpoint_mut())];
         let sockets = endpoints.map(|(key, endpoint)| match endpoint {
             Some(Endpoint::Unix(path)) => (key, Some(path)),
             Some(Endpoint::Tcp(_)) | None => (key, None),

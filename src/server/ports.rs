@@ -37,7 +37,7 @@ impl Ports {
         };
         let zeromq = bind("zeromq_uri", &Endpoint::Tcp(settings.zeromq_uri.clone()))?;
         let websocket = bind("websocket_uri", &settings.websocket_uri)?;
-        let status = settings.status_uri.as_ref().map(|endpoint| bind("status_uri", endpoint)).transpose()?;
+        let status = settings.status_uri.endpoint().map(|endpoint| bind("status_uri", endpoint)).transpose()?;
         let ports = Self { zeromq, websocket, status };
         fds.note_own(ports.count(), ports.status.is_some(), settings.redis_descriptors());
         Ok(ports)
@@ -83,7 +83,7 @@ impl Listeners {
     /// Binds the Unix sockets, as the user that relays. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// If a socket cannot be bound.
+    /// If a socket cannot be bound. Only the default one of the status listener may be missing.
     pub(super) fn bind(settings: &Settings, ports: Ports, fds: &mut InheritedFds) -> Result<Self, Failure> {
         let Ports { zeromq, websocket, status } = ports;
         let mut bind = |key, endpoint: &Endpoint, mode, port| match endpoint {
@@ -92,8 +92,15 @@ impl Listeners {
                 .map(|(listener, file, previous)| Entrance::Unix(listener, file, previous)),
         };
         let websocket = bind("websocket_uri", &settings.websocket_uri, settings.websocket_mode, websocket)?;
-        let status = settings.status_uri.as_ref().zip(status);
-        let status = status.map(|(endpoint, port)| bind("status_uri", endpoint, Mode::GROUP, port)).transpose()?;
+        let status = settings.status_uri.endpoint().zip(status);
+        let status = status.map(|(endpoint, port)| bind("status_uri", endpoint, Mode::GROUP, port)).transpose();
+        let status = match status {
+            Err(e) if settings.status_uri.is_default() => {
+                log::warn!("there is no status listener, so that `recodex-monitor status` gets no answer: {e}");
+                None
+            }
+            status => status?,
+        };
         Ok(Self { zeromq, websocket, status, shared: settings.share_ports })
     }
 

@@ -95,7 +95,7 @@ fn watch(request: &Request<Incoming>, shared: &Arc<Shared>, deadline: WriteDeadl
 /// web server in front, which decides on it.
 fn is_own_host(request: &Request<Incoming>, shared: &Shared) -> bool {
     let settings = shared.settings();
-    let own = match &settings.status_uri {
+    let own = match settings.status_uri.endpoint() {
         Some(Endpoint::Tcp(own)) => Some(&own.host),
         Some(Endpoint::Unix(_)) => return true,
         None => None,

@@ -270,6 +270,23 @@ fn a_check_of_a_reload_says_nothing_but_what_is_wrong() {
 }
 
 #[test]
+fn the_option_check_is_the_old_name_of_a_check_of_the_configuration_only() {
+    let (_directory, path) = temporary("c.yml", "clients: {max: 7}\n");
+    let path = path.to_str().expect("UTF-8");
+    let output = run(&["check", "--config-only", "-c", path]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(setting(&stdout(&output), &["clients", "max"]), 7);
+    assert_eq!(stdout(&run(&["-c", path, "--check"])), stdout(&output));
+    let help = stdout(&run(&["--help"]));
+    assert!(!help.contains("--check\n") && !help.contains("--check "), "{help}");
+    std::fs::write(path, "clients: {mux: 7}\n").expect("it is ours");
+    let output = run(&["check", "--config-only", "-c", path]);
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("c.yml:1:11: clients: unknown key `mux`"), "{said}");
+}
+
+#[test]
 fn an_empty_config_is_all_defaults() {
     let defaults = stdout(&run(&["--check"]));
     for config in ["", "\n", "---\n", "# nothing\n", "---\n...\n", "{}\n", "logger: {}\nhistory: {}\n"] {
@@ -436,7 +453,7 @@ fn version_and_help_are_printed() {
     assert_eq!(stdout(&version).trim_end(), format!("recodex-monitor {}", env!("CARGO_PKG_VERSION")));
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
-    for word in ["--check", "--version", "demo", "watch", "publish"] {
+    for word in ["--check-reload", "--version", "check", "demo", "watch", "publish"] {
         assert!(stdout(&help).contains(word), "{word}");
     }
 }

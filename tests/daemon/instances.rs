@@ -91,7 +91,7 @@ fn a_name_that_is_none_is_wrong_use() {
         &["-c", "/dev/null", "--instance", ".."],
         &["check", "--instance", "%i"],
         &["--instance", "a"],
-        &["status", "--instance", "a"],
+        &["status", "--instance", "a", "127.0.0.1:1"],
     ] {
         assert_eq!(run(words).status.code(), Some(64), "{words:?}");
     }
@@ -148,6 +148,46 @@ fn the_status_socket_is_for_the_user_and_the_group_and_any_name_of_it_is_right()
     monitor.stop();
     refused(&[PROGRAM, "status", &at], "is the monitor running");
     assert_eq!(run(&["status", "unix:status"]).status.code(), Some(64));
+}
+
+/// Starts a monitor whose runtime directory is this one, as a service has it, with a configuration that has no address for the status
+/// listener.
+fn with_runtime_directory(directory: &Path, words: &str, config: &str) -> Monitor {
+    let environment = format!("RUNTIME_DIRECTORY={}:/elsewhere", directory.display());
+    let script = format!("exec \"$@\" {words}");
+    Monitor::start_through(&["env", &environment, "sh", "-c", &script, "sh"], Host::default(), config)
+}
+
+#[test]
+fn a_service_has_a_status_socket_of_its_own_unless_the_configuration_says_otherwise() {
+    for (words, name) in [("", "status.sock"), ("--instance a", "status-a.sock")] {
+        let directory = open_directory();
+        let path = directory.path().join(name);
+        let mut monitor = with_runtime_directory(directory.path(), words, "");
+        monitor.wait_log(&format!("listening for status requests on unix:{}", path.display()));
+        assert_eq!(common::http::ask_unix(&path, "/healthz", "localhost").status, 200);
+        monitor.signal("HUP");
+        monitor.wait_log("the configuration is taken up");
+        assert!(monitor.logged(&["need a restart"]).is_empty());
+        assert_eq!(common::http::ask_unix(&path, "/healthz", "localhost").status, 200);
+        monitor.stop();
+        assert!(!path.exists());
+    }
+    let directory = open_directory();
+    let mut monitor = with_runtime_directory(directory.path(), "", "status_uri: false\n");
+    monitor.stop();
+    assert!(monitor.logged(&["status requests"]).is_empty() && monitor.logged(&["WARNING"]).is_empty());
+}
+
+#[test]
+fn a_service_without_room_for_the_default_socket_runs_and_says_so() {
+    let directory = open_directory();
+    std::fs::create_dir(directory.path().join("status.sock")).expect("it is ours");
+    let monitor = with_runtime_directory(directory.path(), "", "");
+    let line = monitor.wait_logged(&["WARNING", "there is no status listener"]);
+    assert!(line.contains("status.sock"), "{line}");
+    let broker = common::Broker::connect(monitor.brokers);
+    common::fence(&monitor, &broker);
 }
 
 #[test]

@@ -143,12 +143,13 @@ fn the_shipped_config_has_every_key_with_its_default() {
     assert_eq!(settings.group.take().as_ref(), Some(&defaults.user));
     assert_eq!(settings.logger.file.take().as_deref(), Some(Path::new("/var/log/recodex/monitor.log")));
     assert_eq!(settings.history.state.take().as_deref(), Some(Path::new("/var/lib/recodex-monitor/history")));
-    assert_eq!(settings.status_uri.take().map(|at| at.to_string()).as_deref(), Some("127.0.0.1:4568"));
+    let status = std::mem::take(&mut settings.status_uri);
+    assert_eq!(status.endpoint().map(ToString::to_string).as_deref(), Some("unix:/run/recodex/status.sock"));
     let tls = settings.tls.take().expect("it is set");
     let names = ["tls.crt", "tls.key"].map(|name| Path::new("/etc/recodex/monitor").join(name));
     assert_eq!([tls.certificate, tls.key], names);
     let open_files: usize = setting("Service.LimitNOFILE").parse().expect("a number");
-    assert_eq!(settings.clients.max, open_files - 155);
+    assert_eq!(settings.clients.max, open_files - 197);
     settings.clients.max = defaults.clients.max;
     assert_eq!(settings, defaults);
 }

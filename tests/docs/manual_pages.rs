@@ -179,10 +179,12 @@ fn names(arg: &Arg) -> String {
     if names.is_empty() { format!("Ar {name}") } else { names.join(" , ") }
 }
 
-/// The options of a command. Only the program itself describes those that every command has.
+/// The options of a command that its help names. Only the program itself describes those that every command has.
 fn options(command: &clap::Command) -> impl Iterator<Item = &Arg> {
     let all = command.get_name() == "recodex-monitor";
-    command.get_arguments().filter(move |arg| !arg.is_positional() && (all || arg.get_id() != "help"))
+    command
+        .get_arguments()
+        .filter(move |arg| !arg.is_positional() && !arg.is_hide_set() && (all || arg.get_id() != "help"))
 }
 
 /// Returns the usage of a command after its name, options first. Optional arguments stand between `open` and `close`, together with
@@ -286,22 +288,17 @@ fn shown(key: &str, default: &Value) -> String {
     match (key, default) {
         ("clients.max", Value::Number(max)) => {
             assert_eq!(max.as_u64(), Some(rlimit::default_max_clients() as u64));
-            "the limit of open files less 155".into()
+            "the limit of open files less 155, or less 197 with a status listener".into()
         }
         ("zeromq.allow" | "allowed_origins", Value::Sequence(_)) => "everybody".into(),
         ("trusted_proxies", Value::Sequence(_)) => "nobody".into(),
         ("group", Value::Null) => "the user's group".into(),
         ("logger.file", Value::Null) => "none, and with the output `file` it is `/var/log/recodex/monitor.log`".into(),
         (
-            "history.state"
-            | "status_uri"
-            | "tls"
-            | "cluster"
-            | "cluster.sentinel"
-            | "cluster.password_file"
-            | "cluster.tls",
+            "history.state" | "tls" | "cluster" | "cluster.sentinel" | "cluster.password_file" | "cluster.tls",
             Value::Null,
         ) => "none".into(),
+        ("status_uri", Value::Null) => "`unix:/run/recodex/status.sock` in the packaged service, else none".into(),
         ("cluster.redis", _) => "none, and it must be set".into(),
         ("cluster.user", Value::Null) => "the user `default`".into(),
         (_, Value::Null) => panic!("{key} has no default; the manual should say what that means, and this test, too"),

@@ -47,14 +47,15 @@ const FEWEST_FILES: u64 = 64;
 /// If the monitor would not start, with the exit status that it would have.
 pub(crate) fn run(config: Option<&Path>, instance: Option<&Instance>) -> Result<(), Failure> {
     let is_named = config.is_some();
-    let config = config.or_else(|| Some(Path::new(CONFIG)).filter(|path| path.exists()));
+    let config = config.or_else(packaged_config);
     let mut installed = unit::installed(instance);
     let unusable = installed.as_mut().err().and_then(|no_unit| no_unit.finding.take());
     let unit = installed.as_ref().ok();
     if let Some(unit) = unit {
         take_limit(unit);
     }
-    let source = config.map(|path| Source::new(path, instance.cloned()));
+    let runtime = unit.and_then(Unit::runtime_directory);
+    let source = config.map(|path| Source::new(path, instance.cloned()).with_runtime_directory(runtime));
     let settings = match source.as_ref().map(Source::load).transpose() {
         Ok(settings) => settings.unwrap_or_default(),
         Err(e) => return no_settings(&e, config, is_named),
@@ -82,6 +83,11 @@ pub(crate) fn run(config: Option<&Path>, instance: Option<&Instance>) -> Result<
         check.cluster(cluster)?;
     }
     check.report.end()
+}
+
+/// Returns the packages' configuration, if it exists.
+pub(crate) fn packaged_config<'a>() -> Option<&'a Path> {
+    Some(Path::new(CONFIG)).filter(|path| path.exists())
 }
 
 /// A check in progress.
@@ -121,7 +127,7 @@ impl Check<'_> {
         for (about, finding) in exposure::viewers(settings) {
             report.add(about, finding)?;
         }
-        if let Some(Endpoint::Tcp(address)) = &settings.status_uri {
+        if let Some(Endpoint::Tcp(address)) = settings.status_uri.endpoint() {
             report.add("status_uri", port("status_uri", address))?;
             if let Some(finding) = exposure::status(address) {
                 report.add("status_uri", finding)?;
@@ -139,7 +145,7 @@ impl Check<'_> {
     /// Returns the paths of the Unix sockets, each with its key.
     fn sockets(&self) -> impl Iterator<Item = (&'static str, &Path)> + use<'_> {
         let Settings { websocket_uri, status_uri, .. } = self.settings;
-        let endpoints = [("websocket_uri", Some(websocket_uri)), ("status_uri", status_uri.as_ref())];
+        let endpoints = [("websocket_uri", Some(websocket_uri)), ("status_uri", status_uri.endpoint())];
         endpoints.into_iter().filter_map(|(key, endpoint)| match endpoint? {
             Endpoint::Unix(path) => Some((key, &**path)),
             Endpoint::Tcp(_) => None,
@@ -173,7 +179,15 @@ impl Check<'_> {
         if let Some(certificate) = certificate {
             report.add("tls", certificate.finding(*sandbox))?;
         }
-        sockets.iter().try_for_each(|(key, path)| report.add(key, files::socket(path, monitors, *unit, *sandbox)))
+        sockets.iter().try_for_each(|(key, path)| {
+            let finding = match files::socket(path, monitors, *unit, *sandbox) {
+                Finding::Failed(_, what) if *key == "status_uri" && settings.status_uri.is_default() => {
+                    Finding::Warning(format!("{what}; until then the monitor runs without a status listener"))
+                }
+                finding => finding,
+            };
+            report.add(key, finding)
+        })
     }
 
     /// Checks the Redis of the cluster. A start waits for nothing of it, so this comes last.

@@ -143,6 +143,11 @@ impl Unit {
         self.get("MainPID").parse().ok().filter(|pid| *pid > 0)
     }
 
+    /// Returns the first runtime directory, which the service manager makes for the service.
+    pub(super) fn runtime_directory(&self) -> Option<PathBuf> {
+        self.list("RuntimeDirectory").first().map(|name| Path::new("/run").join(name))
+    }
+
     /// Returns the limit of open files, if there is one.
     pub(super) fn open_files(&self) -> Option<u64> {
         self.get("LimitNOFILE").parse().ok()

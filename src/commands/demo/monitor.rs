@@ -1,7 +1,7 @@
 //! The demo's monitor and its ports.
 
 use crate::commands::terminal::Screen;
-use crate::config::{Address, Endpoint, History, Seconds, Settings};
+use crate::config::{Address, Endpoint, History, Seconds, Settings, StatusUri};
 use crate::error::{Exit, Failure};
 use crate::server::relay::Relay;
 use crate::systemd::fd_store::InheritedFds;
@@ -34,7 +34,7 @@ fn settings([viewers, brokers, status]: [u16; 3]) -> Settings {
     Settings {
         websocket_uri: Endpoint::Tcp(at(viewers)),
         zeromq_uri: at(brokers),
-        status_uri: Some(Endpoint::Tcp(at(status))),
+        status_uri: StatusUri::At(Endpoint::Tcp(at(status))),
         history: History { release_failed: RELEASE, ..History::default() },
         ..Settings::default()
     }

@@ -312,6 +312,19 @@ fn a_configuration_that_the_services_user_cannot_read_fails() {
 }
 
 #[test]
+fn the_default_socket_of_the_status_listener_is_checked_and_may_be_missing() {
+    let socket = "unix:/run/recodex/status.sock";
+    Machine::with_unit(&[]).passes(PORTS, "ok", &["status_uri: ", socket]);
+    let refused = Machine::with_unit(&[("InaccessiblePaths=", "InaccessiblePaths=-/run/recodex")]);
+    refused.passes(PORTS, "warning", &["status_uri: ", "/run/recodex", "runs without a status listener"]);
+    refused.fails(&format!("{PORTS}status_uri: '{socket}'\n"), 77, &["status_uri: "]);
+    let (_, out, _) = Machine::new().check(PORTS);
+    assert!(!out.contains("status_uri"), "without the service there is none: {out}");
+    let (_, out, _) = Machine::with_unit(&[]).check(&format!("{PORTS}status_uri: false\n"));
+    assert!(!out.contains("status_uri"), "{out}");
+}
+
+#[test]
 fn a_service_that_reads_another_configuration_is_a_warning() {
     let (_directory, other) = temporary("other.yml", PORTS);
     let other = other.to_str().expect("UTF-8");
@@ -321,5 +334,5 @@ fn a_service_that_reads_another_configuration_is_a_warning() {
     changed.passes(PORTS, "warning", &["service: ", "systemctl daemon-reload"]);
     let few = Machine::with_unit(&[("LimitNOFILE=131072", "LimitNOFILE=1000")]);
     few.passes(&format!("{PORTS}clients: {{max: 999}}\n"), "warning", &["clients: ", "only 1000 files may be open"]);
-    few.passes(PORTS, "ok", &["clients: max is 845, and 1000 files may be open"]);
+    few.passes(PORTS, "ok", &["clients: max is 803, and 1000 files may be open"]);
 }

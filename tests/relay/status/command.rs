@@ -65,16 +65,19 @@ fn status_finds_the_monitor_by_its_configuration() {
         assert_eq!((code, said.as_str()), (Some(0), ""), "{host}");
         assert!(screen.lines().next().is_some_and(|line| line.ends_with(": ready")), "{screen}");
     }
-    let (code, screen, said) = with("");
+    let (code, screen, said) = with("status_uri: false\n");
     assert_eq!((code, screen.as_str()), (Some(78), ""));
-    assert!(said.contains("status_uri"), "{said}");
+    assert!(said.contains("status_uri is false"), "{said}");
+    // The socket of the packaged service, which may run on this machine.
+    let (_, screen, said) = with("");
+    assert!((screen + &said).contains(" at unix:/run/recodex/status.sock: "), "{said}");
     let (code, _, said) = with("status_ury: [\"127.0.0.1\", 1]\n");
     assert_eq!(code, Some(78));
     assert!(said.contains("status_ury"), "{said}");
     assert_eq!(printed(&run(&["status", "-c", "/nowhere/config.yml"])).0, Some(78));
     let (code, _, said) = printed(&run(&["status", "-c", "/nowhere/config.yml", "127.0.0.1:1"]));
     assert_eq!(code, Some(64));
-    assert!(said.contains("Usage: recodex-monitor status [-c FILE [--instance NAME] | ADDRESS]"), "{said}");
+    assert!(said.contains("Usage: recodex-monitor status [-c FILE] [--instance NAME]"), "{said}");
 }
 
 /// Answers one request with this, whatever it is.
