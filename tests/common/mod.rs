@@ -112,6 +112,14 @@ pub(crate) fn run(args: &[&str]) -> Output {
 
 /// Runs a command to its end, as [`run`] does.
 pub(crate) fn run_words(words: &[&str]) -> Output {
+    run_within(DEADLINE, words)
+}
+
+/// Runs a command to its end. `limit` is for a command that computes for long on a machine that has other things to do.
+///
+/// # Panics
+/// If it does not end within `limit`; it is then killed.
+pub(crate) fn run_within(limit: Duration, words: &[&str]) -> Output {
     let child = Command::new(words[0])
         .args(&words[1..])
         .stdin(Stdio::null())
@@ -122,9 +130,9 @@ pub(crate) fn run_words(words: &[&str]) -> Output {
     let pid = child.id();
     let (sender, receiver) = std::sync::mpsc::channel();
     let waiter = std::thread::spawn(move || sender.send(child.wait_with_output()));
-    let Ok(output) = receiver.recv_timeout(DEADLINE) else {
+    let Ok(output) = receiver.recv_timeout(limit) else {
         kill(pid, "KILL");
-        panic!("still running after {DEADLINE:?}: {words:?}");
+        panic!("still running after {limit:?}: {words:?}");
     };
     waiter.join().expect("the waiter does not panic").expect("the output was received");
     output.expect("the program can be waited for")

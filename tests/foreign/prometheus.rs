@@ -7,10 +7,11 @@ use std::fs::{OpenOptions, read_to_string, write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::panicking;
+use std::time::Duration;
 
 use common::exposition::Metrics;
 use common::http::{STATUS, ask, get, metrics, status};
-use common::{Broker, Monitor, Viewer, kill, open_directory, open_up, run_words, until};
+use common::{Broker, Monitor, Viewer, kill, open_directory, open_up, run_within, run_words, until};
 use serde_json::Value;
 use std::net::SocketAddr;
 use tempfile::TempDir;
@@ -19,12 +20,15 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/usr/share/doc/recodex-monitor/examples").join(name)
 }
 
+/// The time for promtool: the tests of the alerts take 5 s of a processor, and more than 20 s where other tests run beside them.
+const PROMTOOL: Duration = Duration::from_secs(180);
+
 /// Runs promtool, and asserts that it finds no mistake.
 fn promtool(arguments: &[&str], input: Option<&str>) {
     let input = input.map(|text| common::temporary("input", text));
     let mut words = vec!["sh", "-c", "exec promtool \"$@\" < \"$0\""];
     words.push(input.as_ref().map_or("/dev/null", |(_, path)| path.to_str().expect("UTF-8")));
-    let output = run_words(&[&words[..], arguments].concat());
+    let output = run_within(PROMTOOL, &[&words[..], arguments].concat());
     let said = [output.stdout, output.stderr].concat();
     assert_eq!(output.status.code(), Some(0), "{arguments:?}:\n{}", String::from_utf8_lossy(&said));
     eprintln!("{}", String::from_utf8_lossy(&said));
