@@ -18,6 +18,7 @@ use crate::error::{Exit, Failure};
 use crate::hub::Hub;
 use crate::logging::{self, Throttle};
 use crate::metrics::counters::Metrics;
+use crate::metrics::process;
 use crate::metrics::samples::Samples;
 use crate::net::tls::Certificate;
 use crate::rlimit::Shares;
@@ -74,7 +75,7 @@ pub struct Shared {
     pub(crate) stop: watch::Sender<bool>,
     /// The connections for the next process.
     pub(crate) outbox: Outbox,
-    /// The time of the start, by the machine's clock.
+    /// The time of the process's start, by the machine's clock when the context was created.
     pub(crate) born: SystemTime,
     started: Instant,
 }
@@ -102,6 +103,9 @@ impl Shared {
         let stream = settings.cluster.as_ref().map(|cluster| {
             MessageStream::new(cluster, &settings.history, node_name(), Arc::clone(&hub), Arc::clone(&metrics))
         });
+        // Taken once, and not again at each question: by a clock that is set later, the process would have started at another time,
+        // which Prometheus takes for a restart.
+        let (age, now) = (process::age(), SystemTime::now());
         let quiet = QuietViewers::new();
         let quiet = quiet.map_err(|e| Failure::new(Exit::Software, format!("cannot set up event handling: {e}")))?;
         Ok(Arc::new(Self {
@@ -122,8 +126,8 @@ impl Shared {
             changed,
             stop: watch::Sender::new(false),
             outbox: Outbox::default(),
-            born: SystemTime::now(),
-            started: Instant::now(),
+            born: now.checked_sub(age).unwrap_or(now),
+            started: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
             certificate: RwLock::new(certificate.map(Arc::new)),
             settings: watch::Sender::new(Arc::new(settings)),
         }))

@@ -5,6 +5,7 @@ use super::report::seconds;
 use crate::context::Shared;
 use crate::logging;
 use crate::metrics::labels::{Counts, Label};
+use crate::metrics::process::Process;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -15,8 +16,9 @@ use prometheus_client::registry::Registry;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
-/// The begin of every metric's name.
+/// The begin of every metric's name, except those of the process, whose names all programs share.
 const PREFIX: &str = "recodex_monitor";
 
 /// The content type of [`open_metrics`].
@@ -24,13 +26,15 @@ pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0
 /// The content type of [`text`].
 pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Returns the metrics in the format `OpenMetrics`. `ready` is true if students get what brokers send.
+/// Returns the metrics in the format `OpenMetrics`. `ready` is true if students get what brokers send, and `process` is what the process
+/// takes from the machine.
 ///
 /// # Errors
 /// No error is known.
-pub(crate) fn open_metrics(shared: Arc<Shared>, ready: bool) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(Now { shared, ready }));
+pub(crate) fn open_metrics(shared: Arc<Shared>, ready: bool, process: Option<Process>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Taken { process, started: shared.born }));
+    registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(Now { shared, ready }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -197,6 +201,33 @@ impl Now {
             out.gauge("certificate_expiry_timestamp_seconds", about, seconds(certificate.expires))?;
         }
         Ok(())
+    }
+}
+
+/// What the process takes from the machine.
+#[derive(Debug)]
+struct Taken {
+    process: Option<Process>,
+    started: SystemTime,
+}
+
+impl Collector for Taken {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Out(encoder);
+        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let about = "When the process started, in seconds since the Unix epoch";
+        // The system counts hundredths.
+        out.seconds("process_start_time_seconds", about, (started * 100.0).round() / 100.0)?;
+        let Some(process) = &self.process else { return Ok(()) };
+        let about = "Processor time of all threads, in seconds";
+        let seconds = out.begin("process_cpu_seconds", about, MetricType::Counter)?;
+        ConstCounter::new(process.cpu_seconds).encode(seconds)?;
+        let about = "Memory that is in the machine's RAM";
+        out.gauge("process_resident_memory_bytes", about, process.resident_memory_bytes)?;
+        let about = "Address space, most of which is no memory";
+        out.gauge("process_virtual_memory_bytes", about, process.virtual_memory_bytes)?;
+        out.gauge("process_open_fds", "Descriptors that are open", process.open_fds)?;
+        out.gauge("process_max_fds", "The most descriptors (LimitNOFILE=)", process.max_fds)
     }
 }
 

@@ -4,6 +4,7 @@ use super::cluster::Cluster;
 use crate::context::Shared;
 use crate::deadline::timeout;
 use crate::logging::Notice;
+use crate::metrics::process::Process;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,6 +39,9 @@ pub(crate) struct Report {
     pub history: Bytes,
     /// Counts since the start.
     pub totals: Totals,
+    /// What the process takes from the machine, where `/proc` says it.
+    #[serde(default)]
+    pub process: Option<Process>,
     /// The way to the other nodes, if the monitor is one of several.
     #[serde(default)]
     pub cluster: Option<Cluster>,
@@ -184,6 +188,7 @@ impl Report {
                 links_refused: metrics.links_refused.total(),
                 channels_evicted: metrics.evicted.get(),
             },
+            process: Process::now().await,
             cluster: Cluster::of(shared),
             certificate: shared
                 .certificate()

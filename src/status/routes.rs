@@ -8,6 +8,7 @@ use super::report::{Report, readiness};
 use super::write_deadline::WriteDeadline;
 use crate::config::Endpoint;
 use crate::context::Shared;
+use crate::metrics::process::Process;
 use crate::wire::message::MAX_CHANNEL_ID;
 use http_body_util::channel::Channel;
 use http_body_util::{Either, Full};
@@ -70,7 +71,7 @@ fn page() -> Response<Body> {
 
 async fn metrics(request: &Request<Incoming>, shared: &Arc<Shared>) -> Response<Body> {
     let ready = readiness(shared).await.is_ok();
-    let Ok(metrics) = openmetrics::open_metrics(Arc::clone(shared), ready) else {
+    let Ok(metrics) = openmetrics::open_metrics(Arc::clone(shared), ready, Process::now().await) else {
         return whole(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the metrics cannot be written\n");
     };
     if format::prefers_open_metrics(request.headers()) {

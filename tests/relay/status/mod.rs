@@ -4,6 +4,7 @@ mod answers;
 mod command;
 mod events;
 mod metrics;
+mod process;
 
 use crate::common::exposition::Metrics;
 use crate::common::http::{Answer, STATUS, metrics, status};
