@@ -27,7 +27,7 @@ use rustix::system::uname;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -67,6 +67,8 @@ pub struct Shared {
     pub(crate) samples: Samples,
     /// False after a reload that failed.
     pub(crate) reloaded: AtomicBool,
+    /// The time of the start, or of the last reload that succeeded.
+    in_force_since: Mutex<SystemTime>,
     /// The permits of connections to the status listener.
     pub(crate) status_connections: Arc<ConnectionLimit>,
     /// Notified when the number of viewers, brokers or messages changes.
@@ -123,6 +125,7 @@ impl Shared {
             listeners,
             samples: Samples::default(),
             reloaded: AtomicBool::new(true),
+            in_force_since: Mutex::new(now),
             changed,
             stop: watch::Sender::new(false),
             outbox: Outbox::default(),
@@ -172,6 +175,11 @@ impl Shared {
         self.started.elapsed()
     }
 
+    /// Returns the time at which the settings in force were taken up, at the start or by a reload.
+    pub(crate) fn in_force_since(&self) -> SystemTime {
+        *self.in_force_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns the certificate in force, if viewers are served over TLS.
     pub(crate) fn certificate(&self) -> Option<Arc<Certificate>> {
         self.certificate.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -199,6 +207,7 @@ impl Shared {
             stream.set_limits(cluster, &new.history);
         }
         logging::reload(&new.logger);
+        *self.in_force_since.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
         self.settings.send_replace(Arc::new(new));
     }
 }

@@ -87,7 +87,12 @@ impl Now {
         out.gauge("start_time_seconds", about, seconds(self.shared.born))?;
         out.gauge("ready", "Whether a broker is connected and the relay moves", self.ready.into())?;
         let reloaded = self.shared.reloaded.load(Ordering::Relaxed);
-        out.gauge("config_reload_success", "Whether the last reload of the configuration succeeded", reloaded.into())
+        let about = "Whether the last reload of the configuration succeeded";
+        out.gauge("config_last_reload_successful", about, reloaded.into())?;
+        // Alerts that were written for 2.0.0 would be silent without it.
+        out.gauge("config_reload_success", "The name of config_last_reload_successful in 2.0.0", reloaded.into())?;
+        let about = "When the settings were taken up, at the start or by a reload, in seconds since the Unix epoch";
+        out.seconds("config_last_reload_success_timestamp_seconds", about, unix_seconds(self.shared.in_force_since()))
     }
 
     fn viewers(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -204,6 +209,12 @@ impl Now {
     }
 }
 
+/// Returns the time since the Unix epoch in seconds, to a hundredth.
+fn unix_seconds(time: SystemTime) -> f64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    (since * 100.0).round() / 100.0
+}
+
 /// What the process takes from the machine.
 #[derive(Debug)]
 struct Taken {
@@ -214,10 +225,8 @@ struct Taken {
 impl Collector for Taken {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Out(encoder);
-        let started = self.started.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let about = "When the process started, in seconds since the Unix epoch";
-        // The system counts hundredths.
-        out.seconds("process_start_time_seconds", about, (started * 100.0).round() / 100.0)?;
+        out.seconds("process_start_time_seconds", about, unix_seconds(self.started))?;
         let Some(process) = &self.process else { return Ok(()) };
         let about = "Processor time of all threads, in seconds";
         let seconds = out.begin("process_cpu_seconds", about, MetricType::Counter)?;

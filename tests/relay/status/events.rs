@@ -107,20 +107,30 @@ fn settings_that_a_reload_takes_up_are_told_and_one_that_fails_shows_in_the_metr
     let at = status(&monitor);
     let mut events = Events::open(at, "/events");
     assert!(events.next_of("settings").contains("max: 5\\n"));
+    let taken_up = || metrics(at).value("recodex_monitor_config_last_reload_success_timestamp_seconds");
+    let started = taken_up();
+    assert!(
+        (started - metrics(at).value("process_start_time_seconds")).abs() < common::DEADLINE.as_secs_f64(),
+        "{started}"
+    );
     write("clients: {max: 6}\n");
     monitor.signal("HUP");
     assert!(events.next_of("settings").contains("max: 6\\n"));
-    counts(&metrics(at), &[("viewers_limit", 6), ("config_reload_success", 1)]);
+    counts(&metrics(at), &[("viewers_limit", 6), ("config_last_reload_successful", 1)]);
+    let reloaded = taken_up();
+    assert!(reloaded > started, "{started} {reloaded}");
 
     write("clients: {max: none}\n");
     monitor.signal("HUP");
     let warnings = events.next_json("warnings");
     assert_eq!(warnings.as_array().and_then(|all| all.last()).expect("a notice")["level"], "error");
-    counts(&metrics(at), &[("viewers_limit", 6), ("config_reload_success", 0)]);
+    counts(&metrics(at), &[("viewers_limit", 6), ("config_last_reload_successful", 0), ("config_reload_success", 0)]);
+    assert_eq!(taken_up().to_string(), reloaded.to_string(), "a reload that failed changes nothing");
     write("clients: {max: 8}\n");
     monitor.signal("HUP");
     assert!(events.next_of("settings").contains("max: 8\\n"));
-    counts(&metrics(at), &[("viewers_limit", 8), ("config_reload_success", 1)]);
+    counts(&metrics(at), &[("viewers_limit", 8), ("config_last_reload_successful", 1), ("config_reload_success", 1)]);
+    assert!(taken_up() > reloaded);
 }
 
 #[test]

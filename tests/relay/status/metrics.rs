@@ -56,7 +56,7 @@ fn both_formats_say_the_same_and_only_who_asks_gets_openmetrics() {
         assert!(["counter", "gauge", "histogram"].contains(&family.kind.as_str()), "{name}");
     }
     // Those of the configuration.
-    counts(&open, &[("brokers_limit", 64), ("history_limit_bytes", 268_435_456), ("config_reload_success", 1)]);
+    counts(&open, &[("brokers_limit", 64), ("history_limit_bytes", 268_435_456), ("config_last_reload_successful", 1)]);
     assert!(!open.samples().contains_key("recodex_monitor_certificate_expiry_timestamp_seconds"), "without tls");
 }
 
