@@ -127,6 +127,10 @@ def size(mib):
     return f"{number(mib)} TiB"
 
 
+def percent(cores):
+    return f"{cores * 100:.{0 if cores >= 0.01 else 1}f} %"
+
+
 def most_viewers(**changes):
     """The largest number of viewers that one monitor can serve at FULL of a core."""
     low, high = 1, 10**8
@@ -190,6 +194,22 @@ def plans(link_mbit):
            "in all, with a broker", "core of Redis", "Mbit/s out of it", "memory of a node"), rows)
 
 
+def answer(load, out):
+    where = f"for each of {load['nodes']} monitors " if load["nodes"] else ""
+    return (f"{load['viewers']:,} students, {load['rate']:g} messages/s each: {where}{percent(out['node_cpu'])} of a core, "
+            f"{number(out['memory_mib'])} MiB, of which {number(out['history_mib'])} MiB are history")
+
+
+def answers():
+    """What usual numbers of students need, each with a job of one minute."""
+    print(answer(load_of(), model(load_of())) + "\n")
+    rows = []
+    for viewers, rate in ((100, 1), (1_000, 1), (1_000, 5), (10_000, 1), (10_000, 5)):
+        out = model(load_of(viewers=viewers, rate=rate))
+        rows.append((f"{viewers:,}", rate, percent(out["node_cpu"]), size(out["connections_mib"]), size(out["history_mib"])))
+    table(("students", "messages/s each", "of a core", "memory", "and history, if there is room for it"), rows)
+
+
 def detail(load):
     out = model(load)
     names = {
@@ -201,9 +221,7 @@ def detail(load):
         "redis_mib": "MiB of Redis",
     }
     table(("result", "value"), [(names[key], number(value)) for key, value in out.items()])
-    where = f"each of {load['nodes']} monitors" if load["nodes"] else "the monitor"
-    print(f"{load['viewers']:,} students, {load['rate']:g} messages/s each: {where} needs {out['node_cpu']:.0%} of a core, "
-          f"{number(out['connections_mib'])} MiB and {number(out['history_mib'])} MiB of history")
+    print(answer(load, out))
     if out["history_mib"] > TOTAL_MIB:
         print(f"warning: this is more than history.total_bytes ({TOTAL_MIB:.0f} MiB by default); jobs would be dropped early")
     if max(out["node_cpu"], out.get("ingest_cpu", 0)) > FULL:
@@ -252,8 +270,7 @@ def main():
     if given:
         detail(load_of(**given))
         return
-    detail(load_of())
-    print()
+    answers()
     capacity()
     plans(arguments.link)
 

@@ -3,3 +3,4 @@
 mod layers;
 mod manual_pages;
 mod readme;
+mod sizing;
