@@ -35,7 +35,7 @@ pub(super) async fn answer(
         return refused;
     }
     if matches!(request.uri().path(), "/" | "/status" | "/events" | "/watch") && !is_own_host(request, shared) {
-        let hint = "this name is not known here: use the address, or name the host in status_uri\n";
+        let hint = "this name is not known here: use an address or localhost, or name the host in status_uri\n";
         return whole(StatusCode::MISDIRECTED_REQUEST, PLAIN, hint);
     }
     match request.uri().path() {
@@ -92,14 +92,12 @@ fn watch(request: &Request<Incoming>, shared: &Arc<Shared>, deadline: WriteDeadl
 }
 
 /// Returns true if the request's `Host` is one of this monitor. Otherwise a page of another site could make its own name resolve to this
-/// address, and read the answers (DNS rebinding). No browser connects to a Unix socket, where every name is taken: that is the name of a
-/// web server in front, which decides on it.
+/// address, and read the answers (DNS rebinding). Through a port that SSH forwards, a browser reaches a Unix socket as well.
 fn is_own_host(request: &Request<Incoming>, shared: &Shared) -> bool {
     let settings = shared.settings();
     let own = match settings.status_uri.endpoint() {
         Some(Endpoint::Tcp(own)) => Some(&own.host),
-        Some(Endpoint::Unix(_)) => return true,
-        None => None,
+        Some(Endpoint::Unix(_)) | None => None,
     };
     request.headers().get_all(HOST).iter().all(|host| {
         let Ok(host) = host.to_str().unwrap_or_default().parse::<Authority>() else { return false };

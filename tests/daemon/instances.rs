@@ -125,15 +125,17 @@ fn ports_are_shared_only_with_a_cluster_and_a_status_socket_of_each_instance() {
 }
 
 #[test]
-fn the_status_socket_is_for_the_user_and_the_group_and_any_name_of_it_is_right() {
+fn the_status_socket_is_for_the_user_and_the_group_and_a_name_of_another_site_is_refused() {
     let directory = open_directory();
     let path = directory.path().join("status");
     let mut monitor = Monitor::start(&format!("status_uri: 'unix:{}'\n", path.display()));
     monitor.wait_log(&format!("listening for status requests on unix:{}", path.display()));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("it is there").permissions());
     assert_eq!(mode & 0o777, 0o660);
-    let answer = common::http::ask_unix(&path, "/status", "monitor.example.org");
-    assert_eq!(answer.status, 200);
+    // A browser reaches it through a port that SSH forwards, and a web server under a name that it sets.
+    for (host, code) in [("localhost", 200), ("127.0.0.1:4568", 200), ("evil.example:4568", 421)] {
+        assert_eq!(common::http::ask_unix(&path, "/status", host).status, code, "{host}");
+    }
     // The command says what may be wrong.
     let refused = |words: &[&str], hint: &str| {
         let output = common::run_words(words);
