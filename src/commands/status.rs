@@ -8,6 +8,7 @@ use crate::deadline::timeout;
 use crate::error::{Exit, Failure};
 use crate::host_port::split_host_and_port;
 use crate::logging::escape;
+use crate::metrics::process::Process;
 use crate::net::first_byte::{FirstByte, NOTHING, Watched};
 use crate::status::cluster::Cluster;
 use crate::status::report::Report;
@@ -268,6 +269,9 @@ fn text(address: &str, report: &Report) -> String {
     ];
     let bad: Vec<_> = bad.iter().filter(|(.., n)| *n > 0).map(|(one, many, n)| count(*n, one, many)).collect();
     line("trouble", if bad.is_empty() { "none".into() } else { bad.join(", ") });
+    if let Some(process) = &report.process {
+        line("process", process_line(process, report.uptime));
+    }
     if let Some(certificate) = &report.certificate {
         let path = escape(&certificate.path.display().to_string());
         line("certificate", format!("{path}, until {}", time(certificate.expires)));
@@ -282,6 +286,18 @@ fn text(address: &str, report: &Report) -> String {
         line("", format!("{at} {}: {}", escape(&notice.level), escape(&notice.text)));
     }
     out
+}
+
+/// Describes what the process takes from the machine. `uptime` is in seconds.
+fn process_line(process: &Process, uptime: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "the seconds of years need fewer than 52 bits")]
+    let share = 100.0 * process.cpu_seconds / uptime.max(1) as f64;
+    format!(
+        "{}, {share:.1} % of a core since the start, {} of {} descriptors",
+        bytes(process.resident_memory_bytes),
+        process.open_fds,
+        process.max_fds
+    )
 }
 
 /// Describes the way of a node to its stream.
@@ -361,6 +377,20 @@ mod tests {
             let error = listener(typed).unwrap_err();
             assert!(error.contains(said) && error.contains("expected HOST:PORT"), "{typed}: {error}");
         }
+    }
+
+    #[test]
+    fn the_share_of_a_core_is_that_of_all_the_time_since_the_start() {
+        let process = Process {
+            resident_memory_bytes: 25_500_000,
+            virtual_memory_bytes: 1 << 30,
+            cpu_seconds: 0.9,
+            open_fds: 61,
+            max_fds: 131_072,
+        };
+        let line = "24.3 MiB, 0.4 % of a core since the start, 61 of 131072 descriptors";
+        assert_eq!(process_line(&process, 225), line);
+        assert!(process_line(&process, 0).contains(" 90.0 % of a core"), "within the first second");
     }
 
     #[test]

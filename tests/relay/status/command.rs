@@ -1,7 +1,7 @@
 //! `recodex-monitor status`.
 
 use super::{frame, metrics_when, start};
-use crate::common::http::{STATUS, status};
+use crate::common::http::{STATUS, metrics, status};
 use crate::common::{Broker, Monitor, PROGRAM, Viewer, command, fence, run, taken_port, temporary};
 use std::io::Write;
 use std::net::TcpListener;
@@ -45,6 +45,10 @@ fn status_prints_one_screen_and_ends_by_what_is_so() {
     assert!(line(&screen, "received").starts_with("3 messages, "), "{screen}");
     assert_eq!(line(&screen, "sent"), format!("1 message, {} bytes; 0 replayed", frame(&command("STARTED"))));
     assert_eq!(line(&screen, "trouble"), "1 malformed message");
+    let process: Vec<_> = line(&screen, "process").split(", ").collect();
+    let limit = metrics(status(&monitor)).count("process_max_fds");
+    assert!(process[0].ends_with(" MiB") && process[1].ends_with(" % of a core since the start"), "{screen}");
+    assert!(process[2].ends_with(&format!(" of {limit} descriptors")), "{screen}");
     assert_eq!(line(&screen, "warnings"), "the last 1");
     assert!(screen.contains(" since ") && screen.contains("127.0.0.1:") && screen.contains("fewer than two frames"));
     assert!(screen.lines().count() < 24, "{screen}");
