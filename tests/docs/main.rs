@@ -3,4 +3,5 @@
 mod layers;
 mod manual_pages;
 mod readme;
+mod runbooks;
 mod sizing;
