@@ -25,11 +25,3 @@ for unit in /etc/systemd/system /run/systemd/system /usr/local/lib/systemd/syste
             "rm $unit && systemctl daemon-reload && systemctl restart recodex-monitor" >&2
     fi
 done
-# %systemd_post
-if [ "$1" -eq 1 ]; then
-    if [ -x /usr/lib/systemd/systemd-update-helper ]; then
-        /usr/lib/systemd/systemd-update-helper install-system-units recodex-monitor.service || :
-    elif command -v systemctl >/dev/null; then
-        systemctl --no-reload preset recodex-monitor.service || :
-    fi
-fi

@@ -1,7 +1,8 @@
-# The files belong to this user. Fedora's rpm has made the user by now, because the package provides it. The rpm of EL9 has not.
-getent group recodex >/dev/null || groupadd -r recodex || exit 1
-getent passwd recodex >/dev/null ||
-    useradd -r -M -g recodex -d /etc/recodex -s /sbin/nologin -c "ReCodEx Code Examiner" recodex || exit 1
+# The files belong to this user. The macro sysusers_create_compat before this has made it, or rpm itself from the file in sysusers.d.
+getent passwd recodex >/dev/null || {
+    echo "recodex-monitor: the user recodex is not there and could not be made; make it: useradd -r -d /etc/recodex -s /sbin/nologin recodex" >&2
+    exit 1
+}
 # If nobody changed the configuration, rpm sets the package's owner and mode. It replaces the configuration of the Python monitor,
 # whose program is a script. rpm/post.sh restores what is saved here. The directory may belong to recodex, who could put another
 # file or a link in its place at any time. So an open file is checked and copied.
