@@ -1,6 +1,7 @@
 //! New settings, a missing store, and history in a file.
 
 use super::{Service, state, tasks};
+use crate::common::http::{STATUS, metrics, status};
 use crate::common::{self, Broker, DEADLINE, Event, Manager, Monitor, RawPeer, Viewer, command, fence, until};
 use crate::{alone, ids};
 use std::os::unix::fs::PermissionsExt;
@@ -30,6 +31,23 @@ fn settings_that_are_new_hold_for_what_is_taken_over() {
     for viewer in &mut viewers {
         viewer.texts(&ids(10, 11));
     }
+}
+
+/// As Prometheus expects it: what is counted of a process begins with it.
+#[test]
+fn a_restart_begins_the_numbers_of_the_process_anew() {
+    let _alone = alone();
+    let mut service = Service::start(STATUS);
+    let at = status(&service.monitor);
+    let [cpu, started] = ["process_cpu_seconds_total", "process_start_time_seconds"];
+    let at_first = metrics(at).value(cpu);
+    let before = until("the process has computed", || {
+        Some(metrics(at)).filter(|metrics| metrics.value(cpu) > 3.0 * at_first + 0.1)
+    });
+    service.restart();
+    let after = metrics(status(&service.monitor));
+    assert!(after.value(cpu) < before.value(cpu), "{} {}", before.value(cpu), after.value(cpu));
+    assert!(after.value(started) > before.value(started), "{} {}", before.value(started), after.value(started));
 }
 
 #[test]
