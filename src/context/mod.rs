@@ -69,6 +69,8 @@ pub struct Shared {
     pub(crate) reloaded: AtomicBool,
     /// The time of the start, or of the last reload that succeeded.
     in_force_since: Mutex<SystemTime>,
+    /// True if everybody may see the ids of jobs: those of the demo.
+    pub(crate) ids_are_public: AtomicBool,
     /// The permits of connections to the status listener.
     pub(crate) status_connections: Arc<ConnectionLimit>,
     /// Notified when the number of viewers, brokers or messages changes.
@@ -126,6 +128,7 @@ impl Shared {
             samples: Samples::default(),
             reloaded: AtomicBool::new(true),
             in_force_since: Mutex::new(now),
+            ids_are_public: AtomicBool::new(false),
             changed,
             stop: watch::Sender::new(false),
             outbox: Outbox::default(),

@@ -9,6 +9,7 @@ mod expiry;
 pub(crate) mod fan_out;
 #[cfg(any(test, fuzzing))]
 mod invariants;
+pub(crate) mod latest;
 mod probe;
 mod publisher;
 mod replicated;

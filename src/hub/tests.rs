@@ -6,6 +6,7 @@ mod eviction;
 mod expiry;
 mod fan_out;
 mod hand_back;
+mod latest;
 mod operations;
 mod pings;
 mod probe;

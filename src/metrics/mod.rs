@@ -6,4 +6,5 @@ pub(crate) mod counter;
 pub(crate) mod counters;
 pub(crate) mod labels;
 pub(crate) mod process;
+pub(crate) mod quantiles;
 pub(crate) mod samples;

@@ -43,7 +43,7 @@ impl Process {
         Some(Self {
             virtual_memory_bytes: pages.next()? * page,
             resident_memory_bytes: pages.next()? * page,
-            cpu_seconds: Duration::from(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok()?).as_secs_f64(),
+            cpu_seconds: cpu_time().as_secs_f64(),
             open_fds: open_fds().await?,
             max_fds: rlimit::open_files() as u64,
         })
@@ -92,6 +92,11 @@ async fn count_fds(end: usize) -> u64 {
         count += u64::from(is_open);
     }
     count
+}
+
+/// Returns the processor time of all threads since the start.
+pub(crate) fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Returns the time since the process's start, also that during which the machine was suspended; 0 without `/proc`.

@@ -58,8 +58,9 @@ impl Events {
     }
 }
 
-/// Starts a stream about the monitor: its state every second; settings and warnings when they change.
-pub(super) fn events(shared: &Arc<Shared>, deadline: WriteDeadline) -> Channel<Bytes> {
+/// Starts a stream about the monitor: its state every second; settings and warnings when they change. It has the ids
+/// of jobs if `with_ids`.
+pub(super) fn events(shared: &Arc<Shared>, with_ids: bool, deadline: WriteDeadline) -> Channel<Bytes> {
     let (mut events, channel) = Events::new(deadline);
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
@@ -76,7 +77,7 @@ pub(super) fn events(shared: &Arc<Shared>, deadline: WriteDeadline) -> Channel<B
             if warned.replace(seen) != Some(seen) {
                 events.add_json("warnings", &logging::notices());
             }
-            let mut report = serde_json::to_value(Report::of(&shared).await).unwrap_or_default();
+            let mut report = serde_json::to_value(Report::of(&shared, with_ids).await).unwrap_or_default();
             if let Some(report) = report.as_object_mut() {
                 // Warnings have an event of their own.
                 report.remove("warnings");

@@ -90,7 +90,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, shared: 
     let deadline = WriteDeadline::new(STALL_TIMEOUT);
     let service = service_fn(|request| {
         let (shared, deadline) = (Arc::clone(&shared), deadline.clone());
-        async move { Ok::<_, Infallible>(answer(&request, &shared, deadline).await) }
+        async move { Ok::<_, Infallible>(answer(&request, &shared, peer, deadline).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(HttpTimer).header_read_timeout(REQUEST_TIMEOUT).max_buf_size(MAX_HEAD).keep_alive(false);

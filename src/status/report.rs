@@ -3,8 +3,10 @@
 use super::cluster::Cluster;
 use crate::context::Shared;
 use crate::deadline::timeout;
-use crate::logging::Notice;
+use crate::hub::latest::{Job, JobState};
+use crate::logging::{Abridged, Notice, escape};
 use crate::metrics::process::Process;
+use crate::metrics::quantiles::Quantiles;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ use tokio::time::Instant;
 
 /// The longest time of a message through the hub of a monitor that is ready.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most characters of an id in the list of jobs.
+const SHOWN: usize = 16;
 
 /// The state at one moment. Times are seconds since the Unix epoch.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +41,12 @@ pub(crate) struct Report {
     pub channels: Channels,
     /// The history of all channels.
     pub history: Bytes,
+    /// The delivery lag of the last minute; `None` if nothing was delivered.
+    #[serde(default)]
+    pub lag: Option<Quantiles>,
+    /// The last jobs, the newest first.
+    #[serde(default)]
+    pub jobs: Vec<ListedJob>,
     /// Counts since the start.
     pub totals: Totals,
     /// What the process takes from the machine, where `/proc` says it.
@@ -100,6 +110,55 @@ pub(crate) struct Bytes {
     pub max: usize,
 }
 
+/// One of the last jobs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ListedJob {
+    /// The number of the job's run since the start.
+    pub number: u64,
+    /// The channel's id, for those who may see ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The beginning of the id, with unusual characters escaped.
+    pub name: String,
+    /// `open`, `finished`, `failed` or `aborted`.
+    pub state: String,
+    /// The number of viewers now.
+    pub viewers: usize,
+    /// The messages that are kept.
+    pub messages: usize,
+    /// The seconds since its last message.
+    pub silent: u64,
+}
+
+impl ListedJob {
+    /// Reports a job, with its id if `with_id`. Otherwise of the id no more is told than the log has.
+    fn new(job: &Job, with_id: bool) -> Self {
+        let state = match job.state {
+            JobState::Open => "open",
+            JobState::Finished => "finished",
+            JobState::Failed => "failed",
+            JobState::Aborted => "aborted",
+        };
+        Self {
+            number: job.number,
+            id: with_id.then(|| job.id.to_string()),
+            name: escape(&if with_id { shortened(&job.id) } else { Abridged(&job.id).to_string() }),
+            state: state.into(),
+            viewers: job.viewers,
+            messages: job.messages,
+            silent: job.silent.as_secs(),
+        }
+    }
+}
+
+/// Returns an id, cut after [`SHOWN`] characters.
+fn shortened(id: &str) -> String {
+    match id.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &id[..end]),
+        None => id.into(),
+    }
+}
+
 /// Counts since the start, under the names of the metrics.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Totals {
@@ -151,8 +210,8 @@ pub(crate) async fn readiness(shared: &Shared) -> Result<(), &'static str> {
 }
 
 impl Report {
-    /// Reports the state now.
-    pub(crate) async fn of(shared: &Shared) -> Self {
+    /// Reports the state now, with the ids of jobs if `with_ids`.
+    pub(crate) async fn of(shared: &Shared, with_ids: bool) -> Self {
         let connected = |(since, address): (u64, SocketAddr)| Connected { address: address.to_string(), since };
         let reason = readiness(shared).await.err();
         let (settings, usage, metrics) = (shared.settings(), shared.hub.usage(), &shared.metrics);
@@ -175,6 +234,8 @@ impl Report {
                 draining: usage.draining,
             },
             history: Bytes { bytes: usage.bytes, max: settings.history.total_bytes },
+            lag: shared.samples.lag(),
+            jobs: shared.hub.last_jobs(Instant::now()).iter().map(|job| ListedJob::new(job, with_ids)).collect(),
             totals: Totals {
                 messages_received: metrics.received.get(),
                 bytes_received: metrics.received_bytes.get(),

@@ -9,6 +9,7 @@ use super::write_deadline::WriteDeadline;
 use crate::config::Endpoint;
 use crate::context::Shared;
 use crate::metrics::process::Process;
+use crate::peer::Peer;
 use crate::wire::message::MAX_CHANNEL_ID;
 use http_body_util::channel::Channel;
 use http_body_util::{Either, Full};
@@ -18,15 +19,17 @@ use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 type Body = Either<Full<Bytes>, Channel<Bytes>>;
 
-/// Answers a request. A streaming answer keeps `deadline`.
+/// Answers a request of `peer`. A streaming answer keeps `deadline`.
 pub(super) async fn answer(
     request: &Request<Incoming>,
     shared: &Arc<Shared>,
+    peer: Peer,
     deadline: WriteDeadline,
 ) -> Response<Body> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -46,12 +49,12 @@ pub(super) async fn answer(
             Err(reason) => whole(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{reason}\n")),
         },
         "/metrics" => metrics(request, shared).await,
-        "/status" => match serde_json::to_string(&Report::of(shared).await) {
+        "/status" => match serde_json::to_string(&Report::of(shared, may_see_ids(shared, peer)).await) {
             Ok(report) => whole(StatusCode::OK, "application/json", report + "\n"),
             Err(e) => whole(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{e}\n")),
         },
         "/events" if request.method() == Method::HEAD => stream(Channel::new(1).1),
-        "/events" => stream(events::events(shared, deadline)),
+        "/events" => stream(events::events(shared, may_see_ids(shared, peer), deadline)),
         "/watch" => watch(request, shared, deadline),
         _ => whole(
             StatusCode::NOT_FOUND,
@@ -106,6 +109,12 @@ fn is_own_host(request: &Request<Incoming>, shared: &Shared) -> bool {
             || host.eq_ignore_ascii_case("localhost")
             || host.parse::<IpAddr>().is_ok()
     })
+}
+
+/// Returns true if the ids of jobs may be told: who knows an id can watch its job. The mode of a Unix socket says who can open it, and
+/// every user of this machine can connect to a port.
+fn may_see_ids(shared: &Shared, peer: Peer) -> bool {
+    peer == Peer::Unix || shared.ids_are_public.load(Ordering::Relaxed)
 }
 
 fn whole(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Body> {

@@ -1,7 +1,11 @@
 //! The status page in Chromium. `tests/run` installs what it needs; Pictures of it are in `target/screenshots/`.
 
+mod accessibility;
+mod jobs;
+
 use crate::common;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,9 +32,13 @@ struct Page {
 
 impl Page {
     async fn open(monitor: &Monitor) -> Self {
+        Self::open_at(status(monitor)).await
+    }
+
+    async fn open_at(address: SocketAddr) -> Self {
         let chromium = Chromium::start().await;
         chromium.devtools("Page.addScriptToEvaluateOnNewDocument", &json!({ "source": WATCH_FOR_TROUBLE })).await;
-        let page = Self { chromium, monitor: format!("http://{}/", status(monitor)) };
+        let page = Self { chromium, monitor: format!("http://{address}/") };
         page.chromium.client.set_window_size(1280, 1700).await.unwrap();
         page.chromium.client.goto(&page.monitor).await.unwrap();
         page
@@ -135,10 +143,12 @@ async fn the_page_goes_from_not_ready_to_ready_and_its_figures_follow() {
     page.until("reason", |reason| reason.contains("no broker is connected")).await;
     page.shows("connection", "live").await;
     page.shows("viewers", "0 of 1,234").await;
-    assert_eq!(
-        (page.list("brokers").await, page.list("warnings").await),
-        (vec!["none".to_owned()], vec!["none".to_owned()])
-    );
+    assert_eq!(page.list("brokers").await, ["none"]);
+    // No warning takes no room.
+    let hidden = |id| format!("return document.getElementById('{id}').hidden");
+    assert_eq!(page.get(&hidden("warnings-card")).await, true);
+    assert_eq!(page.get(&hidden("no-warnings")).await, false);
+    page.shows("lag-count", "nothing sent live in the last minute").await;
     assert!(page.get("return document.title").await.as_str().is_some_and(|title| title.starts_with("Not ready")));
     page.screenshot("not-ready").await;
 
@@ -160,9 +170,13 @@ async fn the_page_goes_from_not_ready_to_ready_and_its_figures_follow() {
     for (name, count) in [("messages_received", "7"), ("messages_sent", "21"), ("viewers_subscribed", "3")] {
         assert_eq!(page.get(&total(name)).await, count, "{name}");
     }
+    page.until("lag-p99", |lag| lag.starts_with("≤ ") && lag.ends_with('s')).await;
+    page.shows("viewers-share", "0.2 % used").await;
+    page.until("cpu", |cpu| cpu.ends_with(" %")).await;
+    page.until("memory", |memory| memory.ends_with(" MiB")).await;
     page.until("version", |version| version == env!("CARGO_PKG_VERSION")).await;
     // The plots have drawn something.
-    for plot in ["received", "sent", "viewers"] {
+    for plot in ["received", "sent", "viewers", "cpu"] {
         let line = page.get(&format!("return document.querySelector('#plot-{plot} .line').getAttribute('d')")).await;
         assert!(line.as_str().is_some_and(|path| path.starts_with('M')), "{plot}: {line}");
     }
@@ -193,6 +207,8 @@ async fn text_from_elsewhere_stays_text() {
     let answer = Viewer::connected(monitor.viewers).refused(&[("Origin", HTML)]);
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     page.until("warnings", |warnings| warnings.contains(HTML)).await;
+    assert_eq!(page.get("return document.getElementById('warnings-card').hidden").await, false);
+    assert_eq!(page.get("return document.getElementById('no-warnings').hidden").await, true);
 
     let channel = format!("job {HTML} & more");
     page.watch(&channel).await;

@@ -6,6 +6,7 @@ use crate::error::{Exit, Failure};
 use crate::server::relay::Relay;
 use crate::systemd::fd_store::InheritedFds;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::Ordering;
 
 /// The preferred ports: for viewers, for brokers, for the status page.
 const PORTS: [u16; 3] = [4567, 7894, 4568];
@@ -26,6 +27,7 @@ pub(super) fn bind(screen: &Screen) -> Result<Relay, Failure> {
             screen.print(&format!("Port {port} is taken, maybe by a running monitor; the demo takes {bound}."))?;
         }
     }
+    relay.shared().ids_are_public.store(true, Ordering::Relaxed);
     Ok(relay)
 }
 

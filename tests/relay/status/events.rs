@@ -31,7 +31,7 @@ fn the_stream_begins_with_samples_settings_warnings_and_status_and_goes_on_with_
     for (number, told) in [first].into_iter().chain((0..2).map(|_| next("status"))).enumerate() {
         let mut told_keys = keys(&told);
         if let Some(sample) = told.get("sample") {
-            assert_eq!(sample.as_array().map(Vec::len), Some(4), "{sample}");
+            assert_eq!(sample.as_array().map(Vec::len), Some(5), "{sample}");
             told_keys.remove("sample");
         } else {
             assert_eq!(number, 0, "there is a sample after a second");
@@ -63,6 +63,7 @@ fn samples_have_what_was_received_and_sent_in_their_second() {
         (sums[0] >= 10 && sums[1] >= 20).then_some(sample)
     });
     assert_eq!(last[3], 2, "viewers");
+    assert!(last[4].as_f64().is_some_and(|percent| (0.0..100.0).contains(&percent)), "{last}");
     // A sample's rate is of a second that may have been a little longer.
     assert!(sums[0] <= 12 && sums[1] <= 23, "{sums:?}");
     // Who comes later gets them, oldest first, and the last of them again with the first status.

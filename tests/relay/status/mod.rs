@@ -3,6 +3,7 @@
 mod answers;
 mod command;
 mod events;
+mod jobs;
 mod metrics;
 mod process;
 
