@@ -10,8 +10,8 @@ config=/etc/recodex/monitor/config.yml kept=/var/lib/rpm-state/recodex-monitor
 rm -rf $kept
 # What a link leads to may change at any time, too.
 for link in /etc/recodex /etc/recodex/monitor; do
-    [ ! -L $link ] || echo "recodex-monitor: $link is a link, so rpm alone decides about $config: if nobody changed it, the" \
-        "package's text, owner and mode replace it. Look at it afterwards: ls -lL $config" >&2
+    [ ! -L $link ] || echo "recodex-monitor: $link is a link, so this package cannot keep owner and mode of $config: if nobody changed" \
+        "the file, it gets the package's text, owner and mode. Look at it afterwards: ls -lL $config" >&2
 done
 [ ! -L /var/log/recodex ] || echo "recodex-monitor: /var/log/recodex is a link, and this package does not make or change what it leads to" >&2
 if [ -f $config ] && [ ! -L $config ] && mkdir -p $kept && chmod 700 $kept; then
