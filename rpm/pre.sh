@@ -1,6 +1,8 @@
-# The files belong to this user. The macro sysusers_create_compat before this has made it, or rpm itself from the file in sysusers.d.
-getent passwd recodex >/dev/null || {
-    echo "recodex-monitor: the user recodex is not there and could not be made; make it: useradd -r -d /etc/recodex -s /sbin/nologin recodex" >&2
+# The files belong to this user and group. The macro sysusers_create_compat before this has made them, or rpm itself from the file in
+# sysusers.d.
+{ getent passwd recodex && getent group recodex; } >/dev/null || {
+    echo "recodex-monitor: there must be a user and a group recodex, and they could not be made; nothing was installed. To make them:" \
+        "groupadd -r recodex; useradd -r -g recodex -d /etc/recodex -s /sbin/nologin recodex" >&2
     exit 1
 }
 # If nobody changed the configuration, rpm sets the package's owner and mode. It replaces the configuration of the Python monitor,

@@ -30,7 +30,12 @@ deb() {
     cp $shipped /usr/share/recodex-monitor
     sh debian/postinst configure "$@"
 }
-rpm_() { sh rpm/pre.sh $1; unpack; sh rpm/post.sh $1; sh rpm/posttrans.sh $1; }
+rpm_() {
+    cat rpm/generate-rpm/sysusers_create_compat.sh rpm/pre.sh | sh -s $1
+    unpack
+    cat rpm/generate-rpm/systemd_post.sh rpm/post.sh | sh -s $1
+    sh rpm/posttrans.sh $1
+}
 by_hand() {
     [ -d "$work/source" ] || {
         mkdir -p "$work/source/target/release/completions"
