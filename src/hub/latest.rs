@@ -4,11 +4,12 @@ use crate::hub::Hub;
 use crate::hub::run::{Run, Unfinished};
 use crate::hub::table::Order;
 use crate::wire::message::RELEASE_FRAME;
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The most jobs that are told.
+/// The longest list of jobs.
 pub(crate) const JOBS: usize = 10;
 /// The most runs of one order that are looked at: channels without a message are passed over.
 const LOOKED_AT: usize = 256;
@@ -43,22 +44,17 @@ pub(crate) struct Job {
 }
 
 impl Hub {
-    /// Returns the last jobs, the newest first: of the newest open and the last finished ones, those that began last.
+    /// Returns the jobs that began last, the newest first.
     ///
-    /// The runs are taken from the ends of the orders in which they expire, so that the number of channels does not matter.
+    /// They are chosen among the runs at the ends of the orders in which runs expire, so that the number of channels does not matter.
     pub(crate) fn last_jobs(&self, now: Instant) -> Vec<Job> {
         let table = self.table();
-        let newest = |order: &Order| {
-            let runs = order.values().rev().take(LOOKED_AT).map(|slot| &*table.runs[*slot]);
-            let jobs = runs.filter(|run| run.messages() > 0 && !run.is_probe());
-            jobs.take(JOBS).map(|run| job(run, now)).collect::<Vec<_>>()
-        };
-        let mut jobs = newest(&table.open);
-        jobs.extend(newest(&table.finished));
-        drop(table);
-        jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.number));
-        jobs.truncate(JOBS);
-        jobs
+        let last = |order: &Order| order.values().rev().take(LOOKED_AT).copied().collect::<Vec<_>>();
+        let slots = [last(&table.open), last(&table.finished)].concat();
+        let runs = slots.into_iter().map(|slot| &*table.runs[slot]);
+        let mut runs: Vec<_> = runs.filter(|run| run.messages() > 0 && !run.is_probe()).collect();
+        runs.sort_unstable_by_key(|run| Reverse(run.number()));
+        runs.into_iter().take(JOBS).map(|run| job(run, now)).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::metrics::process::cpu_time;
 use crate::metrics::quantiles::LastMinute;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// The time between two samples.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
@@ -17,11 +17,14 @@ pub(crate) async fn sample(shared: Arc<Shared>) {
     let counts = || [metrics.received.get(), metrics.sent.get()];
     let mut beat = interval(PERIOD);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut at = beat.tick().await;
+    beat.tick().await;
+    let mut at = Instant::now();
     let (mut before, mut cpu_before, mut lag) = (counts(), cpu_time(), LastMinute::default());
     lag.add(&metrics.lag);
     loop {
-        let now = beat.tick().await;
+        // The tick tells when it was due, which may be long ago on a machine with much load.
+        beat.tick().await;
+        let now = Instant::now();
         let milliseconds = u64::try_from(now.duration_since(at).as_millis()).unwrap_or(u64::MAX).max(1);
         let (after, cpu_after) = (counts(), cpu_time());
         let rate = |i: usize| (after[i] - before[i]).saturating_mul(1000).div_ceil(milliseconds);

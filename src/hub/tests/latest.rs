@@ -68,6 +68,19 @@ fn the_newest_jobs_are_listed_with_their_viewers_and_channels_without_a_message_
 }
 
 #[test]
+fn a_job_that_is_silent_stays_in_the_list_while_older_ones_go_on() {
+    let mut bench = Bench::new(History::default());
+    for n in 0..=JOBS {
+        bench.publish(&format!("job {n}"), "STARTED");
+    }
+    bench.pass(secs(2));
+    (0..JOBS).for_each(|n| bench.publish(&format!("job {n}"), "ENDED"));
+    // The order of expiry is another one then.
+    bench.pass(secs(1));
+    assert_eq!(bench.last_jobs()[0].0, format!("job {JOBS}"));
+}
+
+#[test]
 fn a_job_tells_how_long_it_has_been_silent_and_how_many_messages_it_has() {
     let mut bench = Bench::new(History::default());
     bench.publish("job", "STARTED");
