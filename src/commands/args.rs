@@ -83,13 +83,15 @@ pub(super) enum Command {
         instance: Option<Instance>,
         /// Check only the file, and print the settings in force as YAML
         ///
-        /// It also prints the settings that the file leaves out. It looks at nothing else on this machine, and needs no root.
+        /// It also prints the settings that the file leaves out; `null` stands for a default that depends on the service or the machine. It
+        /// looks at nothing else on this machine, and needs no root.
         #[arg(long)]
         config_only: bool,
     },
     /// Print the status of a running monitor, from its status listener
     ///
-    /// Without an address it asks the monitor of this machine, as root or as a member of the group recodex. Exits with 0 if the monitor is ready, with 1 if it is not, with 69 if it does not answer.
+    /// Without an address it asks the monitor of this machine, as root or as a member of the group recodex. Exits with 0 if the monitor is
+    /// ready, with 1 if it is not, with 69 if it does not answer.
     #[command(
         override_usage = "recodex-monitor status [-c FILE] [--instance NAME]\n       recodex-monitor status ADDRESS"
     )]

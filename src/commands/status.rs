@@ -20,8 +20,8 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::unistd::{AccessFlags, access};
 use std::fmt::{self, Write};
-use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,8 +60,8 @@ impl fmt::Display for Listener {
 /// named configuration it takes the packages' one.
 ///
 /// # Errors
-/// [`Exit::Config`] if the configuration is wrong or has no status listener, [`Exit::Usage`] if `address` is wrong, [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if the monitor is not ready,
-/// even if nobody reads the output to its end.
+/// [`Exit::Config`] if the configuration is wrong or has no status listener, [`Exit::Usage`] if `address` is wrong,
+/// [`Exit::Unavailable`] if no monitor answers, [`Exit::Failed`] if the monitor is not ready, even if nobody reads the output to its end.
 pub(crate) async fn run(
     config: Option<&Path>,
     instance: Option<&Instance>,
@@ -92,8 +92,11 @@ fn configured(config: Option<&Path>, instance: Option<&Instance>) -> Result<List
     };
     let source = Source::new(path, instance.cloned()).with_runtime_directory(Some(runtime.into()));
     let settings = source.load().map_err(|e| {
-        let hint =
-            if config.is_some() || File::open(path).is_ok() { "" } else { "; run this as root, or name an address" };
+        let hint = if config.is_some() || access(path, AccessFlags::R_OK).is_ok() {
+            ""
+        } else {
+            "; run this as root or as a member of the group recodex, or name an address"
+        };
         Failure::new(Exit::Config, format!("{e}{hint}"))
     })?;
     match settings.status_uri.endpoint() {
@@ -205,7 +208,8 @@ fn not_connected(error: &std::io::Error, address: &str) -> String {
 fn no_unix(error: &std::io::Error) -> String {
     match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::NotFound => {
-            "nobody listens there; is the monitor running, and is its status_uri set to this path?".into()
+            "nobody listens there; is the monitor running? If it is, its log says where it listens for status requests"
+                .into()
         }
         ErrorKind::PermissionDenied => {
             format!("{error}; ask as the user or a member of the group that the monitor runs as, or as root")
@@ -231,7 +235,8 @@ fn text(address: &str, report: &Report) -> String {
         Some(reason) if !report.ready => format!("NOT READY: {}", escape(reason)),
         _ => "ready".into(),
     };
-    let mut out = format!("recodex-monitor {} at {address}: {state}\n", escape(&report.version));
+    // The address is from a file that recodex may write.
+    let mut out = format!("recodex-monitor {} at {}: {state}\n", escape(&report.version), escape(address));
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<12}{value}");
     };

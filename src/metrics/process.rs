@@ -1,4 +1,4 @@
-//! What the process takes from the machine: memory, processor time, descriptors.
+//! The process's share of the machine: memory, processor time, descriptors.
 
 use crate::rlimit;
 use nix::libc::{F_GETFD, fcntl};
@@ -19,7 +19,7 @@ const COUNT_HOLDS: Duration = Duration::from_secs(10);
 /// The last count of descriptors, and when it began.
 static COUNTED: Mutex<Option<(Instant, u64)>> = Mutex::new(None);
 
-/// What the process takes at one moment, under the names of the metrics (`process_…`).
+/// The memory, the processor time and the descriptors of the process at one moment, under the names of the metrics (`process_…`).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Process {
     /// The memory that is in the machine's RAM.

@@ -215,7 +215,7 @@ fn unix_seconds(time: SystemTime) -> f64 {
     (since * 100.0).round() / 100.0
 }
 
-/// What the process takes from the machine.
+/// Writes the process's share of the machine.
 #[derive(Debug)]
 struct Taken {
     process: Option<Process>,

@@ -49,7 +49,7 @@ pub(crate) struct Report {
     pub jobs: Vec<ListedJob>,
     /// Counts since the start.
     pub totals: Totals,
-    /// What the process takes from the machine, where `/proc` says it.
+    /// The process's share of the machine, where `/proc` says it.
     #[serde(default)]
     pub process: Option<Process>,
     /// The way to the other nodes, if the monitor is one of several.

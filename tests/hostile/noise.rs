@@ -135,6 +135,13 @@ fn no_channel_id_is_shown_in_full_above_debug() {
     for number in 0..20 {
         scene.broker.task(ID, &number.to_string());
     }
+    until("the job is listed", || {
+        // It does not expire meanwhile.
+        scene.broker.task(ID, "more");
+        let answer = get(status(&scene.monitor), "/status");
+        assert!(!answer.body.contains(ID), "{answer:?}");
+        answer.body.contains("student-…").then_some(())
+    });
     scene.broker.send(&[ID, "FAILED"]);
     scene.monitor.wait_log("channel student-…: failed and fell silent");
     stays.rest();

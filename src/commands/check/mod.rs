@@ -24,10 +24,10 @@ use account::{Account, CheckedAs};
 use certificate::CertificateFiles;
 use cluster::ClusterFiles;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{AccessFlags, access};
 use report::{Finding, Report};
 use sandbox::Sandbox;
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::Path;
 use unit::Unit;
 
@@ -203,7 +203,7 @@ impl Check<'_> {
 fn no_settings(error: &ConfigError, config: Option<&Path>, is_named: bool) -> Result<(), Failure> {
     let me = Account::current().name;
     Report::say(&format!("checked as user {me}, who runs this command, since the configuration cannot be read"))?;
-    let can_open = is_named || config.is_some_and(|path| File::open(path).is_ok());
+    let can_open = is_named || config.is_some_and(|path| access(path, AccessFlags::R_OK).is_ok());
     let hint = if can_open { "" } else { "; run this as root, or name a file with -c" };
     let mut report = Report::default();
     report.add("configuration", Finding::Failed(Exit::Config, format!("{error}{hint}")))?;

@@ -2,7 +2,7 @@
 
 use super::{frame, metrics_when, start};
 use crate::common::http::{STATUS, metrics, status};
-use crate::common::{Broker, Monitor, PROGRAM, Viewer, command, fence, run, taken_port, temporary};
+use crate::common::{Broker, Monitor, PROGRAM, Viewer, command, fence, open_directory, run, taken_port, temporary};
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::Output;
@@ -82,6 +82,17 @@ fn status_finds_the_monitor_by_its_configuration() {
     let (code, _, said) = printed(&run(&["status", "-c", "/nowhere/config.yml", "127.0.0.1:1"]));
     assert_eq!(code, Some(64));
     assert!(said.contains("Usage: recodex-monitor status [-c FILE] [--instance NAME]"), "{said}");
+}
+
+#[test]
+fn an_address_of_the_configuration_is_escaped() {
+    let directory = open_directory();
+    let config = format!("status_uri: \"unix:{}/a\\e[31mb\"\n", directory.path().display());
+    let _monitor = Monitor::start(&config);
+    let (_directory, path) = temporary("config.yml", config);
+    let (code, screen, said) = printed(&run(&["status", "-c", path.to_str().expect("UTF-8")]));
+    assert_eq!(code, Some(1), "there is no broker: {said}");
+    assert!(screen.contains("31mb: NOT READY") && !screen.contains('\x1b'), "{screen:?}");
 }
 
 /// Answers one request with this, whatever it is.

@@ -1,4 +1,4 @@
-//! What the process takes from the machine, by its own metrics and as the system sees it from outside.
+//! The process's share of the machine, by its own metrics and as the system sees it from outside.
 
 use super::{json_of, metrics_when, start};
 use crate::common::exposition::Metrics;
