@@ -16,7 +16,7 @@ fn without_allowed_origins_every_page_may_connect() {
 #[test]
 fn a_page_of_a_foreign_origin_gets_403_and_is_logged_once_with_its_origin_escaped() {
     let origins = "allowed_origins: [\"https://recodex.example.org\", \"http://localhost:8080\"]\n";
-    let monitor = Monitor::start(&format!("{STATUS}{origins}"));
+    let mut monitor = Monitor::start(&format!("{STATUS}{origins}"));
     for origin in ["https://recodex.example.org", "HTTPS://ReCodEx.example.org", "http://localhost:8080"] {
         drop(Viewer::connected(monitor.viewers).upgrade(&[("Origin", origin)]));
     }
@@ -30,6 +30,8 @@ fn a_page_of_a_foreign_origin_gets_403_and_is_logged_once_with_its_origin_escape
         );
     }
     assert_eq!(report(&monitor)["totals"]["viewers_refused"], 5);
+    // The log is whole then.
+    monitor.stop();
     let lines = monitor.logged(&["WARNING", "allowed_origins does not name its page's origin"]);
     assert_eq!(lines.len(), 1);
     assert!(!lines[0].contains('\u{202e}'), "{lines:?}");
