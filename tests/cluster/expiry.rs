@@ -2,14 +2,13 @@
 
 use super::jobs::Jobs;
 use super::node::{config, node, nodes};
-use crate::common::{A_WHILE, Broker, Event, Redis, Viewer, command, fence, task, until};
+use crate::common::http::report;
+use crate::common::{A_WHILE, Broker, Event, Monitor, Redis, Viewer, command, fence, task, until};
 use std::time::Duration;
 
-/// Waits until a new viewer of a channel gets nothing.
-fn wait_forgotten(address: std::net::SocketAddr, channel: &str) {
-    until("the job is forgotten", || {
-        Viewer::watch(address, channel).next_within(Duration::from_millis(300)).is_none().then_some(())
-    });
+/// Waits until a node has no finished job any more.
+fn wait_forgotten(node: &Monitor) {
+    until("the job is forgotten", || (report(node)["channels"]["finished"] == 0).then_some(()));
 }
 
 #[test]
@@ -25,7 +24,7 @@ fn a_finished_job_is_forgotten_by_all_nodes() {
     fence(&nodes[0], &broker);
     jobs.are_whole_at(&[&nodes[0], &nodes[1]]);
     for node in &nodes {
-        wait_forgotten(node.viewers, "job");
+        wait_forgotten(node);
     }
     assert!(redis.entries() > 0);
     let late = node(&config);
@@ -56,9 +55,9 @@ fn the_history_of_a_node_that_was_down_is_as_old_as_that_of_others() {
     let late = node(&config);
     let mut seen = Viewer::watch(late.viewers, "job");
     seen.texts(jobs.of("job"));
-    wait_forgotten(first.viewers, "job");
+    wait_forgotten(&first);
     let began = std::time::Instant::now();
-    wait_forgotten(late.viewers, "job");
+    wait_forgotten(&late);
     assert!(began.elapsed() < Duration::from_secs(3), "it is forgotten {:?} later", began.elapsed());
 }
 
