@@ -37,7 +37,7 @@ const LONGEST: usize = 1024 * 1024;
 const UNIX: &str = "unix:";
 
 /// The address of the status listener of the demo.
-pub(crate) const DEFAULT: &str = "127.0.0.1:4568";
+const DEFAULT: &str = "127.0.0.1:4568";
 
 /// The address of a status listener.
 #[derive(Debug, Clone, PartialEq, Eq)]

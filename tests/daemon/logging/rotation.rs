@@ -56,7 +56,7 @@ fn the_file_is_rotated_by_size_and_only_so_many_are_kept() {
     let lines = lines(&all);
     assert!(lines.is_sorted_by_key(|line| line.time), "the higher the number, the older: {all}");
     let channels = repeated_channels(&lines);
-    // Those of the last round at least: little follows them.
+    // The files keep at least the lines of the last round, because few lines follow them.
     assert!(channels.len() >= 6 && channels.iter().copied().eq(180 - channels.len()..180), "the last ones: {all}");
 }
 

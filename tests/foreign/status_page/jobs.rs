@@ -146,7 +146,7 @@ async fn over_tcp_jobs_have_neither_ids_nor_buttons() {
     page.until("no-ids", |text| text.contains("Unix socket")).await;
     assert_eq!(page.get("return document.getElementById('no-ids').hidden").await, false);
     assert_eq!(page.get("return document.documentElement.outerHTML.includes('5d1f')").await, false);
-    // Who knows the id can watch the job all the same.
+    // A user who knows the id can still watch the job.
     page.watch(ID).await;
     page.shows("watch-phase", "STARTED").await;
     page.is_clean().await;
