@@ -13,6 +13,7 @@ use crate::wire::close::End;
 use crate::wire::message::{Kind, RELEASE_FRAME};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 /// The notes of all runs.
@@ -72,10 +73,26 @@ impl Hub {
 
     /// Does all that was due at `now`: so the hub is what it was at that time on a node that was there. For a node that catches up.
     pub(crate) fn expire_until(&self, now: Instant) {
+        while self.remove_slice(now) {}
+    }
+
+    /// Ends the time in which the records are from the past. First does all that is due by now, and gives other tasks their turn meanwhile:
+    /// viewers who come after that get what they get on the other nodes.
+    pub(crate) async fn come_to_now(&self) {
+        while self.remove_slice(Instant::now()) {
+            yield_now().await;
+        }
+        self.set_in_past(false);
+    }
+
+    /// Removes some of the runs that are due. Returns false if none was.
+    fn remove_slice(&self, now: Instant) -> bool {
         let mut publisher = self.publisher(now);
-        while publisher.table.next_due().is_some_and(|due| due <= now) {
+        let is_due = publisher.table.next_due().is_some_and(|due| due <= now);
+        if is_due {
             self.remove_due(&mut publisher.table, now, &mut { SLICE });
         }
+        is_due
     }
 
     /// Returns up to `limit` jobs that failed or were aborted and have been silent since, each with the place of that message. Each is

@@ -77,7 +77,7 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
         }
         if is_end {
             if clock.take().is_some() {
-                stream.hub.set_in_past(false);
+                stream.hub.come_to_now().await;
             }
             stream.reading().is_from_beginning = false;
             stream.change(|condition| condition.unknown_format = false);

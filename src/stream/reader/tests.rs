@@ -1,9 +1,12 @@
 //! Tests of the reader and the writer against a server that loses what it is told to lose.
 
 use super::*;
+use crate::config::{History, Seconds};
 use crate::deadline::timeout;
-use crate::stream::testing::{Redis, batch, entry, node};
+use crate::stream::record::Record;
+use crate::stream::testing::{Redis, batch, batch_of, entry, frame, node};
 use crate::stream::writer;
+use crate::wire::message::Kind;
 
 /// The longest time for anything here.
 const PROMPT: Duration = Duration::from_secs(60);
@@ -150,4 +153,20 @@ async fn a_connection_that_is_lost_while_a_node_catches_up_expires_nothing() {
     stream.hub.set_in_past(false);
     stream.hub.expire(Instant::now());
     assert_eq!(stream.history(), [""; 0]);
+}
+
+/// Nothing keeps the time here: viewers are let in as soon as the node has caught up.
+#[tokio::test]
+async fn a_job_that_is_over_is_gone_once_the_node_has_caught_up() {
+    let redis = Redis::start().await;
+    let stream = node(redis.port);
+    stream.hub.set_limits(History { unfinished: Seconds::from_secs(1800), ..History::default() });
+    for number in 1..=1000 {
+        let (kind, frame) = (Kind::Progress, frame("STARTED"));
+        let channel = format!("job {number}").into();
+        redis.add(entry(number), batch_of(&stream, number, &[Record::Message { channel, kind, frame: frame.into() }]));
+    }
+    read_up_to(&stream, 0).await;
+    assert_eq!(stream.hub.usage().channels, 0);
+    assert_eq!(stream.metrics.expired.get(), 1000);
 }
