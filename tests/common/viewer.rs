@@ -209,7 +209,7 @@ impl Viewer {
         head.unwrap_or_else(|| panic!("no upgrade, but: {:?}", String::from_utf8_lossy(&self.unread)))
     }
 
-    /// The same, but returns `None` if the connection ends before.
+    /// The same, but returns `None` if the connection ends before, or if there is no room for a viewer.
     pub(crate) fn upgrade_or_end(&mut self) -> Option<String> {
         let end = Instant::now() + DEADLINE;
         let length = loop {
@@ -220,6 +220,9 @@ impl Viewer {
                 return None;
             }
         };
+        if self.unread.starts_with(b"HTTP/1.1 503 ") {
+            return None;
+        }
         let head = String::from_utf8(self.unread.drain(..length).collect()).expect("heads are ASCII");
         self.received.drain(..length);
         assert!(head.starts_with("HTTP/1.1 101 "), "not upgraded: {head}");
