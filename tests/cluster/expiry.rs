@@ -44,7 +44,7 @@ fn a_finished_job_is_forgotten_by_all_nodes() {
 #[test]
 fn the_history_of_a_node_that_was_down_is_as_old_as_that_of_others() {
     let redis = Redis::start(&[]);
-    let config = config(redis.address(), "history: {finished: 6}");
+    let config = config(redis.address(), "history: {finished: 10}");
     let first = node(&config);
     let broker = Broker::connect(first.brokers);
     let mut jobs = Jobs::default();
