@@ -4,14 +4,14 @@ use crate::snapshot::stream::EntryId;
 use crate::stream::record::FORMAT;
 use redis::Value;
 
-/// The most characters that are shown of an unknown version.
+/// The most characters, and names of fields, that are shown of an unknown version.
 const MAX_VERSION: usize = 20;
 
 /// An entry of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) id: EntryId,
-    /// The batch; or else the first field's name, which is the version of an unknown format.
+    /// The batch; or else the names of the fields, which are the version of an unknown format.
     pub(super) batch: Result<Vec<u8>, String>,
 }
 
@@ -39,14 +39,15 @@ fn entry(value: Value) -> Option<Entry> {
     let [id, fields] = <[Value; 2]>::try_from(parts).ok()?;
     let id = text(&id)?.parse().ok()?;
     let Value::Array(fields) = fields else { return None };
-    let name = |fields: &[Value]| {
-        let name = fields.first().and_then(text).unwrap_or_default();
-        name.chars().take(MAX_VERSION).flat_map(char::escape_debug).collect()
+    let names = |fields: &[Value]| {
+        let names = fields.iter().step_by(2).take(MAX_VERSION).map(|name| text(name).unwrap_or_default());
+        let names = names.collect::<Vec<_>>().join(", ");
+        names.chars().take(MAX_VERSION).flat_map(char::escape_debug).collect()
     };
     let batch = match <[Value; 2]>::try_from(fields) {
         Ok([field, Value::BulkString(batch)]) if text(&field) == Some(FORMAT) => Ok(batch),
-        Ok(fields) => Err(name(&fields)),
-        Err(fields) => Err(name(&fields)),
+        Ok(fields) => Err(names(&fields)),
+        Err(fields) => Err(names(&fields)),
     };
     Some(Entry { id, batch })
 }
@@ -86,7 +87,7 @@ mod tests {
             vec![
                 Entry { id: at(1, 0), batch: Ok(b"x".to_vec()) },
                 Entry { id: at(1, 1), batch: Err("2".into()) },
-                Entry { id: at(2, 0), batch: Err(FORMAT.into()) },
+                Entry { id: at(2, 0), batch: Err(format!("{FORMAT}, a")) },
             ]
         };
         assert_eq!((of_xread(read), of_xrange(range())), (Some(expected()), Some(expected())));
