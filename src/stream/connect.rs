@@ -4,6 +4,7 @@
 
 pub(crate) use super::away::Away;
 use super::away::{answer, no_answer, no_session, not_connected};
+use super::bounded::Bounded;
 use super::password::password;
 use super::sentinel;
 use crate::config::{Cluster, Server};
@@ -253,7 +254,7 @@ impl Redis {
         };
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let made = MultiplexedConnection::new_with_config(&info, stream, config).await;
+        let made = MultiplexedConnection::new_with_config(&info, Bounded::new(stream), config).await;
         let (commands, driver) = made.map_err(|e| self.reason_of(to, &e, &first))?;
         let driver = Arc::new(Driver(tokio::spawn(driver).abort_handle()));
         Ok(Opened { connection: Connection { commands, _driver: driver }, first })

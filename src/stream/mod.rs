@@ -9,6 +9,7 @@
 
 mod apply;
 mod away;
+mod bounded;
 mod clock;
 mod condition;
 pub(crate) mod connect;

@@ -90,6 +90,46 @@ fn an_unknown_format_stops_the_reading_and_is_named() {
     viewer.is_silent_for(A_WHILE);
 }
 
+/// An answer is not taken into memory whatever its length. Viewers are served, and removing the entry is enough.
+#[test]
+fn an_entry_that_no_monitor_wrote_takes_no_memory_however_long() {
+    let redis = Redis::start(&[]);
+    let config = config(redis.address(), "");
+    let nodes = nodes(2, &config);
+    let both = [&nodes[0], &nodes[1]];
+    let broker = Broker::connect(nodes[0].brokers);
+    let mut jobs = Jobs::default();
+    jobs.tasks(&broker, &["job"], 30);
+    fence(&nodes[0], &broker);
+    jobs.are_at(&both);
+    // Redis needs seconds for it, and answers nobody meanwhile.
+    let append = "return redis.call('XADD', KEYS[1], ARGV[1] .. '-1', '1', string.rep('x', 100000000))";
+    let last = redis.first_entries(1000).pop().expect("there are messages").0;
+    let at = last.split('-').next().expect("a time");
+    let (entry, before) = (format!("{at}-1"), redis.entries());
+    let _ = redis.try_ask(&["EVAL", append, "1", STREAM, at]);
+    until("it is appended", || {
+        redis.try_ask(&["XLEN", STREAM]).filter(|length| *length == Reply::Integer(before.cast_signed() + 1))
+    });
+    let late = Monitor::start(&config);
+    for node in [both[0], both[1], &late] {
+        node.wait_logged(&["ERROR", "an answer of Redis is longer than 48 MiB"]);
+        wait_not_ready(node, "Redis cannot be reached");
+        assert!(node.peak_kib() < 160 * 1024, "{} KiB", node.peak_kib());
+    }
+    jobs.are_at(&both);
+    redis.tell(&["XDEL", STREAM, &entry]);
+    broker.task("job", "after");
+    let mut viewers = [both[0], both[1], &late].map(|node| {
+        wait_ready(node);
+        Viewer::watch(node.viewers, "job")
+    });
+    for viewer in &mut viewers {
+        viewer.texts(jobs.of("job"));
+        viewer.texts(&[task("after", "COMPLETED")]);
+    }
+}
+
 /// A batch that cannot be read is not passed over in silence, and ends no node.
 #[test]
 fn bytes_that_are_no_batch_end_no_node() {
