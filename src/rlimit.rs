@@ -232,6 +232,8 @@ mod tests {
     fn small_limits_come_to_something_sane_and_tiny_ones_are_refused() {
         let of = |files| share(files, PLAIN).map(|shares| (shares.viewers, shares.brokers, shares.handshakes));
         assert_eq!(of(44), Err(TooFew { files: 44, needed: 45 }));
+        let with_status = Demand { listeners: 3, status: true, ..PLAIN };
+        assert_eq!(share(47, with_status), Err(TooFew { files: 47, needed: 48 }));
         assert_eq!(of(64), Ok((10, 9, 3)));
         assert_eq!(of(128), Ok((34, 33, 10)));
         assert_eq!(of(256), Ok((108, 64, 25)));
