@@ -145,7 +145,12 @@ fn with_tables(page: &str) -> String {
             continue;
         }
         let line = match line.strip_prefix(".It Cm ").and_then(|head| cli.find_subcommand(head.split(' ').next()?)) {
-            Some(command) => format!(".It Cm {}{}", command.get_name(), usage(command, " Oo ", " Oc", " ")),
+            Some(command) => {
+                let name = command.get_name();
+                let usages: Vec<String> =
+                    usages(command, " Oo ", " Oc", " ").into_iter().map(|usage| format!("Cm {name}{usage}")).collect();
+                format!(".It {}", usages.join(" | "))
+            }
             None if line.contains(" Ta ") => with_limit(line),
             None => line.to_owned(),
         };
@@ -187,11 +192,21 @@ fn options(command: &clap::Command) -> impl Iterator<Item = &Arg> {
         .filter(move |arg| !arg.is_positional() && !arg.is_hide_set() && (all || arg.get_id() != "help"))
 }
 
-/// Returns the usage of a command after its name, options first. Optional arguments stand between `open` and `close`, together with
-/// those that exclude them.
-fn usage(command: &clap::Command, open: &str, close: &str, required: &str) -> String {
+/// Returns the usages of a command after its name. A positional argument that excludes several options has a usage of its own.
+fn usages(command: &clap::Command, open: &str, close: &str, required: &str) -> Vec<String> {
     let options = options(command).filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()));
-    let mut left: Vec<&Arg> = options.chain(command.get_positionals()).collect();
+    let all: Vec<&Arg> = options.chain(command.get_positionals()).collect();
+    let excluded = |arg: &Arg| command.get_arg_conflicts_with(arg);
+    let (alone, together): (Vec<&Arg>, Vec<&Arg>) =
+        all.into_iter().partition(|arg| arg.is_positional() && excluded(arg).len() > 1);
+    let mut usages = vec![usage(command, together, open, close, required)];
+    usages.extend(alone.into_iter().map(|arg| format!("{required}{}", names(arg))));
+    usages
+}
+
+/// Returns the usage of a command with these arguments, options first. Optional arguments stand between `open` and `close`, together
+/// with those that exclude them.
+fn usage(command: &clap::Command, mut left: Vec<&Arg>, open: &str, close: &str, required: &str) -> String {
     let mut usage = String::new();
     while !left.is_empty() {
         let arg = left.remove(0);
@@ -212,9 +227,15 @@ fn usage(command: &clap::Command, open: &str, close: &str, required: &str) -> St
 
 fn synopsis() -> String {
     let cli = cli();
-    let mut text = format!(".Nm{}\n", usage(&cli, "\n.Op ", "", "\n."));
+    let mut text = String::new();
+    let mut add = |command: &clap::Command, name: &str| {
+        for usage in usages(command, "\n.Op ", "", "\n.") {
+            writeln!(text, ".Nm{name}{usage}").expect("strings grow");
+        }
+    };
+    add(&cli, "");
     for command in cli.get_subcommands() {
-        writeln!(text, ".Nm\n.Cm {}{}", command.get_name(), usage(command, "\n.Op ", "", "\n.")).expect("strings grow");
+        add(command, &format!("\n.Cm {}", command.get_name()));
     }
     text + ".Nm\n.Fl -help | -version\n"
 }
