@@ -5,3 +5,4 @@ mod manual_pages;
 mod readme;
 mod runbooks;
 mod sizing;
+mod threat_model;
