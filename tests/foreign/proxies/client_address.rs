@@ -5,6 +5,7 @@ use super::{
     knows_the_client, says, with_replaced,
 };
 use crate::common::{Monitor, open_directory, until};
+use std::fs::read_to_string;
 
 const SOCKET: &str = "/run/recodex/monitor.sock";
 
@@ -56,6 +57,28 @@ fn sees_who_it_is_by_the_proxy_protocol(option: &str) {
     let example = with_replaced(&at(&example, monitor.viewers), " send-proxy-v2", &format!(" {option}"));
     let example = with_replaced(&example, "http-request set-header X-Forwarded-For %[src]", "");
     knows_the_client(&monitor, &Proxy::start(&HAPROXY, &example, TIMEOUT));
+}
+
+/// The example of the manual for versions of httpd that do not know `upgrade=websocket`.
+#[test]
+fn the_monitor_sees_who_is_behind_apache_by_the_example_of_the_manual() {
+    const HEAD: &str = "For earlier versions of Apache httpd, with the modules ";
+    let manual = read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/recodex-monitor.8")).unwrap();
+    let (modules, rest) = manual.split_once(HEAD).and_then(|(_, rest)| rest.split_once(":\n")).expect("the example");
+    let lines: Vec<&str> = rest.lines().skip(1).take_while(|line| *line != ".Ed").collect();
+    let modules = modules.replace(" and ", ", ").replace(", ", " ");
+    // As earlier versions do it.
+    let example = format!("# a2enmod {modules}\nProxyWebsocketFallbackToProxyHttp Off\n{}\n", lines.join("\n"));
+    for (header, client) in [("x-forwarded-for", CLIENT), ("x-real-ip", "127.0.0.1:"), ("forwarded", "127.0.0.1:")] {
+        let config = format!("trusted_proxies: [\"127.0.0.1\"]\nproxy_header: {header}\nlogger: {{level: debug}}\n");
+        let monitor = Monitor::start(&config);
+        comes_through(&monitor, &Proxy::start(&APACHE, &at(&example, monitor.viewers), TIMEOUT));
+        let known = [&format!("viewer {client}"), "subscribed"];
+        until("every viewer is logged as the client or the proxy", || {
+            (monitor.logged(&known).len() == PRETENDED.len() + 2).then_some(())
+        });
+        assert_eq!(monitor.logged(&["viewer 203.0.113."]), Vec::<String>::new(), "{header}");
+    }
 }
 
 /// The monitor believes a header that the example clears.
