@@ -25,6 +25,11 @@ pub enum Proxy {
 }
 
 impl Proxy {
+    /// Returns true if it can be on another machine.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Network(network) if !network.is_loopback())
+    }
+
     /// Returns true if one of `proxies` names this peer.
     pub(crate) fn any(proxies: &[Self], peer: Peer) -> bool {
         proxies.iter().any(|proxy| match proxy {
@@ -111,6 +116,11 @@ impl Network {
         // A wider network would contain all IPv4 addresses, and IPv6 addresses that no machine has.
         let length = v6.prefix_len().checked_sub(96).ok_or(TOO_WIDE)?;
         Ipv4Net::new(address, length).map(|v4| Self(v4.into())).map_err(|_| expected)
+    }
+
+    /// Returns true if all addresses of the network are this machine's own.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.0.network().is_loopback() && self.0.broadcast().is_loopback()
     }
 
     /// Returns true if the address is in the network.

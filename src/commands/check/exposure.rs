@@ -32,14 +32,16 @@ pub(super) fn brokers(settings: &Settings) -> Finding {
     )
 }
 
-/// Warns of viewers who connect from other machines, with no web server between, without encryption or from any web site.
+/// Warns of viewers who connect from other machines without encryption, with no web server of another machine between, or from any
+/// web site.
 pub(super) fn viewers(settings: &Settings) -> Vec<(&'static str, Finding)> {
     let Endpoint::Tcp(address) = &settings.websocket_uri else { return Vec::new() };
-    if is_local(address) || !settings.trusted_proxies.is_empty() {
+    if is_local(address) {
         return Vec::new();
     }
     let mut findings = Vec::new();
-    if settings.tls.is_none() {
+    // A web server of this machine does not need the port to be open to others.
+    if settings.tls.is_none() && !settings.trusted_proxies.iter().any(Proxy::is_elsewhere) {
         let what = "browsers of other machines connect without encryption: anybody in between can read a job's id, and watch the \
                     job; set tls, or bind it to 127.0.0.1 behind a web server with https; if there is one on another machine, name \
                     it in trusted_proxies";

@@ -170,7 +170,11 @@ fn viewers_who_come_from_other_machines_in_the_clear_or_from_any_site_are_a_warn
     assert_eq!(has(&everywhere.replacen('*', "0.0.0.0", 1)), [true, true]);
     assert_eq!(has(&format!("{everywhere}allowed_origins: [\"https://recodex.example.org\"]\n")), [true, false]);
     assert_eq!(has(PORTS), [false, false], "a web server of this machine is in front");
-    assert_eq!(has(&format!("{everywhere}trusted_proxies: [\"192.0.2.9\"]\n")), [false, false], "one elsewhere is");
+    let behind = |proxies: &str| has(&format!("{everywhere}trusted_proxies: [{proxies}]\n"));
+    assert_eq!(behind("\"127.0.0.1\", \"::1\", \"127.0.0.0/8\", \"unix:\""), [true, true], "it needs no open port");
+    for elsewhere in ["\"192.0.2.9\"", "\"127.0.0.1\", \"2001:db8::9\"", "\"0.0.0.0/0\""] {
+        assert_eq!(behind(elsewhere), [false, true], "a web server of another machine is in front");
+    }
     let machine = Machine::new();
     let tls = certificate(&machine, ["tls.crt", "tls.key"]);
     set_permissions(machine.path("tls.key"), Permissions::from_mode(0o644)).expect("it is ours");
