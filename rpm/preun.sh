@@ -5,8 +5,11 @@ if [ "$1" -eq 0 ]; then
     ! command -v systemctl >/dev/null || systemctl --no-reload --quiet disable recodex-monitor@.service || :
 fi
 # rpm removes a link that is in the place of a directory of the package, also when it is replaced by a package that does not own the
-# directory. rpm/postun.sh makes it again. /etc/recodex may belong to recodex, so a link in it is not made as root.
+# directory. It also removes a directory that is empty without the link. rpm/postun.sh makes them again.
 rm -rf $kept
 for link in /etc/recodex /var/log/recodex; do
     [ ! -L $link ] || { mkdir -p $kept && cp -P --parents $link $kept; } || :
 done
+if [ -L /etc/recodex/monitor ]; then
+    mkdir -p $kept && readlink -n /etc/recodex/monitor >$kept/target && stat -L -c '-o %u -g %g -m %a' /etc/recodex >$kept/directory || :
+fi

@@ -227,6 +227,35 @@ done
 
 #[test]
 #[ignore = "needs root"]
+fn rpm_puts_back_a_link_in_place_of_the_configurations_directory() {
+    run(r#"
+mkdir -p /etc/behind /etc/victim /etc/recodex
+chown recodex:recodex /etc/recodex && chmod 750 /etc/recodex
+ln -s ../behind /etc/recodex/monitor
+# What rpm removes if another package does not own the directories, or does not follow.
+for removed in monitor "monitor ."; do
+    sh rpm/preun.sh 1
+    rm /etc/recodex/monitor && [ "$removed" = monitor ] || rmdir /etc/recodex
+    sh rpm/postun.sh 1
+    [ "$(readlink /etc/recodex/monitor)" = ../behind ]
+    is /etc/recodex recodex:recodex 750
+done
+# What recodex has put there meanwhile stays, and nothing is made behind it.
+sh rpm/preun.sh 1
+ln -sfT /etc/victim /etc/recodex/monitor
+sh rpm/postun.sh 1
+[ "$(readlink /etc/recodex/monitor)" = /etc/victim ]
+# Nothing is made behind a link on the way, but it is said.
+mv /etc/recodex /etc/other && ln -s /etc/other /etc/recodex
+sh rpm/preun.sh 1
+rm /etc/other/monitor
+sh rpm/postun.sh 1 2>&1 | grep -F "the files behind it stay: /etc/victim"
+[ -z "$(ls /etc/other /etc/victim | grep -v :)" ]
+[ ! -e /var/lib/rpm-state/recodex-monitor ]"#);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_log_directory_that_recodex_cannot_write_to_is_said_with_the_command() {
     run(r#"
 command="install -d -o recodex -g recodex -m 0755 $logs"
