@@ -205,6 +205,40 @@ rm $logs && ln -s /nowhere $logs && deb && by_hand && rpm_ 2
 
 #[test]
 #[ignore = "needs root"]
+fn a_link_in_place_of_a_directory_is_said_and_nothing_is_made_behind_it() {
+    run(r#"
+mkdir -p /etc/behind /var/log/recodex
+said() { grep -F "$1" "$work/said" || { echo "$how, $link:"; cat "$work/said"; exit 1; }; }
+for how in deb by_hand; do
+    for link in /etc/recodex /etc/recodex/monitor $config; do
+        mkdir -p "${link%/*}"
+        ln -s /etc/behind/$how $link
+        [ $link = $config ] || mkdir /etc/behind/$how
+        $how >"$work/said" 2>&1
+        said "$link is a link"
+        said "there is no $config"
+        [ -z "$(find /etc/behind -type f)" ]
+        [ -z "$(ls -d /etc/recodex-monitor.* 2>/dev/null)" ]
+        # What is made by hand afterwards serves.
+        if [ $link = /etc/recodex/monitor ]; then
+            install -o recodex -g recodex -m 640 $shipped $config
+            $how >"$work/said" 2>&1
+            ! grep -E "is a link|there is no|cannot" "$work/said" || exit 1
+        fi
+        rm -rf $link /etc/recodex /etc/behind/$how
+    done
+    rm -r $logs && ln -s /etc/behind/logs $logs
+    $how >"$work/said" 2>&1
+    said "$logs is a link to nothing"
+    said "install -d -o recodex -g recodex -m 0755 /etc/behind/logs"
+    [ -z "$(ls /etc/behind)" ]
+    rm -r $logs /etc/recodex
+    mkdir $logs
+done"#);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn rpm_puts_back_owner_and_mode_and_the_python_monitors_content() {
     run(r#"
 unpack() { install -o recodex -g recodex -m 640 $shipped $config; }
