@@ -10,8 +10,8 @@ if [ -s $kept/target ] && [ ! -e /etc/recodex/monitor ] && [ ! -L /etc/recodex/m
         # shellcheck disable=SC2046
         [ -e /etc/recodex ] || [ -L /etc/recodex ] || install -d $(cat $kept/directory) /etc/recodex
         cd -P /etc/recodex && [ "$(pwd -P)" = /etc/recodex ] && ln -s -T -- "$(cat $kept/target)" monitor
-    ) 2>/dev/null || echo "recodex-monitor: /etc/recodex/monitor was a link, which rpm has removed, and there is a link in place of" \
-        "/etc/recodex, so the package does not make it again as root; the files behind it stay: $(cat $kept/target)" >&2
+    ) 2>/dev/null || printf 'recodex-monitor: /etc/recodex/monitor was a link, which rpm has removed, and there is a link in place of %s\n' \
+        "/etc/recodex, so the package does not make it again as root; the files behind it stay: $(tr -cd '[:print:]' <$kept/target)" >&2
 fi
 rm -rf $kept
 if [ "$1" -eq 0 ]; then

@@ -288,6 +288,27 @@ sh rpm/postun.sh 1 2>&1 | grep -F "the files behind it stay: /etc/victim"
 [ ! -e /var/lib/rpm-state/recodex-monitor ]"#);
 }
 
+/// The administrator's terminal would obey them. Some shells' echo also makes one out of `\033`.
+#[test]
+#[ignore = "needs root"]
+fn nothing_but_text_is_said_of_where_a_link_leads() {
+    run(r#"
+behind=$(printf '/etc/be\033[31mhind\302\233\\033[0m')
+mkdir -p "$behind" /etc/recodex && ln -s "$behind" /etc/recodex/monitor
+rm -rf $logs && ln -s "$behind/logs" $logs
+for how in "sh debian/prerm remove" "sh debian/postrm purge" deb by_hand; do
+    $how >"$work/said" 2>&1
+    grep -F "/etc/be[31mhind\\033[0m" "$work/said" || { echo "$how: nothing said"; exit 1; }
+    ! LC_ALL=C grep '[^[:print:]]' "$work/said" || exit 1
+done
+mv /etc/recodex /etc/other && ln -s /etc/other /etc/recodex
+sh rpm/preun.sh 1
+rm /etc/other/monitor
+sh rpm/postun.sh 1 >"$work/said" 2>&1
+grep -F "/etc/be[31mhind\\033[0m" "$work/said"
+! LC_ALL=C grep '[^[:print:]]' "$work/said" || exit 1"#);
+}
+
 #[test]
 #[ignore = "needs root"]
 fn a_log_directory_that_recodex_cannot_write_to_is_said_with_the_command() {
