@@ -8,6 +8,9 @@ use thiserror::Error;
 /// Line and column in a file, from 1.
 pub(super) type Position = (usize, usize);
 
+/// The most characters of a message that are shown at its beginning, and the most at its end: it may quote a text of any length.
+const SHOWN: (usize, usize) = (400, 600);
+
 /// A mistake in a file. A mistake without a position concerns the whole file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Mistake {
@@ -24,6 +27,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     pub(super) fn new(path: &Path, mistake: Mistake) -> Self {
+        let mistake = Mistake { message: shortened(mistake.message), ..mistake };
         Self { path: path.into(), mistake }
     }
 
@@ -31,6 +35,22 @@ impl ConfigError {
     pub(super) fn of_file(path: &Path, message: impl Into<String>) -> Self {
         Self::new(path, Mistake { position: None, message: message.into() })
     }
+
+    /// Returns the error with another message, for the same position.
+    pub(super) fn with_message(self, message: String) -> Self {
+        Self::new(&self.path, Mistake { message, ..self.mistake })
+    }
+}
+
+/// Leaves out the middle of a message that is too long.
+fn shortened(message: String) -> String {
+    let (begin, end) = SHOWN;
+    let count = message.chars().count();
+    if count <= begin + end {
+        return message;
+    }
+    let at = |nth| message.char_indices().nth(nth).map_or(message.len(), |(at, _)| at);
+    format!("{} […] {}", &message[..at(begin)], &message[at(count - end)..])
 }
 
 impl fmt::Display for ConfigError {

@@ -2,8 +2,9 @@
 
 use super::error::{ConfigError, Mistake};
 use super::yaml::MAX_FILE;
-use super::{Endpoint, Settings, Source, explain, yaml};
+use super::{Endpoint, Settings, Source, Who, explain, writers, yaml};
 use crate::fs::{self, Accept, Content};
+use nix::unistd::geteuid;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,8 +23,7 @@ impl Source {
     /// If it cannot be read, or is no valid configuration.
     pub fn load(&self) -> Result<Settings, ConfigError> {
         let read = fs::read_bounded(&self.path, MAX_FILE, Accept::FileOrPipe);
-        let content = read.map_err(|message| self.error(message))?;
-        self.parse(&content.bytes)
+        self.parse(&read.map_err(|message| self.error(message))?)
     }
 
     /// Reads the file again for a monitor that runs. Blocks, for some seconds at most, until the file stops changing.
@@ -37,21 +37,47 @@ impl Source {
             _ => QUIET,
         };
         let read = fs::settled(quiet, || fs::read_bounded(path, MAX_FILE, Accept::File)).and_then(|read| read);
-        let bytes = read.map_err(|message| self.error(message))?.bytes;
-        match Settings::parse_and_count(path, &bytes)? {
+        match self.parse_and_count(&read.map_err(|message| self.error(message))?)? {
             (_, 0) => Err(self.error(
                 "it sets nothing, and at a reload that would give every setting its default; restart the monitor if you mean that".into(),
             )),
-            (settings, _) => self.finish(settings),
+            (settings, _) => Ok(settings),
         }
     }
 
     /// Parses the content of the file.
     ///
     /// # Errors
-    /// If it is no valid configuration, or larger than [`MAX_FILE`].
-    pub(crate) fn parse(&self, bytes: &[u8]) -> Result<Settings, ConfigError> {
-        self.finish(Settings::parse(&self.path, bytes)?)
+    /// If it is no valid configuration.
+    pub(crate) fn parse(&self, content: &Content) -> Result<Settings, ConfigError> {
+        self.parse_and_count(content).map(|(settings, _)| settings)
+    }
+
+    /// Parses the content of the file, and counts the settings in it.
+    fn parse_and_count(&self, content: &Content) -> Result<(Settings, usize), ConfigError> {
+        let parsed = Settings::parse_and_count(&self.path, &content.bytes);
+        let finished = parsed.and_then(|(settings, count)| Ok((self.finish(settings)?, count)));
+        finished.map_err(|error| self.without_content(error, content))
+    }
+
+    /// Returns the error as root may show it. If others than the file's owner and root can put another file at the path, that may be a
+    /// file which they cannot read: the error then has the position of the mistake, and nothing from the file.
+    fn without_content(&self, error: ConfigError, content: &Content) -> ConfigError {
+        if !geteuid().is_root() {
+            return error;
+        }
+        let why = match writers(&self.path, content.id()) {
+            Ok((writers, owner)) => match writers.into_iter().find(|writer| writer.who != Who::User(owner)) {
+                Some(writer) => writer.to_string(),
+                None => return error,
+            },
+            Err(what) => format!("it is not known who can change it ({what})"),
+        };
+        error.with_message(format!(
+            "this is no valid configuration. Root shows nothing of its text, since others could put a file there that they cannot read: \
+             {why}. Run `recodex-monitor check` as a user who can read the file, or let only root, or only its owner, write the file and \
+             every directory on the way to it (`chown`, `chmod go-w`)"
+        ))
     }
 
     /// Puts the instance's name into the paths, and refuses settings that then use one file for two purposes.

@@ -17,6 +17,7 @@ mod source;
 mod status_uri;
 mod typed;
 mod value;
+mod writers;
 mod yaml;
 
 pub(crate) use access::{Network, Proxy, ProxyHeader};
@@ -32,6 +33,7 @@ pub use source::Source;
 pub(crate) use status_uri::{RUNTIME_DIRECTORY, StatusUri, default_socket};
 pub use value::Seconds;
 pub(crate) use value::{Level, Output};
+pub(crate) use writers::{Who, writers};
 pub use yaml::{MAX_BRACKETS, MAX_DEPTH, MAX_FILE};
 
 #[cfg(test)]

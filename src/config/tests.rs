@@ -45,6 +45,31 @@ fn what_is_printed_reads_back_the_same() {
 }
 
 #[test]
+fn an_error_quotes_only_the_ends_of_a_long_text() {
+    let long = "é".repeat(30_000);
+    for (text, begin, end) in [
+        (
+            format!("accept_exit: {long}\n"),
+            "1:14: accept_exit: invalid type: string \"é",
+            "é\", expected a boolean; write true or false, without quotes",
+        ),
+        (format!("? {long}\n: 1\n"), "1:3: unknown key `é", "clients, zeromq)"),
+        (format!("? {long}\n: 1\n? {long}\n: 2\n"), "", ""),
+        (format!("logger: {{level: {long}}}\n"), "1:17: logger.level: unknown value `é", "warning, error, critical)"),
+        (format!("websocket_uri: unix:/{long}\n"), "1:16: ", ""),
+        (
+            format!("share_ports: true\ncluster: {{redis: ['a:1']}}\nlogger: {{file: /{long}}}\n"),
+            " share_ports is on",
+            "the instance",
+        ),
+    ] {
+        let error = parse(&text).unwrap_err();
+        assert!(error.starts_with(&format!("c.yml:{begin}")) && error.ends_with(end), "{error}");
+        assert!(error.chars().count() < 1050, "{} characters: {error}", error.chars().count());
+    }
+}
+
+#[test]
 fn errors_name_the_place_and_what_was_expected() {
     let known = "websocket_uri, websocket_mode, websocket_proxy_protocol, zeromq_uri, status_uri, tls, cluster, share_ports, allowed_origins, trusted_proxies, \
                  proxy_header, accept_exit, user, group, logger, history, clients, zeromq";

@@ -3,7 +3,7 @@
 use super::{Place, configure, make, text};
 use crate::common::PROGRAM;
 use crate::common::users::{ALICE, RECODEX, SECRETS, give};
-use std::fs::{Permissions, read_to_string, set_permissions};
+use std::fs::{Permissions, hard_link, read_to_string, remove_file, set_permissions, write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -130,6 +130,63 @@ fn every_directory_on_the_way_to_the_configuration_counts() {
     for (mode, who) in [(0o775, "by group root"), (0o757, "by everybody")] {
         set_permissions(&theirs, Permissions::from_mode(mode)).expect("it is ours");
         place.refuses(&whole("theirs/below/config.yml"), 77, &[who]);
+    }
+}
+
+/// A link or a hard link, to anything that looks like a configuration only to its parser.
+#[test]
+#[ignore = "needs root"]
+fn an_error_of_root_has_nothing_of_a_file_that_others_put_in_the_place_of_the_configuration() {
+    let Some(place) = Place::new() else { return };
+    let (theirs, hidden) = (make(&place.path("theirs")), make(&place.path("hidden")));
+    give(&theirs, RECODEX);
+    let (config, own) = (theirs.join("config.yml"), make(&place.path("etc")).join("config.yml"));
+    let key = format!("-----BEGIN PRIVATE KEY-----\n{}\n", "SECRET".repeat(5000));
+    let secrets = [
+        ("root:$y$SECRET$hash:19000:0:99999:7:::\nbin:*:19000:0:99999:7:::\n", 78),
+        (&*key, 78),
+        ("user: SECRET\nuser: SECRET\n", 78),
+        ("SECRET: [\n", 78),
+        ("logger: {file: /SECRET, output: [file]}\n", 78),
+        ("logger: {file: '/SECRET/%i'}\n", 78),
+    ];
+    let from = text(&config);
+    for (secret, code) in secrets {
+        // A file of root's that only root can read, one that all could read but in a directory of root's, and one of another user's.
+        for (owner, mode) in [(0, 0o600), (0, 0o644), (ALICE, 0o600)] {
+            set_permissions(&hidden, Permissions::from_mode(0o700)).expect("it is ours");
+            write(hidden.join("secret"), secret).expect("it is ours");
+            set_permissions(hidden.join("secret"), Permissions::from_mode(mode)).expect("it is ours");
+            give(&hidden.join("secret"), owner);
+            for put in [|at: &Path, to: &Path| symlink(at, to), |at: &Path, to: &Path| hard_link(at, to)] {
+                put(&hidden.join("secret"), &config).expect("it is ours");
+                let why = format!("{} can be changed by user recodex", theirs.display());
+                let said = place.refuses(from, code, &[from, "Root shows nothing of its text", &why]);
+                assert!(!said.contains("SECRET"), "{said}");
+                for words in [
+                    &["check", "-c", from][..],
+                    &["check", "--config-only", "-c", from],
+                    &["status", "-c", from],
+                    &["-c", from, "--check"],
+                    &["-c", from, "--check-reload"],
+                ] {
+                    let output = place.users.run(&[&[PROGRAM], words].concat());
+                    let said = [&*output.stdout, &*output.stderr].concat();
+                    let said = String::from_utf8_lossy(&said);
+                    assert!(
+                        said.contains("Root shows nothing of its text") && !said.contains("SECRET"),
+                        "{words:?}: {said}"
+                    );
+                    assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+                }
+                remove_file(&config).expect("it is ours");
+            }
+        }
+        // In the packages' layout the mistake is shown.
+        write(&own, secret).expect("it is ours");
+        give(&own, RECODEX);
+        let said = place.refuses(text(&own), code, &[text(&own)]);
+        assert!(!said.contains("Root shows nothing"), "{said}");
     }
 }
 
