@@ -45,7 +45,7 @@ fn ended(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let line = format!("recodex-monitor: {}\n", logging::escape(&failure.to_string()));
+            let line = format!("recodex-monitor: {}\n", logging::one_line(&failure.to_string()));
             // In a thread, so that a full pipe does not block the end. A closed stderr does not change the status.
             let (done, written) = mpsc::channel();
             let print = move || {

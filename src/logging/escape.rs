@@ -43,8 +43,14 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
+/// Escapes text from outside and cuts it to [`MAX_LINE`] bytes, so that it is one line of the log or of an output.
+#[must_use]
+pub(crate) fn one_line(text: &str) -> String {
+    cut(escape(text))
+}
+
 /// Cuts a line to [`MAX_LINE`] bytes.
-pub(super) fn cut(mut line: String) -> String {
+fn cut(mut line: String) -> String {
     if line.len() > MAX_LINE {
         let end = (0..=MAX_LINE).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
         line.truncate(end);

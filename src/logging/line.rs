@@ -1,6 +1,6 @@
 //! A line of the log: its journal fields, and its text in each of the formats.
 
-use super::escape::{cut, escape};
+use super::escape::one_line;
 use super::{CHANNEL, CLOSE_CODE, PEER};
 use chrono::{DateTime, Local};
 use log::kv::{Key, Value, VisitSource};
@@ -22,7 +22,7 @@ pub(super) struct Line {
 impl Line {
     /// Creates a line of now. `text` is escaped and cut.
     pub(super) fn new(level: Level, text: &str, fields: Vec<(&'static str, String)>) -> Self {
-        Self { time: SystemTime::now(), level, message: cut(escape(text)), fields }
+        Self { time: SystemTime::now(), level, message: one_line(text), fields }
     }
 
     /// Creates a warning of the log's own, whose text needs no escapes.

@@ -12,7 +12,7 @@ mod standard;
 mod target;
 mod throttle;
 
-pub(crate) use escape::{Abridged, escape};
+pub(crate) use escape::{Abridged, escape, one_line};
 pub(crate) use notices::Notice;
 pub(crate) use probe::probe;
 pub(crate) use sink::reach_journal;

@@ -1,7 +1,7 @@
 //! Messages on standard error that the log cannot be written: the log itself cannot say so until it works again.
 
 use super::Throttle;
-use super::escape::{cut, escape};
+use super::escape::one_line;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -35,7 +35,7 @@ fn say(text: &str) {
 
 /// Writes a line, or fails if that would wait for the reader.
 fn say_to(to: &mut (impl Write + AsFd), text: &str) -> io::Result<()> {
-    let mut line = cut(escape(text));
+    let mut line = one_line(text);
     while line.len() >= MAX {
         line.pop();
     }

@@ -2,7 +2,7 @@
 
 use crate::commands::terminal::print;
 use crate::error::{Exit, Failure};
-use crate::logging::escape;
+use crate::logging::one_line;
 
 /// A finding about one thing.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Report {
 impl Report {
     /// Prints a line.
     pub(super) fn say(text: &str) -> Result<(), Failure> {
-        print(&format!("{}\n", escape(text)))
+        print(&format!("{}\n", one_line(text)))
     }
 
     /// Counts and prints a finding.
