@@ -30,7 +30,6 @@ mod rlimit;
 mod server;
 mod snapshot;
 mod status;
-#[allow(dead_code, reason = "the reader and the writer follow")]
 mod stream;
 mod suggest;
 mod systemd;
