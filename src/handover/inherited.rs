@@ -42,8 +42,8 @@ pub struct Inherited {
 
 impl Inherited {
     /// Takes what the previous process handed over, if it did. Connections for which too few files may be open are closed, and all of
-    /// them if the queue cannot be read.
-    pub(crate) fn take(fds: &mut InheritedFds) -> Option<Self> {
+    /// them if the queue cannot be read. Viewers among them get FINISHED first if `finish` is true.
+    pub(crate) fn take(fds: &mut InheritedFds, finish: bool) -> Option<Self> {
         let queue = fds.take_handover()?;
         let (inherited, listeners, status, redis) = fds.counts();
         let files = rlimit::open_files();
@@ -60,14 +60,14 @@ impl Inherited {
         let mut inherited = Self { sockets, sent, complete, state: Some(state), is_saved: false };
         let (both, handshakes) = rlimit::room_to_take_over(files, listeners, status, redis);
         if !complete || inherited.sockets.len() > both {
-            inherited.close_excess(both, handshakes, files);
+            inherited.close_excess(both, handshakes, files, finish);
         }
         Some(inherited)
     }
 
     /// Closes connections until at most `both` brokers and viewers remain, and at most `handshakes` links that shake hands. Viewers
-    /// are closed before brokers. `files` is the limit of open files.
-    fn close_excess(&mut self, both: usize, handshakes: usize, files: usize) {
+    /// are closed before brokers, with FINISHED if `finish` is true. `files` is the limit of open files.
+    fn close_excess(&mut self, both: usize, handshakes: usize, files: usize, finish: bool) {
         let Some(bytes) = &self.state else { return };
         let excess = if let Ok(state) = decode(bytes, &mut self.sockets, self.sent, self.complete) {
             take_excess(&state, &mut self.sockets, both, handshakes)
@@ -86,8 +86,7 @@ impl Inherited {
             self.sent,
             self.sent - kept
         );
-        // The settings are not known here: the default of `clients.finish_on_close` holds.
-        refuse(excess.into_iter(), true);
+        refuse(excess.into_iter(), finish);
     }
 
     /// Goes on with all channels and connections. Returns false if the state cannot be used; viewers are told so. Must be called in a

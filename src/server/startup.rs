@@ -42,8 +42,10 @@ pub(super) fn start(
     let is_shared = known.as_ref().is_some_and(|settings| settings.share_ports);
     let listeners = if is_shared { fds.copy_listeners() } else { Vec::new() };
     let (bound, given_up) = bind_and_give_up_root(settings, config, &mut fds);
+    // Without usable settings, the default holds.
+    let finish = known.as_ref().is_none_or(|settings| settings.clients.finish_on_close);
     // Root does not read what the previous process handed over: if it cannot be given up, all of that is closed unread.
-    let inherited = given_up.is_ok().then(|| Inherited::take(&mut fds)).flatten();
+    let inherited = given_up.is_ok().then(|| Inherited::take(&mut fds, finish)).flatten();
     let mut log = Log { waiting: Some(log), opened: None };
     let started = bound.and_then(|bound| given_up.map(|()| bound)).and_then(|(settings, ports)| {
         log.open(&settings.logger)?;

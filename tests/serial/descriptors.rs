@@ -118,7 +118,7 @@ fn with_everything_taken_that_there_is_a_restart_loses_nobody() {
 #[test]
 fn under_a_lower_limit_as_many_go_on_as_fit_and_the_history_is_kept() {
     let _alone = alone();
-    for (files, go_on) in [(123, 63), (83, 33)] {
+    for (files, go_on, finish) in [(123, 63, true), (123, 63, false), (83, 33, true)] {
         let manager = Manager::new();
         let mut monitor = start(&manager, None, 1024, "");
         let broker = Broker::connect(monitor.brokers);
@@ -129,7 +129,8 @@ fn under_a_lower_limit_as_many_go_on_as_fit_and_the_history_is_kept() {
             viewer.texts(&ids(0, 1));
         }
         end(&mut monitor);
-        let monitor = start(&manager, Some(&monitor), files, "");
+        let config = format!("clients: {{finish_on_close: {finish}}}");
+        let monitor = start(&manager, Some(&monitor), files, &config);
         // So that nobody but the monitor has them.
         manager.forgets();
         let numbers = format!("101 connections, and the limit of open files ({files}) has room for {}", go_on + 1);
@@ -137,12 +138,22 @@ fn under_a_lower_limit_as_many_go_on_as_fit_and_the_history_is_kept() {
         monitor.wait_log(&format!("took over {go_on} viewers, 1 brokers and 2 channels"));
         broker.task("job", "1");
         let text = task("1", "COMPLETED");
-        let stays = |viewer: &mut Viewer| match viewer.next() {
-            Event::Text(found) => found == text,
-            Event::Gone => false,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(viewers.iter_mut().filter_map(|viewer| stays(viewer).then_some(())).count(), go_on);
+        let (mut stay, mut told) = (0, 0);
+        for viewer in &mut viewers {
+            match viewer.next() {
+                Event::Text(found) if found == text => stay += 1,
+                Event::Text(found) if found == command("FINISHED") && finish => {
+                    viewer.closes(1001);
+                    told += 1;
+                }
+                Event::Close(Some(1001)) if !finish => told += 1,
+                // It was beyond what could be received at all.
+                Event::Gone => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(stay, go_on);
+        assert!(told > 0);
         drop(viewers);
         until("there is room", || (monitor.descriptors() < files / 2).then_some(()));
         let mut late = Viewer::watch(monitor.viewers, "job");
