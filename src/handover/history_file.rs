@@ -20,10 +20,9 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The length up to which a file is read in any case, in bytes: the default of `history.total_bytes`.
-const LARGEST: usize = 256 * 1024 * 1024;
-/// A file is also read up to this many times `history.total_bytes`, since the setting may have been lowered.
-const TIMES: usize = 4;
+/// A file is read up to this many times `history.total_bytes`, since the setting may have been lowered. All of the file is in memory
+/// while the part that is kept is restored.
+const TIMES: usize = 2;
 /// The bytes of a file that do not count as history, at most.
 const SLACK: usize = 1024 * 1024;
 
@@ -228,7 +227,7 @@ impl From<io::Error> for Unusable {
 
 /// Restores the history in the file into `hub`; returns its size and age for the log.
 fn restore(file: &File, hub: &Hub, stream: Option<&MessageStream>, limits: &History) -> Result<String, Unusable> {
-    let limit = limits.total_bytes.saturating_mul(TIMES).max(LARGEST).saturating_add(SLACK);
+    let limit = limits.total_bytes.saturating_mul(TIMES).saturating_add(SLACK);
     let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
     if length > limit.saturating_add(stream.map_or(0, MessageStream::saved_bytes)) {
         return Err(Refused::TooLarge.into());

@@ -43,7 +43,7 @@ pub enum Refused {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// It would take more memory than it may.
-    #[error("it is larger than 256 MiB, and than four times history.total_bytes")]
+    #[error("it is larger than twice history.total_bytes")]
     TooLarge,
     /// It contradicts itself.
     #[error("it is not consistent: {0}")]
