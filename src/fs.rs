@@ -1,12 +1,13 @@
 //! Bounded reads of whole files, and names of files beside others. A FIFO or a device in the place of a file never blocks the reader.
 
 use nix::errno::Errno;
-use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK, makedev};
+use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK, O_PATH, makedev};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::geteuid;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -91,19 +92,43 @@ impl Content {
 /// A text for people, without the path: if the file cannot be opened or read, is of another kind, or is larger; and if a pipe
 /// delivers nothing, or not all of it in time.
 pub(crate) fn read_bounded(path: &Path, max: u64, accept: Accept) -> Result<Content, String> {
-    let (file, found) = open(path)?;
-    let kind = found.file_type();
+    let (file, found) = if geteuid().is_root() {
+        // Root may read a path at which others have put something else. Opening a device can do harm, so only a file or a pipe is
+        // opened, by the number of what was found.
+        let (found_at, found) = open(path, O_PATH)?;
+        let _ = kind_of(&found, accept)?;
+        (open(Path::new(&format!("/proc/self/fd/{}", found_at.as_raw_fd())), READ)?.0, found)
+    } else {
+        open(path, READ)?
+    };
     // Taken before the file is read, so that a change meanwhile shows in the next reading.
     let stamp = (found.dev(), found.ino(), found.ctime(), found.ctime_nsec());
-    let is_null = kind.is_char_device() && found.rdev() == makedev(1, 3);
-    let bytes = match accept {
-        _ if kind.is_file() => read_all(file, max)?,
-        Accept::FileOrPipe if kind.is_fifo() => read_pipe(file, max)?,
-        Accept::FileOrPipe if is_null => Vec::new(),
-        Accept::FileOrPipe => return Err("expected a file or a pipe".into()),
-        Accept::File => return Err("expected a file".into()),
+    let bytes = match kind_of(&found, accept)? {
+        Kind::File => read_all(file, max)?,
+        Kind::Pipe => read_pipe(file, max)?,
+        Kind::Null => Vec::new(),
     };
     Ok(Content { bytes, stamp })
+}
+
+/// The kind of a file that is read.
+enum Kind {
+    File,
+    Pipe,
+    Null,
+}
+
+/// Returns the kind of a file, or the error for one that is not accepted.
+fn kind_of(found: &Metadata, accept: Accept) -> Result<Kind, String> {
+    let kind = found.file_type();
+    let is_null = kind.is_char_device() && found.rdev() == makedev(1, 3);
+    match accept {
+        _ if kind.is_file() => Ok(Kind::File),
+        Accept::FileOrPipe if kind.is_fifo() => Ok(Kind::Pipe),
+        Accept::FileOrPipe if is_null => Ok(Kind::Null),
+        Accept::FileOrPipe => Err("expected a file or a pipe".into()),
+        Accept::File => Err("expected a file".into()),
+    }
 }
 
 /// Reads until two readings, `quiet` apart, are equal, so that a file that is being written is not taken in part.
@@ -125,9 +150,11 @@ pub(crate) fn settled<T: PartialEq>(quiet: impl Fn(&T) -> Duration, mut read: im
     }
 }
 
-fn open(path: &Path) -> Result<(File, Metadata), String> {
-    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
-    let open = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY | O_CLOEXEC).open(path);
+/// The flags for a file that is read. Without `O_NONBLOCK`, opening a FIFO would wait for a writer.
+const READ: i32 = O_NONBLOCK | O_NOCTTY;
+
+fn open(path: &Path, flags: i32) -> Result<(File, Metadata), String> {
+    let open = OpenOptions::new().read(true).custom_flags(flags | O_CLOEXEC).open(path);
     let file = open.map_err(|e| format!("cannot open it: {e}"))?;
     let found = file.metadata().map_err(|e| cannot_read(&e))?;
     Ok((file, found))
@@ -190,7 +217,7 @@ mod tests {
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
     use std::fs::write;
-    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixListener;
 
     #[test]
     fn a_file_is_read_up_to_the_bound_and_nothing_else_is_read() {
@@ -206,6 +233,17 @@ mod tests {
             assert_eq!(read(other, 5), Err("expected a file".into()), "{}", other.display());
         }
         assert!(read(&directory.path().join("none"), 5).unwrap_err().starts_with("cannot open it: No such file"));
+    }
+
+    /// Opening a socket fails, so that the error shows if it was tried.
+    #[test]
+    #[ignore = "needs root"]
+    fn root_opens_nothing_but_files_and_pipes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let _socket = UnixListener::bind(&path).unwrap();
+        assert_eq!(read_bounded(&path, 5, Accept::File), Err("expected a file".into()));
+        assert_eq!(read_bounded(&path, 5, Accept::FileOrPipe), Err("expected a file or a pipe".into()));
     }
 
     #[test]
