@@ -207,6 +207,11 @@ impl Ingest {
         self.kept.iter_mut().for_each(|kept| kept.at = EntryId { milliseconds: u64::MAX, number: u64::MAX });
     }
 
+    /// Returns true once it is known which of the kept batches the stream has.
+    pub(super) fn is_looked_up(&self) -> bool {
+        self.is_looked_up
+    }
+
     /// Notes that the connections are lost: what the stream has is unknown from now on.
     pub(super) fn lose(&mut self) {
         self.is_looked_up = false;

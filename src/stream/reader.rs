@@ -40,9 +40,10 @@ static UNKNOWN: Throttle = Throttle::new(Duration::from_secs(60));
 
 /// Reads the stream until something fails.
 pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> Result<Infallible, Trouble> {
+    // Before the first answer: the watch soon notes what is safe in the stream of this primary, which may have replaced what was read.
+    let (mut from, mut count) = (stream.reading().start_again(), COUNT.0);
     let mut clock = Some(clock_of(&mut connection).await?);
     let first = Extent::of(&mut connection, &stream.key()).await?.first;
-    let (mut from, mut count) = (stream.reading().start_again(), COUNT.0);
     stream.end_lost(from, first, Instant::now());
     stream.hub.begin_by(from);
     stream.hub.set_in_past(true);

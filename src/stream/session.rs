@@ -220,6 +220,70 @@ impl MessageStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::clock::Time;
+    use crate::stream::testing::{Redis, batch, batch_of_another, entry, node};
+
+    /// Reads, writes and watches until `is_done`. The watch is ahead of the others.
+    async fn run(stream: &MessageStream, redis: &Redis, mut is_done: impl FnMut() -> bool) {
+        stream.lose(&Trouble::OtherHistory);
+        redis.state().watch_is_first = true;
+        let done = async {
+            loop {
+                let more = stream.progress.notified();
+                if is_done() {
+                    return;
+                }
+                more.await;
+            }
+        };
+        let mut known = None;
+        let ended = async {
+            tokio::select! {
+                Err(trouble) = session(stream, &mut known) => Some(trouble),
+                () = done => None,
+            }
+        };
+        let trouble = timeout(Duration::from_secs(60), ended).await.expect("it is done by then");
+        assert!(trouble.is_none(), "{trouble:?}");
+    }
+
+    /// The clock of the primary is behind that of the last one, whose second entry is not here. The other ingest is new, so its batch
+    /// makes no gap.
+    #[tokio::test]
+    async fn a_reader_starts_after_what_was_safe_at_the_last_primary() {
+        let redis = Redis::start().await;
+        let stream = node(redis.port);
+        for (id, number, command) in [(1, 1, "ONE"), (10, 2, "TWO")] {
+            stream.apply(entry(id), &batch(&stream, number, command), now(), false);
+            stream.reading().position = entry(id);
+        }
+        stream.reading().safe = entry(1);
+        redis.add(entry(1), batch(&stream, 1, "ONE"));
+        redis.add(entry(2), batch_of_another(&stream, "OTHER"));
+        redis.add(entry(3), batch(&stream, 2, "TWO"));
+        run(&stream, &redis, || stream.condition().is_caught_up()).await;
+        assert_eq!(stream.history(), ["ONE", "TWO", "OTHER"]);
+        assert_eq!((stream.position(), stream.metrics.cluster.gaps.get()), (entry(3), 0));
+    }
+
+    /// The primary has trimmed its stream up to an entry after that of the batch.
+    #[tokio::test]
+    async fn a_batch_that_was_not_safe_at_the_last_primary_does_not_count_as_trimmed() {
+        let redis = Redis::start().await;
+        let stream = node(redis.port);
+        stream.publish_one("ONE");
+        stream.ingest().send();
+        stream.ingest().answered(entry(10), Instant::now());
+        stream.reading().safe = entry(5);
+        redis.add(entry(50), batch_of_another(&stream, "OTHER"));
+        run(&stream, &redis, || stream.history().len() == 2 || stream.kept() == 0).await;
+        assert_eq!(stream.metrics.cluster.reappended.get(), 1);
+        assert_eq!(redis.numbers(), [1, 1]);
+    }
+
+    fn now() -> Time {
+        Time { at: Instant::now(), is_known: false }
+    }
 
     #[test]
     fn the_answer_to_info_is_read() {

@@ -1,5 +1,5 @@
-//! A stream for tests: a node without a server, and a server in this process that knows the commands of the reader and the writer and
-//! loses what a test tells it to lose.
+//! A stream for tests: a node without a server, and a server in this process that knows the commands of a node and loses what a test
+//! tells it to lose.
 
 use crate::config::{Cluster, History, Server};
 use crate::hub::Hub;
@@ -46,8 +46,13 @@ pub(super) fn frame(command: &str) -> Vec<u8> {
 
 /// Returns a batch of [`INGEST`] with these records.
 pub(super) fn batch_of(stream: &MessageStream, number: u64, records: &[Record<'_>]) -> Vec<u8> {
+    batch_by(stream, INGEST, number, records)
+}
+
+/// Returns a batch of an ingest with these records.
+fn batch_by(stream: &MessageStream, ingest: u64, number: u64, records: &[Record<'_>]) -> Vec<u8> {
     let limits = stream.ingest().limits();
-    let mut bytes = record::begin(&Head { ingest: INGEST, number, node: "other".into(), limits });
+    let mut bytes = record::begin(&Head { ingest, number, node: "other".into(), limits });
     for record in records {
         assert!(record::append(&mut bytes, record));
     }
@@ -56,8 +61,17 @@ pub(super) fn batch_of(stream: &MessageStream, number: u64, records: &[Record<'_
 
 /// Returns a batch of [`INGEST`] with one message of channel `job`.
 pub(super) fn batch(stream: &MessageStream, number: u64, command: &str) -> Vec<u8> {
-    let (kind, frame) = (Message { channel: "job", command, task: None, state: None }.kind(), frame(command));
-    batch_of(stream, number, &[Record::Message { channel: "job".into(), kind, frame: frame.into() }])
+    batch_of(stream, number, &[record_of("job", command)])
+}
+
+/// Returns the first batch of another ingest, with one message of channel `job`.
+pub(super) fn batch_of_another(stream: &MessageStream, command: &str) -> Vec<u8> {
+    batch_by(stream, INGEST + 1, 1, &[record_of("job", command)])
+}
+
+fn record_of<'a>(channel: &'a str, command: &'a str) -> Record<'a> {
+    let kind = Message { channel, command, task: None, state: None }.kind();
+    Record::Message { channel: channel.into(), kind, frame: frame(command).into() }
 }
 
 impl MessageStream {
@@ -98,6 +112,10 @@ pub(super) struct State {
     pub(super) epoch: Option<String>,
     /// The next XADD is taken, and the connection closed without an answer.
     pub(super) drops_answer: bool,
+    /// The reader and the writer are told the numbers of the stream only once the watch has noted what is safe.
+    pub(super) watch_is_first: bool,
+    /// True once the watch has noted it: it asks for the memory after that.
+    has_noted: bool,
 }
 
 impl Redis {
@@ -163,7 +181,7 @@ fn entries<'a>(entries: impl Iterator<Item = &'a (EntryId, Vec<u8>)>) -> Vec<Vec
 
 impl Data {
     async fn serve(&self, socket: TcpStream) {
-        let mut socket = BufReader::new(socket);
+        let (mut socket, mut is_watch) = (BufReader::new(socket), false);
         while let Some(parts) = command(&mut socket).await {
             let text = |i: usize| String::from_utf8_lossy(&parts[i]).into_owned();
             let answer = match text(0).as_str() {
@@ -182,7 +200,22 @@ impl Data {
                     Some(id) => bulk(id.to_string().as_bytes()),
                     None => return,
                 },
-                "XINFO" => self.extent(),
+                "ROLE" => list(&[bulk(b"master")]),
+                "INFO" => {
+                    is_watch = true;
+                    bulk(b"role:master\nmaster_repl_offset:1\nslave0:offset=1\n")
+                }
+                "MEMORY" => {
+                    self.state.lock().unwrap().has_noted = true;
+                    self.changed.notify_waiters();
+                    b":1\r\n".to_vec()
+                }
+                "XINFO" => {
+                    if !is_watch {
+                        self.noted().await;
+                    }
+                    self.extent()
+                }
                 "XRANGE" => {
                     let (from, count) = (text(2), text(5).parse().unwrap());
                     let (after, from) = (from.starts_with('('), from.trim_start_matches('(').parse().unwrap());
@@ -208,6 +241,20 @@ impl Data {
         state.entries.push((id, batch));
         self.changed.notify_waiters();
         (!std::mem::take(&mut state.drops_answer)).then_some(id)
+    }
+
+    /// Waits until the watch has noted what is safe, if the others have to wait for that.
+    async fn noted(&self) {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let state = self.state.lock().unwrap();
+                if !state.watch_is_first || state.has_noted {
+                    return;
+                }
+            }
+            changed.await;
+        }
     }
 
     fn extent(&self) -> Vec<u8> {

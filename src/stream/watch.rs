@@ -116,7 +116,8 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Returns the last entry that no failover cuts off, if that is more than before.
+    /// Returns the last entry that no failover cuts off, if that is more than before. Returns none until the writer has looked which of
+    /// the kept batches the stream has: it needs what was safe at the last primary.
     fn safe(&mut self, replication: &Replication, last: EntryId, now: Instant) -> Option<EntryId> {
         let last_replica = {
             let mut condition = self.stream.condition_mut();
@@ -125,7 +126,8 @@ impl Watch<'_> {
             }
             condition.last_replica
         };
-        self.marks.safe(replication, last, last_replica, now)
+        let safe = self.marks.safe(replication, last, last_replica, now);
+        safe.filter(|_| self.stream.ingest().is_looked_up())
     }
 
     /// Notes how far the reader is from the end of the stream.
