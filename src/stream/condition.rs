@@ -39,6 +39,8 @@ pub(crate) struct Condition {
     pub(super) other_limits: Option<Instant>,
     /// The time since when there is something that was not read.
     pub(super) behind_from: Option<Instant>,
+    /// The time of the last answer to the reader.
+    pub(super) heard: Instant,
     /// The time since which Redis refuses messages.
     pub(crate) refused_since: Option<Instant>,
     /// The time of the last look that saw a replica.
@@ -62,6 +64,7 @@ impl Condition {
             unknown_format: false,
             other_limits: None,
             behind_from: Some(now),
+            heard: now,
             refused_since: None,
             last_replica: None,
             last: EntryId::default(),
@@ -73,6 +76,11 @@ impl Condition {
     /// Returns the time for which there has been something that was not read.
     pub(crate) fn lag(&self, now: Instant) -> Duration {
         self.behind_from.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Returns the time for which the stream may have lost what this node has not read. It also counts while the process is stopped.
+    pub(super) fn away(&self, now: Instant) -> Duration {
+        self.lag(now).max(now.saturating_duration_since(self.heard))
     }
 
     /// Returns true while the node has read the stream to its end.

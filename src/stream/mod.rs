@@ -91,6 +91,8 @@ struct Reading {
     epoch: Option<String>,
     /// True while the stream is read from its first entry: a batch that is missing then is nowhere.
     is_from_beginning: bool,
+    /// The first entry of the stream, once it is known that entries before it were removed that this node had not read.
+    lost_before: Option<EntryId>,
 }
 
 impl MessageStream {

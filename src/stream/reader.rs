@@ -45,10 +45,12 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
     let mut clock = Some(clock_of(&mut connection).await?);
     let first = Extent::of(&mut connection, &stream.key()).await?.first;
     stream.end_lost(from, first, Instant::now());
+    stream.condition_mut().heard = Instant::now();
     stream.hub.begin_by(from);
     stream.hub.set_in_past(true);
     loop {
         let read = fetch(stream, &mut connection, from, count, clock.is_none()).await?;
+        stream.hear(Instant::now())?;
         let is_end = read.len() < count;
         count = next_count(&read).unwrap_or(count);
         // All entries of the stream come: nothing is missing that could still be found.
@@ -57,6 +59,8 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
             Taken::All(Some(last)) => from = last,
             Taken::All(None) => {}
             Taken::Again => {
+                let first = Extent::of(&mut connection, &stream.key()).await?.first;
+                stream.reading().note_removed(first);
                 from = EntryId::default();
                 stream.reading().read_all_again();
                 // Viewers have what they had: the node stays ready.
@@ -80,7 +84,10 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
             if clock.take().is_some() {
                 stream.hub.come_to_now().await;
             }
-            stream.reading().is_from_beginning = false;
+            let lost_before = stream.reading().come_to_end();
+            if let Some(first) = lost_before {
+                stream.end_before(first, Instant::now());
+            }
             stream.change(|condition| condition.unknown_format = false);
             if stream.set_reach(Reach::End)
                 && let Some(more) = READ_TO_END.pass()
@@ -207,24 +214,54 @@ impl Reading {
     pub(super) fn read_all_again(&mut self) {
         (self.position, self.safe, self.is_from_beginning) = (EntryId::default(), EntryId::default(), true);
     }
+
+    /// Notes that entries are missing, and that the stream begins with the entry `first`.
+    pub(super) fn note_removed(&mut self, first: Option<EntryId>) {
+        let removed = first.filter(|first| *first > self.position);
+        self.lost_before = self.lost_before.max(removed);
+    }
+
+    /// Notes that the stream was read to its end. Returns the entry before which some are missing that were not found.
+    fn come_to_end(&mut self) -> Option<EntryId> {
+        self.is_from_beginning = false;
+        self.lost_before.take()
+    }
 }
 
 impl MessageStream {
-    /// Ends the jobs whose rest has left the stream while this node was away: its viewers would wait for it for as long as
+    /// Ends the jobs whose rest has left the stream while this node was away: their viewers would wait for it for as long as
     /// `history.unfinished`. The stream begins with the entry `first`, and this node goes on after `from`.
     fn end_lost(&self, from: EntryId, first: Option<EntryId>, now: Instant) {
         let Some(first) = first.filter(|first| from > EntryId::default() && *first > from) else { return };
         // The stream keeps everything for this long. It may also begin later because nothing has come for long.
-        if self.condition().lag(now) < KEPT_FOR_OTHERS {
-            return;
+        if self.condition().away(now) >= KEPT_FOR_OTHERS {
+            self.end_before(first, now);
         }
+    }
+
+    /// Ends the jobs that began before the entry `first` of the stream, and are open.
+    fn end_before(&self, first: EntryId, now: Instant) {
         let count = self.hub.end_lost(now, first);
         if count > 0 {
             log::warn!(
-                "{count} jobs went on while this node was away from Redis, and the stream has not kept all of them: their viewers are \
-                 closed, and may connect again"
+                "a part of {count} jobs was removed from the stream before this node had read it: their viewers are closed, and may connect \
+                 again"
             );
         }
+    }
+
+    /// Notes an answer to the reader.
+    ///
+    /// # Errors
+    /// The one before is so long ago that the stream may have lost what came next: a new connection finds out.
+    fn hear(&self, now: Instant) -> Result<(), Trouble> {
+        let mut condition = self.condition_mut();
+        let silence = now.saturating_duration_since(condition.heard);
+        if silence >= KEPT_FOR_OTHERS {
+            return Err(Trouble::Stopped(silence));
+        }
+        condition.heard = now;
+        Ok(())
     }
 
     /// Compares the epoch of the stream with the known one.

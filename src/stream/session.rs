@@ -49,6 +49,8 @@ pub(super) enum Trouble {
     OtherPrimary(String),
     #[error("the stream is gone")]
     OtherEpoch,
+    #[error("nothing was read for {} s: was this process stopped?", .0.as_secs())]
+    Stopped(Duration),
     #[error("the reader does not move")]
     Stuck,
 }

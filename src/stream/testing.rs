@@ -69,7 +69,7 @@ pub(super) fn batch_of_another(stream: &MessageStream, command: &str) -> Vec<u8>
     batch_by(stream, INGEST + 1, 1, &[record_of("job", command)])
 }
 
-fn record_of<'a>(channel: &'a str, command: &'a str) -> Record<'a> {
+pub(super) fn record_of<'a>(channel: &'a str, command: &'a str) -> Record<'a> {
     let kind = Message { channel, command, task: None, state: None }.kind();
     Record::Message { channel: channel.into(), kind, frame: frame(command).into() }
 }

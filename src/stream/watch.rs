@@ -63,17 +63,7 @@ pub(super) async fn watch(
     connection: Connection,
     history: &str,
 ) -> Result<Infallible, Trouble> {
-    let position = EntryId::default();
-    let mut watch = Watch {
-        stream,
-        connection,
-        marks: Marks::default(),
-        past: VecDeque::new(),
-        stuck: 0,
-        position,
-        unread: None,
-        looks: 0,
-    };
+    let mut watch = Watch::new(stream, connection);
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -95,7 +85,20 @@ pub(super) async fn watch_sentinels(stream: &MessageStream, server: &Server) -> 
     }
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    fn new(stream: &'a MessageStream, connection: Connection) -> Self {
+        Self {
+            stream,
+            connection,
+            marks: Marks::default(),
+            past: VecDeque::new(),
+            stuck: 0,
+            position: EntryId::default(),
+            unread: None,
+            looks: 0,
+        }
+    }
+
     async fn look(&mut self, history: &str) -> Result<(), Trouble> {
         let extent = Extent::of(&mut self.connection, &self.stream.key()).await?;
         let replication = Replication::of(&mut self.connection).await?;
@@ -149,6 +152,7 @@ impl Watch<'_> {
         let was_removed = |unread: EntryId| position < unread && extent.first.is_none_or(|first| first > unread);
         if self.unread.is_some_and(was_removed) && position > EntryId::default() {
             stream.metrics.cluster.gaps.add(1);
+            stream.reading().note_removed(extent.first);
             if let Some(more) = TRIMMED.pass() {
                 log::error!(
                     "entries of the stream were removed before this node had read them (it stands at {position}): messages are missing \
@@ -273,5 +277,26 @@ impl Watch<'_> {
             self.try_to::<u64>("XTRIM", &trim).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::testing::{Redis, entry, node};
+
+    #[tokio::test]
+    async fn entries_that_are_removed_before_they_were_read_are_noticed() {
+        let redis = Redis::start().await;
+        let stream = node(redis.port);
+        let mut watch = Watch::new(&stream, stream.connected().await);
+        stream.reading().position = entry(2);
+        let mut look = |first, last| {
+            let (first, tail) = (Some(entry(first)), Some(entry(last)));
+            watch.compare(&Extent { entries: 2, first, tail, last: entry(last) }, Instant::now()).unwrap();
+            stream.reading().lost_before
+        };
+        assert_eq!([look(1, 5), look(5, 9)], [None, None], "the last one of the look before is there");
+        assert_eq!((look(10, 12), stream.metrics.cluster.gaps.get()), (Some(entry(10)), 1));
     }
 }

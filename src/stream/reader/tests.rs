@@ -4,7 +4,7 @@ use super::*;
 use crate::config::{History, Seconds};
 use crate::deadline::timeout;
 use crate::stream::record::Record;
-use crate::stream::testing::{Redis, batch, batch_of, entry, frame, node};
+use crate::stream::testing::{Redis, batch, batch_of, entry, frame, node, record_of};
 use crate::stream::writer;
 use crate::wire::message::Kind;
 
@@ -137,6 +137,90 @@ async fn another_stream_is_read_from_its_beginning_and_what_is_known_stays() {
     read_up_to(&stream, 2).await;
     assert_eq!(stream.history(), ["ONE", "TWO"]);
     assert_eq!(stream.metrics.cluster.epochs.get(), 1);
+}
+
+/// Returns the channels of the hub.
+fn channels(stream: &MessageStream) -> Vec<String> {
+    let mut names: Vec<_> =
+        stream.hub.save(Instant::now(), |runs| runs.iter().map(|(_, run)| run.id.to_string()).collect());
+    names.sort();
+    names
+}
+
+/// So long ago that the stream may have lost what came since.
+fn long_ago() -> Instant {
+    Instant::now().checked_sub(KEPT_FOR_OTHERS).unwrap()
+}
+
+/// The connection broke in the pause too: it is not known for how long.
+#[tokio::test]
+async fn after_a_long_pause_jobs_whose_rest_has_left_the_stream_end() {
+    let redis = Redis::start().await;
+    let stream = node(redis.port);
+    redis.add(entry(1), batch(&stream, 1, "STARTED"));
+    read_up_to(&stream, 1).await;
+    stream.reading().safe = entry(1);
+    redis.state().entries.clear();
+    redis.add(entry(10), batch_of(&stream, 2, &[record_of("other", "STARTED")]));
+    stream.lose(&Trouble::Stuck);
+    stream.condition_mut().heard = long_ago();
+    read_up_to(&stream, 0).await;
+    assert_eq!((channels(&stream), stream.metrics.evicted.get()), (vec!["other".into()], 1));
+    stream.lose(&Trouble::Stuck);
+    redis.state().entries.clear();
+    redis.add(entry(20), batch(&stream, 3, "STARTED"));
+    read_up_to(&stream, 1).await;
+    assert_eq!(channels(&stream), ["job", "other"], "the pause has ended with the first answer");
+}
+
+#[tokio::test]
+async fn a_connection_that_lives_is_made_anew_after_a_long_pause() {
+    let redis = Redis::start().await;
+    let stream = node(redis.port);
+    redis.add(entry(1), batch(&stream, 1, "STARTED"));
+    read_up_to(&stream, 1).await;
+    let trouble = run(&stream, || {
+        if stream.condition().is_caught_up() {
+            stream.condition_mut().heard = long_ago();
+        }
+        false
+    });
+    assert!(matches!(trouble.await, Some(Trouble::Stopped(_))));
+}
+
+/// A slow reader, or one that was stopped. Some jobs are found to end when the stream is read again.
+#[tokio::test]
+async fn jobs_whose_rest_was_removed_under_the_reader_end_once_it_is_at_the_end() {
+    let redis = Redis::start().await;
+    let stream = node(redis.port);
+    // A second before the time of the server: a job that has finished is not over.
+    let (before, after) = (entry(3_599_000), entry(3_599_010));
+    redis.add(before, batch_of(&stream, 1, &["job", "ends"].map(|channel| record_of(channel, "STARTED"))));
+    read_up_to(&stream, 1).await;
+    stream.reading().safe = before;
+    redis.state().entries.clear();
+    redis.add(after, batch_of(&stream, 3, &[record_of("ends", "FINISHED"), record_of("new", "STARTED")]));
+    let trouble = run(&stream, || stream.position() == after && stream.condition().is_caught_up()).await;
+    assert!(trouble.is_none(), "{trouble:?}");
+    assert_eq!((channels(&stream), stream.metrics.evicted.get()), (vec!["ends".into(), "new".into()], 1));
+    assert_eq!(stream.metrics.cluster.gaps.get(), 1);
+}
+
+/// The stream is larger than its bound, so that it lacks what this node has read. The new primary has all that comes after, in another
+/// order.
+#[tokio::test]
+async fn a_gap_ends_no_job_if_nothing_was_removed_that_was_not_read() {
+    let redis = Redis::start().await;
+    let stream = node(redis.port);
+    redis.add(entry(1), batch(&stream, 1, "ONE"));
+    redis.add(entry(10), batch(&stream, 2, "TWO"));
+    read_up_to(&stream, 2).await;
+    stream.reading().safe = entry(10);
+    redis.state().entries[0] = (entry(9), batch(&stream, 3, "THREE"));
+    redis.add(entry(11), batch(&stream, 4, "FOUR"));
+    read_up_to(&stream, 4).await;
+    assert_eq!(stream.history(), ["ONE", "TWO", "THREE", "FOUR"]);
+    assert_eq!((stream.metrics.evicted.get(), stream.metrics.cluster.gaps.get()), (0, 1));
 }
 
 /// A message that keeps a job may still have to be read.
