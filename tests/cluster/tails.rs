@@ -1,9 +1,12 @@
 //! Primaries that die with messages that no replica has. The node that took these messages puts them back.
 
-use super::jobs::{Audience, Jobs, begin};
+use super::jobs::{Audience, Jobs, begin, to_the_end};
 use super::node::{config, metric, node, nodes, sum, wait_above, wait_ready};
-use crate::common::{Broker, Redis, RedisProxy, fence};
+use crate::common::http::{metrics, status};
+use crate::common::pause::paused_process;
+use crate::common::{Broker, Redis, RedisProxy, Viewer, command, fence};
 use std::mem::replace;
+use std::time::Duration;
 
 /// A primary with a replica, behind an address that leads to either of them.
 pub(crate) struct Pair {
@@ -156,4 +159,50 @@ fn another_nodes_messages_are_not_lost_with_the_tail_of_one_that_dies() {
     audience.get_all(&kept);
     lost.are_at(&[&nodes[1]]);
     kept.are_whole_at(&[&nodes[1], &node(&config)]);
+}
+
+/// A broker moves from one node to another in the middle of two jobs, and finishes the second of them. A failover then cuts off what
+/// came last from both nodes, and the second node is the first to put its part back.
+#[test]
+fn the_rest_of_a_broker_that_had_moved_is_put_back_in_another_order() {
+    let mut redis = Pair::start();
+    let config = config(redis.network.address, "");
+    let nodes = nodes(2, &config);
+    let both = [&nodes[0], &nodes[1]];
+    let brokers = both.map(|node| Broker::connect(node.brokers));
+    let (names, mut jobs, mut audience) = (["open", "finished"], Jobs::default(), Audience::default());
+    audience.join(&both, &names);
+    jobs.tasks(&brokers[0], &names, 6);
+    fence(&nodes[0], &brokers[0]);
+    redis.divide();
+    jobs.tasks(&brokers[0], &names, 4);
+    fence(&nodes[0], &brokers[0]);
+    jobs.tasks(&brokers[1], &names, 2);
+    jobs.finish(&brokers[1], &names[1..]);
+    fence(&nodes[1], &brokers[1]);
+    jobs.are_at(&both);
+    paused_process(nodes[0].pid(), Duration::ZERO, || {
+        redis.replace();
+        fence(&nodes[1], &brokers[1]);
+    });
+    fence(&nodes[0], &brokers[0]);
+    for node in both {
+        assert!(metric(node, "reappended_batches_total") > 0);
+    }
+    jobs.finish(&brokers[1], &names[..1]);
+    // Those who were there have everything in the order in which it came first.
+    audience.get_all(&jobs);
+    jobs.are_whole_at(&both);
+    // A node that starts later has it in the order of the stream: three of the first node, the rest of the second, and two of the first.
+    let late = node(&config);
+    let is_at = |name: &str, order: &[usize]| {
+        let expected: Vec<_> = order.iter().map(|index| jobs.of(name)[*index].clone()).collect();
+        assert_eq!(to_the_end(&mut Viewer::watch(late.viewers, name)), (expected, Some(1000)), "{name}");
+    };
+    is_at("open", &[0, 1, 2, 5, 3, 4, 6]);
+    // The two came after FINISHED.
+    assert_eq!(jobs.of("finished").last(), Some(&command("FINISHED")));
+    is_at("finished", &[0, 1, 2, 5, 6]);
+    assert_eq!(metrics(status(&late)).count("recodex_monitor_late_messages_total"), 2);
+    assert_eq!(sum(&[both[0], both[1], &late], "gaps_total"), 0);
 }
