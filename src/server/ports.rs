@@ -144,7 +144,7 @@ impl Listeners {
             shared,
             accept_viewers,
             accept_unix_viewers,
-            accept::accept_waiting,
+            accept_waiting_viewers,
         );
         remains.files.extend(file);
         if let Some(status) = status {
@@ -200,6 +200,12 @@ async fn accept_viewers(listener: TcpListener, shared: Arc<Shared>) {
 async fn accept_unix_viewers(listener: UnixListener, shared: Arc<Shared>) {
     settled(&shared).await;
     accept::accept_unix(listener, shared).await;
+}
+
+/// Accepts the viewers that wait at a Unix socket of a previous process, once they may come.
+async fn accept_waiting_viewers(listener: UnixListener, shared: Arc<Shared>) {
+    settled(&shared).await;
+    accept::accept_waiting(listener, shared).await;
 }
 
 /// Waits until viewers may come: in a cluster, until the history was read from the stream.

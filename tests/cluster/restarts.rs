@@ -1,9 +1,10 @@
 //! Restarts by a service manager, under load: connections, buffer and positions pass to the next process.
 
 use super::jobs::{Audience, Jobs, LongJob, begin, channels, first};
-use super::node::{again, config, metric, node, sum, wait_above, wait_ready, with_keys};
+use super::node::{again, config, metric, node, readiness, sum, wait_above, wait_ready, with_keys};
 use super::tails::Pair;
-use crate::common::{Broker, Manager, Monitor, Redis, Viewer, fence, open_directory, until};
+use crate::common::viewer::upgrade_request;
+use crate::common::{Broker, Manager, Monitor, Redis, RedisProxy, Viewer, fence, open_directory, until};
 use std::time::Duration;
 
 /// A node under a service manager.
@@ -192,6 +193,41 @@ fn a_stream_that_is_emptied_between_a_stop_and_a_start_is_noticed() {
     jobs.finish(&broker, &["open"]);
     fence(&second, &broker);
     jobs.are_whole_at(&[&second]);
+}
+
+/// The service manager keeps the socket. Those who connect to it while no process runs are not let in before the stream was read.
+#[test]
+fn viewers_that_wait_at_a_unix_socket_since_a_crash_are_let_in_once_the_stream_was_read() {
+    let redis = Redis::start(&[]);
+    let network = RedisProxy::to(redis.address());
+    let directory = open_directory();
+    let path = directory.path().join("viewers.sock");
+    let manager = Manager::new();
+    let config = config(network.address, "");
+    let start = || Monitor::start_unix_with(&manager.descriptors(), &manager.wrapper(&[]), &path, &config);
+    let watch = || {
+        let mut viewer = Viewer::connected_to(&path);
+        viewer.send_raw(upgrade_request("/").as_bytes());
+        viewer
+    };
+    let mut first = start();
+    wait_ready(&first);
+    let broker = Broker::connect(first.brokers);
+    let (mut jobs, mut there) = (Jobs::default(), watch());
+    jobs.tasks(&broker, &["job"], 20);
+    jobs.finish(&broker, &["job"]);
+    there.read_upgrade();
+    there.send_text("job");
+    jobs.is_whole("job", &mut there);
+    first.signal("KILL");
+    first.wait_exit();
+    let mut waiting = watch();
+    network.delay(Duration::from_millis(200));
+    let second = start();
+    waiting.read_upgrade();
+    assert_eq!(readiness(&second).0, 200);
+    waiting.send_text("job");
+    jobs.is_whole("job", &mut waiting);
 }
 
 /// A monitor becomes a node, and a node a monitor without a cluster: its viewers and its history stay.
