@@ -254,6 +254,8 @@ fn text(address: &str, report: &Report) -> String {
     let messages = |n| count(n, "message", "messages");
     if let Some(cluster) = &report.cluster {
         line("cluster", cluster_line(cluster));
+        line("", cluster_lag(cluster));
+        line("", cluster_counts(cluster));
     }
     line("received", format!("{}, {}", messages(totals.messages_received), bytes(totals.bytes_received)));
     line(
@@ -307,20 +309,45 @@ fn process_line(process: &Process, uptime: u64) -> String {
 
 /// Describes the way of a node to its stream.
 fn cluster_line(cluster: &Cluster) -> String {
-    let waiting = bytes(cluster.buffer_bytes as u64);
+    let waiting = format!("{} of {} wait", bytes(cluster.buffer_bytes as u64), bytes(cluster.buffer_max as u64));
     match (&cluster.server, &cluster.reason) {
         (Some(server), None) => format!(
-            "Redis {}, read up to {}; {} in {}; {waiting} wait",
+            "Redis {} ({}), read up to {}; {} in {}; {waiting}",
             escape(server),
+            escape(cluster.role.as_deref().unwrap_or("?")),
             escape(&cluster.position),
             count(cluster.stream_entries, "entry", "entries"),
             bytes(cluster.stream_bytes)
         ),
-        (Some(server), Some(reason)) => format!("Redis {}: {}; {waiting} wait", escape(server), escape(reason)),
+        (Some(server), Some(reason)) => format!("Redis {}: {}; {waiting}", escape(server), escape(reason)),
         (None, reason) => {
-            format!("no Redis: {}; {waiting} wait", escape(reason.as_deref().unwrap_or("not connected yet")))
+            format!("no Redis: {}; {waiting}", escape(reason.as_deref().unwrap_or("not connected yet")))
         }
     }
+}
+
+/// Describes the entries that a node has not read, and the batches that it keeps.
+fn cluster_lag(cluster: &Cluster) -> String {
+    let entries = match cluster.lag_entries {
+        Some(entries) => format!("{} and ", count(entries, "entry", "entries")),
+        None => String::new(),
+    };
+    let kept = count(cluster.kept_batches as u64, "batch", "batches");
+    format!("{entries}{:.1} s behind; {kept} kept", cluster.lag_seconds)
+}
+
+/// Describes what has happened to the stream since the start.
+fn cluster_counts(cluster: &Cluster) -> String {
+    let counts = [
+        (cluster.reconnects, "reconnect", "reconnects"),
+        (cluster.failovers, "failover", "failovers"),
+        (cluster.gaps, "gap", "gaps"),
+        (cluster.epochs, "new stream", "new streams"),
+        (cluster.reappended, "batch put back", "batches put back"),
+        (cluster.repeated, "batch sent again", "batches sent again"),
+        (cluster.trimmed_by_bound, "entry trimmed by the bound", "entries trimmed by the bound"),
+    ];
+    counts.map(|(n, one, many)| count(n, one, many)).join(", ")
 }
 
 fn time(seconds: u64) -> String {
@@ -396,6 +423,45 @@ mod tests {
         let line = "24.3 MiB, 0.4 % of a core since the start, 61 of 131072 descriptors";
         assert_eq!(process_line(&process, 225), line);
         assert!(process_line(&process, 0).contains(" 90.0 % of a core"), "within the first second");
+    }
+
+    #[test]
+    fn a_node_shows_its_lag_and_all_its_counts() {
+        let mut cluster = Cluster {
+            server: Some("192.0.2.1:6379".into()),
+            role: Some("primary".into()),
+            connected: true,
+            caught_up: true,
+            reason: None,
+            position: "1700000000123-4".into(),
+            last: "1700000000123-7".into(),
+            lag_seconds: 0.44,
+            lag_entries: Some(3),
+            buffer_bytes: 0,
+            buffer_max: 64 << 20,
+            kept_batches: 1,
+            stream_entries: 1,
+            stream_bytes: 1536,
+            reconnects: 1,
+            failovers: 2,
+            gaps: 3,
+            epochs: 4,
+            reappended: 5,
+            repeated: 6,
+            trimmed_by_bound: 7,
+        };
+        let line =
+            "Redis 192.0.2.1:6379 (primary), read up to 1700000000123-4; 1 entry in 1.5 KiB; 0 bytes of 64.0 MiB wait";
+        assert_eq!(cluster_line(&cluster), line);
+        assert_eq!(cluster_lag(&cluster), "3 entries and 0.4 s behind; 1 batch kept");
+        let counts = "1 reconnect, 2 failovers, 3 gaps, 4 new streams, 5 batches put back, 6 batches sent again, \
+                      7 entries trimmed by the bound";
+        assert_eq!(cluster_counts(&cluster), counts);
+        (cluster.reason, cluster.lag_entries) = (Some("why".into()), None);
+        assert_eq!(cluster_line(&cluster), "Redis 192.0.2.1:6379: why; 0 bytes of 64.0 MiB wait");
+        assert_eq!(cluster_lag(&cluster), "0.4 s behind; 1 batch kept");
+        (cluster.server, cluster.role) = (None, None);
+        assert_eq!(cluster_line(&cluster), "no Redis: why; 0 bytes of 64.0 MiB wait");
     }
 
     #[test]

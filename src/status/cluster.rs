@@ -4,6 +4,7 @@ use super::openmetrics::Out;
 use crate::context::Shared;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// A node of a cluster.
@@ -25,6 +26,8 @@ pub(crate) struct Cluster {
     pub last: String,
     /// The time for which there has been something that was not read, in seconds.
     pub lag_seconds: f64,
+    /// The entries that were not read, if their number is known.
+    pub lag_entries: Option<u64>,
     /// The bytes that wait for Redis.
     pub buffer_bytes: usize,
     /// The most of them (`cluster.buffer`).
@@ -39,8 +42,10 @@ pub(crate) struct Cluster {
     pub reconnects: u64,
     pub failovers: u64,
     pub gaps: u64,
+    pub epochs: u64,
     pub reappended: u64,
     pub repeated: u64,
+    pub trimmed_by_bound: u64,
 }
 
 impl Cluster {
@@ -60,6 +65,7 @@ impl Cluster {
             position: stream.position().to_string(),
             last: condition.last.to_string(),
             lag_seconds: condition.lag(Instant::now()).as_secs_f64(),
+            lag_entries: condition.lag_entries(),
             buffer_bytes,
             buffer_max,
             kept_batches: stream.kept(),
@@ -68,22 +74,36 @@ impl Cluster {
             reconnects: counters.reconnects.get(),
             failovers: counters.failovers.get(),
             gaps: counters.gaps.get(),
+            epochs: counters.epochs.get(),
             reappended: counters.reappended.get(),
             repeated: counters.repeated.get(),
+            trimmed_by_bound: counters.trimmed.get(),
         })
     }
 }
 
 /// Writes the metrics, if the monitor is one of several.
 pub(super) fn metrics(shared: &Shared, out: &mut Out<'_>) -> fmt::Result {
-    let (Some(now), counters) = (Cluster::of(shared), &shared.metrics.cluster) else { return Ok(()) };
+    let (Some(stream), Some(now)) = (&shared.stream, Cluster::of(shared)) else { return Ok(()) };
+    let (position, counters) = (stream.position(), &shared.metrics.cluster);
     out.gauge("cluster_connected", "Whether Redis is connected", now.connected.into())?;
+    if let Some(server) = &now.server {
+        out.gauges("cluster_primary_info", "The primary that is connected", "server", [(server.as_str(), 1)])?;
+    }
     out.gauge("cluster_caught_up", "Whether the stream was read to its end", now.caught_up.into())?;
     out.seconds(
         "cluster_lag_seconds",
         "How long there has been something in the stream that was not read",
         now.lag_seconds,
     )?;
+    if let Some(entries) = now.lag_entries {
+        out.gauge("cluster_lag_entries", "Entries of the stream that were not read", entries)?;
+    }
+    if position.milliseconds > 0 {
+        let about = "The time in the id of the last entry that was read, in seconds since the Unix epoch";
+        let at = Duration::from_millis(position.milliseconds).as_secs_f64();
+        out.seconds("cluster_position_timestamp_seconds", about, at)?;
+    }
     out.gauge("cluster_buffer_bytes", "Bytes of messages that wait for Redis", now.buffer_bytes as u64)?;
     out.gauge("cluster_buffer_max_bytes", "The most of them (cluster.buffer)", now.buffer_max as u64)?;
     let about = "Batches that are kept until no failover can cut them off";

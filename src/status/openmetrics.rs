@@ -263,7 +263,8 @@ impl Out<'_> {
         ConstCounter::new(value).encode(self.begin(name, about, MetricType::Counter)?)
     }
 
-    fn gauges<const N: usize>(
+    /// Writes a gauge for each value of a label.
+    pub(super) fn gauges<const N: usize>(
         &mut self,
         name: &'static str,
         about: &str,

@@ -49,6 +49,8 @@ pub(crate) struct Condition {
     pub(crate) last: EntryId,
     /// The number of entries in the stream.
     pub(crate) entries: u64,
+    /// The number of entries that were not read at the last look, if it is known.
+    pub(super) unread: Option<u64>,
     /// The memory of the stream in Redis, in bytes.
     pub(crate) bytes: u64,
 }
@@ -69,6 +71,7 @@ impl Condition {
             last_replica: None,
             last: EntryId::default(),
             entries: 0,
+            unread: None,
             bytes: 0,
         }
     }
@@ -81,6 +84,11 @@ impl Condition {
     /// Returns the time for which the stream may have lost what this node has not read. It also counts while the process is stopped.
     pub(super) fn away(&self, now: Instant) -> Duration {
         self.lag(now).max(now.saturating_duration_since(self.heard))
+    }
+
+    /// Returns the number of entries that were not read, if it is known.
+    pub(crate) fn lag_entries(&self) -> Option<u64> {
+        self.behind_from.map_or(Some(0), |_| self.unread.filter(|_| self.is_connected()))
     }
 
     /// Returns true while the node has read the stream to its end.

@@ -15,6 +15,8 @@ pub(super) struct Extent {
     pub(super) last: EntryId,
     /// The last entry that is there.
     pub(super) tail: Option<EntryId>,
+    /// The number of entries that were ever added; Redis 6.2 does not say it.
+    pub(super) added: Option<u64>,
 }
 
 impl Extent {
@@ -46,6 +48,7 @@ impl Extent {
         for pair in parts.chunks_exact(2) {
             match (text(&pair[0])?, &pair[1]) {
                 ("length", Value::Int(length)) => extent.entries = u64::try_from(*length).ok()?,
+                ("entries-added", Value::Int(added)) => extent.added = Some(u64::try_from(*added).ok()?),
                 ("last-generated-id", id) => extent.last = text(id)?.parse().ok()?,
                 ("first-entry", Value::Array(entry)) => extent.first = Some(text(entry.first()?)?.parse().ok()?),
                 ("last-entry", Value::Array(entry)) => extent.tail = Some(text(entry.first()?)?.parse().ok()?),
@@ -96,13 +99,14 @@ mod tests {
     fn the_answer_to_xinfo_is_read() {
         let at = |milliseconds, number| EntryId { milliseconds, number };
         let last = at(1_700_000_000_123, 4);
-        let expected = || Extent { entries: 3, first: Some(at(1_700_000_000_001, 0)), tail: Some(last), last };
-        assert_eq!(Extent::parse(&answer(entry("1700000000001-0"), &[])), Some(expected()));
+        let first = Some(at(1_700_000_000_001, 0));
+        let expected = |added| Extent { entries: 3, first, tail: Some(last), last, added };
+        assert_eq!(Extent::parse(&answer(entry("1700000000001-0"), &[])), Some(expected(Some(4))));
         let of_6 =
             answer(entry("1700000000001-0"), &["max-deleted-entry-id", "entries-added", "recorded-first-entry-id"]);
-        assert_eq!(Extent::parse(&of_6), Some(expected()));
-        assert_eq!(expected().trimmed(), at(1_700_000_000_000, u64::MAX));
-        let empty = Extent { entries: 3, first: None, tail: None, last };
+        assert_eq!(Extent::parse(&of_6), Some(expected(None)));
+        assert_eq!(expected(None).trimmed(), at(1_700_000_000_000, u64::MAX));
+        let empty = Extent { entries: 3, first: None, tail: None, last, added: Some(4) };
         assert_eq!(Extent::parse(&answer(Value::Nil, &["last-entry"])), Some(empty), "all entries were removed");
         assert_eq!(Extent { last, ..Extent::default() }.trimmed(), last);
         assert_eq!(Extent { first: Some(at(7, 2)), ..Extent::default() }.trimmed(), at(7, 1));

@@ -57,14 +57,8 @@ impl MessageStream {
         // The stream may have dropped messages while this node was away.
         self.change(|condition| condition.behind_from = now.checked_sub(away).or(Some(now)));
         let epoch = saved.epoch.take().map(std::borrow::Cow::into_owned);
-        *self.reading() = Reading {
-            position,
-            safe,
-            seen,
-            epoch,
-            is_from_beginning: position == EntryId::default(),
-            lost_before: None,
-        };
+        let is_from_beginning = position == EntryId::default();
+        *self.reading() = Reading { position, safe, seen, epoch, is_from_beginning, ..Reading::default() };
         self.ingest().restore(saved, now);
         self.work.notify_one();
     }

@@ -26,6 +26,7 @@ mod sentinel;
 mod session;
 #[cfg(test)]
 mod testing;
+mod unread;
 mod watch;
 mod writer;
 
@@ -42,6 +43,7 @@ use crate::snapshot::stream::EntryId;
 use crate::stream::connect::Redis;
 use crate::stream::ingest::Ingest;
 use crate::stream::seen::Seen;
+use crate::stream::unread::Ordinal;
 use crate::wire::message::Kind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -84,6 +86,7 @@ pub(crate) struct MessageStream {
 struct Reading {
     /// The last entry that was read.
     position: EntryId,
+    ordinal: Ordinal,
     /// The entry up to which no failover cuts anything off.
     safe: EntryId,
     seen: Seen,

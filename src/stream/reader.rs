@@ -12,6 +12,7 @@ use crate::stream::extent::Extent;
 use crate::stream::ingest::random;
 use crate::stream::record::FORMAT;
 use crate::stream::session::{Trouble, ask, within};
+use crate::stream::unread::Ordinal;
 use crate::stream::watch::KEPT_FOR_OTHERS;
 use crate::stream::writer::is_refusal;
 use crate::stream::{MessageStream, Reading};
@@ -43,8 +44,9 @@ pub(super) async fn read(stream: &MessageStream, mut connection: Connection) -> 
     // Before the first answer: the watch soon notes what is safe in the stream of this primary, which may have replaced what was read.
     let (mut from, mut count) = (stream.reading().start_again(), COUNT.0);
     let mut clock = Some(clock_of(&mut connection).await?);
-    let first = Extent::of(&mut connection, &stream.key()).await?.first;
-    stream.end_lost(from, first, Instant::now());
+    let extent = Extent::of(&mut connection, &stream.key()).await?;
+    stream.reading().unread(&extent);
+    stream.end_lost(from, extent.first, Instant::now());
     stream.condition_mut().heard = Instant::now();
     stream.hub.begin_by(from);
     stream.hub.set_in_past(true);
@@ -136,7 +138,7 @@ async fn take(stream: &MessageStream, read: Vec<Entry>, clock: &mut Option<Clock
             }
             return Taken::Again;
         }
-        stream.reading().position = id;
+        stream.reading().pass(id);
         last = Some(id);
         bytes += batch.len();
         if bytes >= SLICE {
@@ -213,6 +215,7 @@ impl Reading {
     /// Has the stream read from its beginning.
     pub(super) fn read_all_again(&mut self) {
         (self.position, self.safe, self.is_from_beginning) = (EntryId::default(), EntryId::default(), true);
+        self.ordinal = Ordinal::default();
     }
 
     /// Notes that entries are missing, and that the stream begins with the entry `first`.

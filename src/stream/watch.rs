@@ -136,14 +136,14 @@ impl<'a> Watch<'a> {
     /// Notes how far the reader is from the end of the stream.
     fn compare(&mut self, extent: &Extent, now: Instant) -> Result<(), Trouble> {
         let stream = self.stream;
-        let position = {
+        let (position, unread) = {
             let mut reading = stream.reading();
             if extent.last < reading.safe && reading.safe > EntryId::default() {
                 // Redis has lost what all its replicas had. New entries may stand anywhere.
                 reading.read_all_again();
                 return Err(Trouble::OtherHistory);
             }
-            reading.position
+            (reading.position, reading.unread(extent))
         };
         let is_behind = extent.tail.is_some_and(|tail| position < tail);
         let condition = stream.condition();
@@ -163,7 +163,7 @@ impl<'a> Watch<'a> {
         self.position = position;
         self.unread = extent.tail.filter(|_| is_behind);
         stream.change(|condition| {
-            (condition.last, condition.entries) = (extent.last, extent.entries);
+            (condition.last, condition.entries, condition.unread) = (extent.last, extent.entries, unread);
             condition.behind_from = is_behind.then(|| condition.behind_from.unwrap_or(now));
         });
         if is_behind && !condition.reads_again() && stream.condition().lag(now) > GRACE {
@@ -293,7 +293,7 @@ mod tests {
         stream.reading().position = entry(2);
         let mut look = |first, last| {
             let (first, tail) = (Some(entry(first)), Some(entry(last)));
-            watch.compare(&Extent { entries: 2, first, tail, last: entry(last) }, Instant::now()).unwrap();
+            watch.compare(&Extent { entries: 2, first, tail, last: entry(last), added: None }, Instant::now()).unwrap();
             stream.reading().lost_before
         };
         assert_eq!([look(1, 5), look(5, 9)], [None, None], "the last one of the look before is there");

@@ -2,7 +2,8 @@
 
 use super::jobs::{Audience, Jobs, begin, channels, first};
 use super::node::{config, metric, node, nodes, report, sum, with_keys};
-use crate::common::{Broker, Monitor, Random, Redis, Viewer, command, fence, task, until};
+use crate::common::http::{metrics, status};
+use crate::common::{Broker, Monitor, Random, Redis, Viewer, command, fence, run, task, until};
 
 #[test]
 fn viewers_of_both_nodes_get_every_byte() {
@@ -232,13 +233,37 @@ fn nodes_report_their_cluster() {
         is("connected", true.into());
         is("caught_up", true.into());
         is("reason", serde_json::Value::Null);
+        is("role", "primary".into());
         is("lag_seconds", serde_json::json!(0.0));
-        is("gaps", 0.into());
-        is("failovers", 0.into());
+        is("lag_entries", 0.into());
         is("buffer_max", (64 << 20).into());
-        assert!(report["role"].as_str().is_some_and(|role| ["master", "primary"].contains(&role)), "{report}");
-        for (gauge, value) in [("connected", 1), ("caught_up", 1), ("buffer_max_bytes", 64 << 20), ("buffer_bytes", 0)]
-        {
+        let counts = ["reconnects", "failovers", "gaps", "epochs", "reappended", "repeated", "trimmed_by_bound"];
+        for count in counts {
+            is(count, 0.into());
+        }
+        let output = run(&["status", &status(node).to_string()]);
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let position = report["position"].as_str().expect("an id");
+        for line in [
+            &format!("cluster     Redis {} (primary), read up to {position}; ", redis.address()),
+            "\n            0 entries and 0.0 s behind; ",
+            "\n            0 reconnects, 0 failovers, 0 gaps, 0 new streams, 0 batches put back, 0 batches sent again, 0 entries trimmed ",
+        ] {
+            assert!(text.contains(line), "{line:?} in {text}");
+        }
+        let metrics = metrics(status(node));
+        let primary = format!("recodex_monitor_cluster_primary_info{{server=\"{}\"}}", redis.address());
+        assert_eq!(metrics.count(&primary), 1);
+        let milliseconds: f64 = position.split('-').next().and_then(|id| id.parse().ok()).expect("an id");
+        let at = metrics.value("recodex_monitor_cluster_position_timestamp_seconds");
+        assert!((at * 1000.0 - milliseconds).abs() < 0.5, "{at} of {position}");
+        for (gauge, value) in [
+            ("connected", 1),
+            ("caught_up", 1),
+            ("lag_entries", 0),
+            ("buffer_max_bytes", 64 << 20),
+            ("buffer_bytes", 0),
+        ] {
             assert_eq!(metric(node, gauge), value, "{gauge}");
         }
         assert_eq!(metric(node, "stream_entries"), redis.entries());

@@ -10,8 +10,8 @@ use std::thread::panicking;
 use std::time::Duration;
 
 use common::exposition::Metrics;
-use common::http::{STATUS, ask, get, metrics, status};
-use common::{Broker, Monitor, Viewer, kill, open_directory, open_up, run_within, run_words, until};
+use common::http::{STATUS, ask, get, metrics, report, status};
+use common::{Broker, Monitor, Redis, Viewer, kill, open_directory, open_up, run_within, run_words, until};
 use serde_json::Value;
 use std::net::SocketAddr;
 use tempfile::TempDir;
@@ -56,8 +56,8 @@ fn promtool_finds_nothing_wrong_with_the_examples_and_the_tests_of_the_alerts_pa
     promtool(&["check", "config", path.to_str().expect("UTF-8")], None);
 }
 
-/// A monitor that has every metric there is.
-fn complete() -> (Monitor, TempDir) {
+/// A monitor that has every metric there is, and what it needs.
+fn complete() -> (Monitor, TempDir, Redis) {
     let directory = open_directory();
     let path = |name| directory.path().join(name).to_str().expect("UTF-8").to_owned();
     let (key, certificate) = (path("key.pem"), path("certificate.pem"));
@@ -83,9 +83,13 @@ fn complete() -> (Monitor, TempDir) {
     ]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     open_up(Path::new(&key));
-    // No Redis is at this address; the metrics of a cluster are there all the same.
-    let cluster = "cluster: {redis: [\"127.0.0.1:1\"]}\n";
-    (Monitor::start(&format!("{STATUS}tls: {{certificate: {certificate}, key: {key}}}\n{cluster}")), directory)
+    let redis = Redis::start(&[]);
+    let cluster = format!("cluster: {{redis: [\"{}\"]}}\n", redis.address());
+    let monitor = Monitor::start(&format!("{STATUS}tls: {{certificate: {certificate}, key: {key}}}\n{cluster}"));
+    // The position is known once something was read.
+    Broker::connect(monitor.brokers).task("job", "1");
+    until("an entry was read", || (report(&monitor)["cluster"]["position"] != "0-0").then_some(()));
+    (monitor, directory, redis)
 }
 
 /// A metric, and labels with the values of which each must be there.
@@ -155,7 +159,7 @@ fn texts(value: &Value, keys: &[&str], into: &mut Vec<String>) {
 
 #[test]
 fn every_metric_and_label_that_alerts_and_dashboard_name_is_there() {
-    let (monitor, _directory) = complete();
+    let (monitor, _directory, _redis) = complete();
     let metrics = metrics(status(&monitor));
     let load = |path: &Path, keys: &[&str]| {
         let text = read_to_string(path).expect("it is there");

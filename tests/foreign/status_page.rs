@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::browser::Chromium;
 use common::http::{STATUS, status};
-use common::{Broker, DEADLINE, Monitor, Viewer};
+use common::{Broker, DEADLINE, Monitor, Redis, Viewer};
 use serde_json::{Value, json};
 
 /// A script that notes errors and forbidden actions of the page, from before its first script.
@@ -195,6 +195,49 @@ async fn the_page_goes_from_not_ready_to_ready_and_its_figures_follow() {
     drop(viewers);
     page.shows("viewers", "0 of 1,234").await;
     page.is_clean().await;
+    page.chromium.leave().await;
+}
+
+/// Without `cluster` there is no tile of it.
+#[tokio::test]
+async fn a_node_of_a_cluster_shows_its_way_to_redis() {
+    let mut redis = Redis::start(&[]);
+    let address = redis.address();
+    let alone = Monitor::start(STATUS);
+    let monitor = Monitor::start(&format!("{STATUS}cluster: {{redis: [\"{address}\"]}}\n"));
+    let broker = Broker::connect(monitor.brokers);
+    broker.task("job", "1");
+    Viewer::watch(monitor.viewers, "job").text();
+    let page = Page::open(&monitor).await;
+    let hidden = "return document.getElementById('cluster-tile').hidden";
+    page.until("cluster", |text| text.contains("1 entries, ")).await;
+    assert_eq!(page.get(hidden).await, false);
+    let lines = "return [...document.querySelectorAll('#cluster p')].map(line => line.textContent)";
+    let lines: Vec<String> = serde_json::from_value(page.get(lines).await).expect("a list of texts");
+    let position = common::http::report(&monitor)["cluster"]["position"].as_str().expect("an id").to_owned();
+    assert_eq!(lines[..4], ["up to date", &format!("{address} (primary)"), "", "0 entries and 0.0 s behind"]);
+    assert!(
+        lines[4].starts_with("1 entries, ") && lines[4].ends_with(&format!(", read up to {position}")),
+        "{lines:?}"
+    );
+    assert!(lines[5].starts_with("0 B of 64 MiB wait for Redis, "), "{lines:?}");
+    let counts = "0 reconnects, 0 failovers, 0 gaps, 0 new streams, 0 batches put back, 0 sent again, 0 entries trimmed by the bound";
+    assert_eq!(lines[6..], [counts]);
+    page.screenshot("cluster").await;
+
+    redis.kill();
+    page.until("cluster", |text| text.starts_with("no Redis")).await;
+    let class = page.get("return document.getElementById('cluster-tile').className").await;
+    assert!(class.as_str().is_some_and(|class| class.contains("tint bad")), "{class}");
+    // How many entries there are meanwhile cannot be known.
+    page.until("cluster", |text| text.contains(" s behind") && !text.contains(" entries and ")).await;
+    page.is_clean().await;
+    page.chromium.leave().await;
+
+    let page = Page::open(&alone).await;
+    page.shows("connection", "live").await;
+    page.until("viewers", |viewers| viewers.starts_with("0 of ")).await;
+    assert_eq!(page.get(hidden).await, true);
     page.chromium.leave().await;
 }
 
