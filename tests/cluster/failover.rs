@@ -92,6 +92,12 @@ fn a_replica_under_sentinels_dies_unnoticed() {
 }
 
 #[test]
+fn a_replica_under_sentinels_ends_unnoticed() {
+    let scene = Scene::start(2, &["--min-replicas-to-write", "1"]).loses_nothing(|servers, _| servers[1].stop());
+    assert_eq!(sum(&[&scene.nodes[0], &scene.nodes[1]], "reconnects_total"), 0);
+}
+
+#[test]
 fn a_sentinel_dies_unnoticed() {
     let mut scene = Scene::start(1, &[]);
     scene.sentinels.kill(0);

@@ -1,6 +1,6 @@
 //! Nodes that are killed, stopped and ended: the viewers of other nodes do not notice it, and nothing that was taken is lost.
 
-use super::jobs::{Audience, Jobs, LongJob, channels, to_the_end};
+use super::jobs::{Audience, Jobs, LongJob, channels, first, to_the_end};
 use super::node::{again, config, node, nodes, sum, wait_ready};
 use crate::common::pause::paused_process;
 use crate::common::{Broker, Redis, Viewer, command, fence, task};
@@ -132,6 +132,33 @@ fn a_stop_loses_nothing_that_was_taken() {
     let (mut late, _) = to_the_end(&mut Viewer::watch(nodes[1].viewers, "job"));
     late.pop();
     assert_eq!(late, elsewhere);
+}
+
+/// A stop of a node without a broker.
+#[test]
+fn viewers_do_not_notice_that_another_node_ends() {
+    let redis = Redis::start(&[]);
+    let mut nodes = nodes(3, &config(redis.address(), ""));
+    let mut others = [0, 2].map(|index: usize| Viewer::watch(nodes[index].viewers, "job"));
+    let mut there = Viewer::watch(nodes[1].viewers, "job");
+    let job = LongJob::begin(Broker::connect(nodes[0].brokers), "job", Duration::from_millis(2));
+    let beginning = first(&mut there, 50);
+    nodes[1].stop();
+    // Its own viewers have a beginning of the job, and their dialogs end.
+    let (mut rest, code) = to_the_end(&mut there);
+    assert_eq!((rest.pop(), code), (Some(command("FINISHED")), Some(1001)));
+    let seen = [beginning, rest].concat();
+    // The job goes on after the stop.
+    let more = first(&mut others[1], seen.len() + 50);
+    let sent = job.finish();
+    assert!(sent.starts_with(&seen) && sent.len() > seen.len() + 1, "a beginning of the job, in order");
+    others[0].texts(&sent);
+    others[1].texts(&sent[more.len()..]);
+    for viewer in &mut others {
+        viewer.closes(1000);
+    }
+    let both = [&nodes[0], &nodes[2]];
+    assert_eq!(sum(&both, "reconnects_total") + sum(&both, "gaps_total") + sum(&both, "repeated_batches_total"), 0);
 }
 
 #[test]

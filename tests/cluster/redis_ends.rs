@@ -116,28 +116,44 @@ fn a_network_to_redis_that_stalls_loses_nothing() {
     jobs.are_whole_at(&[both[0], both[1], &node(&config)]);
 }
 
-/// Nobody waits for it: the messages are at the primary.
-#[test]
-fn a_replica_that_dies_is_noticed_by_nobody() {
+/// Does something with a replica, and asserts that nobody notices it: nobody waits for it, since the messages are at the primary.
+fn nobody_notices(harm: impl FnOnce(&mut Redis, &mut dyn FnMut())) {
     let primary = Redis::start(&[]);
     let mut replica = Redis::replica_of(&primary, &[]);
     let nodes = nodes(2, &config(primary.address(), ""));
     let both = [&nodes[0], &nodes[1]];
     let (broker, names, mut jobs, mut audience) = begin(&both, 4);
-    jobs.tasks(&broker, &names, 100);
-    replica.freeze();
-    jobs.tasks(&broker, &names, 100);
-    fence(&nodes[0], &broker);
-    replica.thaw();
-    replica.kill();
-    jobs.tasks(&broker, &names, 100);
-    fence(&nodes[0], &broker);
+    let mut send = || {
+        jobs.tasks(&broker, &names, 100);
+        fence(&nodes[0], &broker);
+    };
+    send();
+    harm(&mut replica, &mut send);
+    send();
     replica.begin();
     replica.wait_online(&primary);
     jobs.finish(&broker, &names);
     audience.get_all(&jobs);
     jobs.are_whole_at(&both);
     assert_eq!(sum(&both, "reconnects_total") + sum(&both, "repeated_batches_total"), 0);
+}
+
+#[test]
+fn a_replica_that_dies_is_noticed_by_nobody() {
+    nobody_notices(|replica, send| {
+        replica.freeze();
+        send();
+        replica.thaw();
+        replica.kill();
+    });
+}
+
+#[test]
+fn a_replica_that_ends_is_noticed_by_nobody() {
+    nobody_notices(|replica, send| {
+        send();
+        replica.stop();
+    });
 }
 
 /// The batches that an ingest keeps until replicas have them.
