@@ -45,6 +45,8 @@ pub(crate) struct Condition {
     pub(crate) refused_since: Option<Instant>,
     /// The time of the last look that saw a replica.
     pub(super) last_replica: Option<Instant>,
+    /// The value of `last_replica` for which it was said that no replica is expected any more.
+    pub(super) given_up: Option<Instant>,
     /// The last entry of the stream, as far as it is known.
     pub(crate) last: EntryId,
     /// The number of entries in the stream.
@@ -69,6 +71,7 @@ impl Condition {
             heard: now,
             refused_since: None,
             last_replica: None,
+            given_up: None,
             last: EntryId::default(),
             entries: 0,
             unread: None,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The time without a replica after which none is expected any more.
-const NO_REPLICA: Duration = Duration::from_secs(600);
+pub(super) const NO_REPLICA: Duration = Duration::from_secs(600);
 
 /// The points that replicas have still to reach, the oldest first.
 #[derive(Debug, Default)]

@@ -241,7 +241,7 @@ mod tests {
         let mut known = None;
         let ended = async {
             tokio::select! {
-                Err(trouble) = session(stream, &mut known) => Some(trouble),
+                Err(trouble) = Box::pin(session(stream, &mut known)) => Some(trouble),
                 () = done => None,
             }
         };

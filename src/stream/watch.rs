@@ -10,7 +10,8 @@ use crate::stream::MessageStream;
 use crate::stream::condition::{GRACE, Reach};
 use crate::stream::connect::Connection;
 use crate::stream::extent::Extent;
-use crate::stream::safe::Marks;
+use crate::stream::ingest::KEPT_LEAST;
+use crate::stream::safe::{Marks, NO_REPLICA};
 use crate::stream::session::{Replication, Trouble, ask};
 use crate::stream::writer::is_refusal;
 use redis::{Cmd, FromRedisValue};
@@ -126,6 +127,16 @@ impl<'a> Watch<'a> {
             let mut condition = self.stream.condition_mut();
             if !replication.replicas.is_empty() || self.stream.has_sentinels && condition.last_replica.is_none() {
                 condition.last_replica = Some(now);
+            }
+            let is_over = condition.last_replica.is_some_and(|seen| now.duration_since(seen) >= NO_REPLICA);
+            if is_over && condition.given_up != condition.last_replica {
+                condition.given_up = condition.last_replica;
+                log::warn!(
+                    "Redis has had no replica for {} s: this node keeps what it has appended for {} s from now on, and a failover to a \
+                     server without it loses it",
+                    NO_REPLICA.as_secs(),
+                    KEPT_LEAST.as_secs()
+                );
             }
             condition.last_replica
         };
@@ -298,5 +309,23 @@ mod tests {
         };
         assert_eq!([look(1, 5), look(5, 9)], [None, None], "the last one of the look before is there");
         assert_eq!((look(10, 12), stream.metrics.cluster.gaps.get()), (Some(entry(10)), 1));
+    }
+
+    #[tokio::test]
+    async fn it_is_noted_once_that_no_replica_is_expected_any_more() {
+        let redis = Redis::start().await;
+        let stream = node(redis.port);
+        let mut watch = Watch::new(&stream, stream.connected().await);
+        let now = Instant::now();
+        let mut is_said_after = |seconds, replicas: &[u64]| {
+            let replication = Replication { replicas: replicas.to_vec(), ..Replication::default() };
+            watch.safe(&replication, entry(1), now + Duration::from_secs(seconds));
+            let condition = stream.condition();
+            condition.given_up.is_some() && condition.given_up == condition.last_replica
+        };
+        assert!(!is_said_after(0, &[]), "there was none");
+        assert!(!is_said_after(1, &[1]) && !is_said_after(600, &[]));
+        assert!(is_said_after(601, &[]) && is_said_after(602, &[]));
+        assert!(!is_said_after(603, &[1]) && is_said_after(1203, &[]));
     }
 }
