@@ -210,6 +210,7 @@ impl Data {
                     self.changed.notify_waiters();
                     b":1\r\n".to_vec()
                 }
+                "XTRIM" => b":0\r\n".to_vec(),
                 "XINFO" => {
                     if !is_watch {
                         self.noted().await;

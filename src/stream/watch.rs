@@ -255,6 +255,14 @@ impl<'a> Watch<'a> {
             recent = recent.max(*last);
             self.past.pop_front();
         }
+        // Also if nothing is trimmed by it: the hub forgets its notes of what is not needed any more.
+        let needed = (self.looks % TRIM_EVERY == TRIM_EVERY - 1).then(|| {
+            let unneeded = {
+                let reading = stream.reading();
+                reading.safe.min(reading.position).min(recent)
+            };
+            stream.hub.first_needed(unneeded)
+        });
         let (bytes, bound) = (stream.condition().bytes, stream.stream_bytes.load(Ordering::Relaxed) as u64);
         if bytes > bound && extent.entries > 1 {
             let fit = u64::try_from(u128::from(extent.entries) * u128::from(bound) / u128::from(bytes)).unwrap_or(0);
@@ -273,16 +281,7 @@ impl<'a> Watch<'a> {
             return Ok(());
         }
         let agrees = stream.condition().other_limits.is_none_or(|at| at.elapsed() > OTHER_LIMITS);
-        if !agrees || self.looks % TRIM_EVERY != TRIM_EVERY - 1 {
-            return Ok(());
-        }
-        let (safe, position) = {
-            let reading = stream.reading();
-            (reading.safe, reading.position)
-        };
-        let unneeded = safe.min(position).min(recent);
-        let needed = stream.hub.first_needed(unneeded);
-        if extent.first.is_some_and(|first| first < needed) {
+        if let Some(needed) = needed.filter(|needed| agrees && extent.first.is_some_and(|first| first < *needed)) {
             // Not about there: an earlier beginning may be between FINISHED and a message that was dropped.
             let trim = redis::cmd("XTRIM").arg(stream.key()).arg("MINID").arg("=").arg(needed.to_string()).clone();
             self.try_to::<u64>("XTRIM", &trim).await?;
@@ -294,7 +293,8 @@ impl<'a> Watch<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::testing::{Redis, entry, node};
+    use crate::stream::clock::Time;
+    use crate::stream::testing::{Redis, batch, entry, node};
 
     #[tokio::test]
     async fn entries_that_are_removed_before_they_were_read_are_noticed() {
@@ -309,6 +309,29 @@ mod tests {
         };
         assert_eq!([look(1, 5), look(5, 9)], [None, None], "the last one of the look before is there");
         assert_eq!((look(10, 12), stream.metrics.cluster.gaps.get()), (Some(entry(10)), 1));
+    }
+
+    #[tokio::test]
+    async fn notes_of_dropped_messages_are_forgotten_also_while_nothing_is_trimmed_by_need() {
+        let redis = Redis::start().await;
+        let stream = node(redis.port);
+        let mut watch = Watch::new(&stream, stream.connected().await);
+        let now = Instant::now();
+        let past = Time { at: now.checked_sub(Duration::from_secs(3600)).unwrap(), is_known: false };
+        let extent = Extent { entries: 9, first: Some(entry(1)), tail: None, last: entry(900_000), added: None };
+        (stream.reading().position, stream.reading().safe) = (extent.last, extent.last);
+        // Other limits, and a stream over its bound.
+        for (number, (limits, bytes)) in (1..).step_by(2).zip([(Some(now), 0), (None, u64::MAX)]) {
+            for (number, command) in [(number, "FINISHED"), (number + 1, "TASK")] {
+                stream.apply(entry(number), &batch(&stream, number, command), past, false);
+            }
+            stream.hub.expire(now);
+            assert_eq!(stream.hub.dropped(), [(entry(number), entry(number + 1))]);
+            stream.change(|condition| (condition.other_limits, condition.bytes) = (limits, bytes));
+            watch.looks = TRIM_EVERY - 1;
+            watch.trim(&extent, now).await.unwrap();
+            assert_eq!(stream.hub.dropped(), []);
+        }
     }
 
     #[tokio::test]
