@@ -377,17 +377,6 @@ impl Viewer {
         std::mem::take(&mut self.unread)
     }
 
-    /// Reads the answer to an upgrade request; returns false if the monitor refuses for its limit of viewers.
-    pub(crate) fn upgrade_or_refusal(&mut self) -> bool {
-        let end = Instant::now() + DEADLINE;
-        while self.unread.len() < "HTTP/1.1 503".len() && self.fill(end) {}
-        if self.unread.is_empty() || self.unread.starts_with(b"HTTP/1.1 503") {
-            return false;
-        }
-        self.read_upgrade();
-        true
-    }
-
     /// Returns true if the connection ends within `time`, whatever comes before.
     pub(crate) fn is_gone_within(&mut self, time: Duration) -> bool {
         let end = Instant::now() + time;

@@ -178,7 +178,7 @@ fn a_file_that_is_being_saved_is_taken_up_once_it_is_whole() {
     reloadable.write("clients: {max: 2}\n");
     reloadable.monitor.wait_log("the configuration is taken up");
     let _viewers = [Viewer::upgraded(reloadable.monitor.viewers), Viewer::upgraded(reloadable.monitor.viewers)];
-    assert!(!Viewer::connected(reloadable.monitor.viewers).upgrade_or_refusal(), "clients.max is 2");
+    assert!(Viewer::connected(reloadable.monitor.viewers).upgrade_or_end().is_none(), "clients.max is 2");
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn a_reload_is_told_and_applies_levels_limits_and_times() {
     manager.hears("READY=1");
     let broker = Broker::connect(monitor.brokers);
     let mut first = Viewer::subscribed(monitor.viewers, "job");
-    assert!(!Viewer::connected(monitor.viewers).upgrade_or_refusal(), "clients.max is 1");
+    assert!(Viewer::connected(monitor.viewers).upgrade_or_end().is_none(), "clients.max is 1");
 
     reloadable.reload("history: {release_failed: 0.2}\nclients: {max: 2}\nlogger: {level: debug}\n");
     let message = manager.hears("RELOADING=1");

@@ -82,7 +82,7 @@ fn by_default_viewers_leave_descriptors_to_brokers() {
     loop {
         let mut viewer = Viewer::connected(scene.monitor.viewers);
         viewer.send_raw(common::viewer::upgrade_request("/").as_bytes());
-        if !viewer.upgrade_or_refusal() {
+        if viewer.upgrade_or_end().is_none() {
             break;
         }
         viewer.send_text("crowd");

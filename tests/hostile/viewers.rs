@@ -322,7 +322,7 @@ fn ten_thousand_connects_at_once_are_served_or_refused() {
         })
         .collect();
     let took = start.elapsed();
-    let served = crowd.iter_mut().filter_map(|viewer| viewer.upgrade_or_refusal().then_some(())).count();
+    let served = crowd.iter_mut().filter_map(|viewer| viewer.upgrade_or_end().is_some().then_some(())).count();
     eprintln!("{number} connects in {took:?}, {served} served, {} KiB", scene.monitor.rss_kib());
     assert_eq!(served, number.min(4000 - 1));
     serves_at_once(&mut scene, "a crowd that has come");

@@ -35,7 +35,7 @@ fn crowd(monitor: &Monitor, most: usize) -> Vec<Viewer> {
     while crowd.len() < most {
         let mut viewer = Viewer::connected(monitor.viewers);
         viewer.send_raw(upgrade_request("/").as_bytes());
-        if !viewer.upgrade_or_refusal() {
+        if viewer.upgrade_or_end().is_none() {
             break;
         }
         viewer.send_text("job");

@@ -188,7 +188,7 @@ fn who_is_refused_or_closed_is_counted_by_reason_or_code_and_nothing_says_whose_
     let _there: Vec<_> = (0..3).map(|_| Viewer::subscribed(monitor.viewers, "secret-channel")).collect();
     let mut one_more = Viewer::connected(monitor.viewers);
     one_more.send_raw(upgrade_request("/").as_bytes());
-    assert!(!one_more.upgrade_or_refusal());
+    assert!(one_more.upgrade_or_end().is_none());
     drop(one_more);
     let full = "recodex_monitor_refused_viewers_total{reason=\"full\"}";
     let metrics = metrics_when(&monitor, "the refusal is counted", |metrics| metrics.count(full) > 0);

@@ -120,8 +120,10 @@ fn one_more_than_clients_max_gets_503_and_silent_ones_are_closed_for_others() {
     scene.relays();
     drop(second);
     until("there is room again", || {
-        let viewer = scene.server.connected().try_secured(&scene.server.trust).ok()?;
-        drop(viewer.upgrade(&[]).subscribe("job"));
+        let mut viewer = scene.server.connected().try_secured(&scene.server.trust).ok()?;
+        viewer.try_send_raw(upgrade_request("/").as_bytes()).ok()?;
+        viewer.upgrade_or_end()?;
+        drop(viewer.subscribe("job"));
         Some(())
     });
 }

@@ -270,7 +270,7 @@ fn over_clients_max_is_answered_503_until_one_has_left() {
     let mut next = until("there is room again", || {
         let mut next = Viewer::connected(monitor.viewers);
         next.send_raw(upgrade_request("/").as_bytes());
-        next.upgrade_or_refusal().then_some(next)
+        next.upgrade_or_end().is_some().then_some(next)
     });
     next.send_text("job");
     next.texts(&[command("STARTED")]);

@@ -23,7 +23,7 @@ fn settings_that_are_new_hold_for_what_is_taken_over() {
     service.monitor.wait_log("took over 3 viewers");
     peer.is_closed();
     service.monitor.wait_logged(&["zeromq.allow no longer names it"]);
-    assert!(!Viewer::connected(service.monitor.viewers).upgrade_or_refusal(), "there is no place for a fourth");
+    assert!(Viewer::connected(service.monitor.viewers).upgrade_or_end().is_none(), "there is no place for a fourth");
     service.ends();
     service.config = String::new();
     service.begins();
