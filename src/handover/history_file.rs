@@ -26,6 +26,9 @@ const TIMES: usize = 2;
 /// The bytes of a file that do not count as history, at most.
 const SLACK: usize = 1024 * 1024;
 
+/// The most bytes of memory for the list of the messages that wait for Redis, if there is no `cluster` any more.
+const LOST: usize = 16 * 1024 * 1024;
+
 /// The thing at a path.
 enum Found {
     Nothing,
@@ -234,8 +237,15 @@ fn restore(file: &File, hub: &Hub, stream: Option<&MessageStream>, limits: &Hist
     }
     let mut bytes = Vec::with_capacity(length);
     file.take(length as u64).read_to_end(&mut bytes)?;
-    // A file has no connections.
-    let mut state = State::decode(&bytes, Limits { cost: limit, connections: 0, unread: false })?;
+    let limits_of_file = Limits {
+        cost: limit,
+        // A file has no connections.
+        connections: 0,
+        unread: false,
+        stream: stream.map_or(LOST, MessageStream::saved_bytes),
+        has_stream: stream.is_some(),
+    };
+    let mut state = State::decode(&bytes, limits_of_file)?;
     let age = Duration::from_millis(state::now().saturating_sub(state.written));
     let is_old = age > limits.finished.duration();
     if let Some(mut saved) = state.stream.take() {

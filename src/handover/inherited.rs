@@ -25,6 +25,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The lists of the stream's part take at most this many times the bytes of a state: ingests have random ids, and batches have a head.
+const STREAM_TIMES: usize = 8;
+
 /// The connections and the history that the previous process handed over. Viewers in it that are dropped are told that the monitor
 /// stops.
 #[derive(Debug)]
@@ -144,7 +147,13 @@ impl Drop for Inherited {
 /// and viewers for those. Brings the sockets into the order of the state: first the links, then the viewers.
 fn decode<'a>(bytes: &'a [u8], sockets: &mut Vec<OwnedFd>, sent: usize, complete: bool) -> Result<State<'a>, String> {
     // The history is not limited here: `resume` drops what exceeds `history.total_bytes`.
-    let limits = Limits { cost: usize::MAX, connections: sent, unread: false };
+    let limits = Limits {
+        cost: usize::MAX,
+        connections: sent,
+        unread: false,
+        stream: bytes.len().saturating_mul(STREAM_TIMES),
+        has_stream: true,
+    };
     let mut state = State::decode(bytes, limits).map_err(|e| e.to_string())?;
     state.close_complete();
     match state.pair(sockets) {

@@ -45,6 +45,9 @@ pub enum Refused {
     /// It would take more memory than it may.
     #[error("it is larger than twice history.total_bytes")]
     TooLarge,
+    /// Its part of the stream would take more memory than it may.
+    #[error("its part for the cluster is too large (cluster.buffer)")]
+    StreamTooLarge,
     /// It contradicts itself.
     #[error("it is not consistent: {0}")]
     Inconsistent(&'static str),

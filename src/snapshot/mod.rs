@@ -5,5 +5,6 @@ pub(crate) mod encoding;
 mod fitting;
 mod format2;
 pub(crate) mod reading;
+mod reading_stream;
 pub(crate) mod state;
 pub(crate) mod stream;

@@ -2,6 +2,7 @@
 
 use crate::snapshot::encoding::{FORMAT, FORMAT_2, HEAD, Refused, is_ours};
 use crate::snapshot::format2;
+use crate::snapshot::reading_stream;
 use crate::snapshot::state::{Lifecycle, Link, Run, State, Viewer};
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
@@ -15,15 +16,20 @@ pub struct Limits {
     pub connections: usize,
     /// True if runs that are draining and have no viewer are kept; else they are left out.
     pub unread: bool,
+    /// The most bytes of memory that the lists of the stream's part may take. The bytes of batches stay where they are, and do not count.
+    pub stream: usize,
+    /// True if the stream's part is read whole; else only up to what waits for Redis, to say what is lost.
+    pub has_stream: bool,
 }
 
 impl Limits {
     /// No limits.
-    pub const NONE: Self = Self { cost: usize::MAX, connections: usize::MAX, unread: true };
+    pub const NONE: Self =
+        Self { cost: usize::MAX, connections: usize::MAX, unread: true, stream: usize::MAX, has_stream: true };
 }
 
 /// Takes the next value off `rest`.
-fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Result<T, Refused> {
+pub(super) fn take<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Result<T, Refused> {
     let (value, after) = postcard::take_from_bytes(rest)?;
     *rest = after;
     Ok(value)
@@ -100,7 +106,7 @@ impl<'a> State<'a> {
         }
         let links: Vec<Link<'a>> = take_all::<Link<'a>, _>(&mut rest, limits.connections)?;
         let mut viewers: Vec<Viewer<'a>> = take_all::<V, _>(&mut rest, limits.connections)?;
-        let stream = if named { take(&mut rest)? } else { None };
+        let stream = if named { reading_stream::read(&mut rest, limits)? } else { None };
         if !rest.is_empty() {
             return Err(Refused::Inconsistent("something follows its end"));
         }

@@ -71,8 +71,11 @@ pub struct Batch<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
+/// The most ranges of missing numbers that are remembered of one ingest. The oldest is given up for a new one.
+pub(crate) const MAX_MISSING: usize = 64;
+
 /// The numbers of an ingest's batches that a node has read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReadFrom {
     /// The ingest.
     pub ingest: u64,
@@ -80,25 +83,22 @@ pub struct ReadFrom {
     pub last: u64,
     /// The last entry that was read.
     pub at: EntryId,
-    /// Ranges of smaller numbers that were not read, the ends included.
+    /// Ranges of smaller numbers that were not read, the ends included; at most [`MAX_MISSING`].
     pub missing: Vec<(u64, u64)>,
 }
 
-/// All that one process tells the next about the stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// All that one process tells the next about the stream. `reading_stream.rs` reads it, in the order of the fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StreamState<'a> {
     /// The name of the service: `cluster.name`.
-    #[serde(borrow)]
     pub name: Cow<'a, str>,
     /// The id of the ingest.
     pub ingest: u64,
     /// The number of its next batch.
     pub next: u64,
     /// The batches that Redis has not answered.
-    #[serde(borrow)]
     pub waiting: Vec<Batch<'a>>,
     /// The last batches that Redis has answered, which a failover may cut off.
-    #[serde(borrow)]
     pub kept: Vec<Batch<'a>>,
     /// The batches that were read.
     pub seen: Vec<ReadFrom>,
@@ -107,7 +107,6 @@ pub struct StreamState<'a> {
     /// The entry up to which no failover cuts anything off.
     pub safe: EntryId,
     /// The stream's epoch, if it is known.
-    #[serde(borrow)]
     pub epoch: Option<Cow<'a, str>>,
     /// The messages that came after FINISHED and were dropped: the entry of the last message of each run, and that of the last one that
     /// was dropped.

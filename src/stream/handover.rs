@@ -63,7 +63,10 @@ impl MessageStream {
         self.work.notify_one();
     }
 
-    /// Returns the bytes that the state of a stream may have in a file.
+    /// Returns the bytes that the state of a stream may have in a file, and those that its lists may take in memory.
+    ///
+    /// Batches are small only while Redis answers at once, so at most `cluster.buffer` bytes are in small ones. The smallest has more than
+    /// half of the bytes that it takes in a list.
     pub(crate) fn saved_bytes(&self) -> usize {
         const SLACK: usize = 16 * 1024 * 1024;
         2 * self.buffer.load(Ordering::Relaxed) + SLACK

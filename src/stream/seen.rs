@@ -3,11 +3,8 @@
 //! A batch may be in the stream twice: it was sent again, or put back after a failover. It counts once. A number that is left out is a
 //! gap: the batch may stand elsewhere in the stream, come later, or be lost.
 
-use crate::snapshot::stream::{EntryId, ReadFrom};
+use crate::snapshot::stream::{EntryId, MAX_MISSING, ReadFrom};
 use std::collections::HashMap;
-
-/// The most ranges of missing numbers that are remembered of one ingest. The oldest is given up for a new one.
-const MAX_MISSING: usize = 64;
 
 /// The number of ingests up to which none is forgotten. Each process that does not go on from another is a new one.
 const MAX_INGESTS: usize = 4096;

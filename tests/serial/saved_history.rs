@@ -253,6 +253,36 @@ fn saved(runs: Vec<Run<'_>>) -> Vec<u8> {
     state.encode().expect("it is small")
 }
 
+/// Returns a saved history without runs, whose part of a cluster's stream has these bytes in the place of its lists: of the batches that
+/// wait, those that are kept, the numbers that were read, and the dropped messages.
+pub(crate) fn saved_stream([waiting, kept, seen, dropped]: [&[u8]; 4]) -> Vec<u8> {
+    const HEAD: usize = 24;
+    let mut bytes = saved(Vec::new());
+    assert_eq!(bytes.pop(), Some(0), "it has no stream");
+    let (name, ingest, next) = (b"\x07recodex", b"\x07", b"\x01");
+    let (entries, epoch) = ([0; 4], [0]);
+    for part in [&[1][..], name, ingest, next, waiting, kept, seen, &entries, &epoch, dropped] {
+        bytes.extend(part);
+    }
+    let (length, checksum) = ((bytes.len() - HEAD) as u64, crc32fast::hash(&bytes[HEAD..]));
+    bytes[12..20].copy_from_slice(&length.to_le_bytes());
+    bytes[20..24].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// Returns a list of `count` equal values, as it is encoded.
+pub(crate) fn list_of(count: usize, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = count;
+    while rest > 0x7f {
+        bytes.push(u8::try_from(rest & 0x7f).expect("it has 7 bits") | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(u8::try_from(rest).expect("it has 7 bits"));
+    bytes.extend(value.repeat(count));
+    bytes
+}
+
 fn put(path: &PathBuf, bytes: &[u8]) {
     fs::write(path, bytes).expect("it is ours");
     open_up(path);
@@ -375,6 +405,37 @@ fn a_hostile_history_takes_no_more_memory_than_history_may() {
         monitor.wait_log(said);
         let peak = monitor.peak_kib();
         assert!(peak < 64 * 1024, "{said}: {peak} KiB");
+    }
+}
+
+/// The lists of the stream take up to 20 times as much memory as in the file.
+#[test]
+fn a_hostile_state_of_the_stream_takes_no_more_memory_than_cluster_buffer_may() {
+    const COUNT: usize = 2_500_000;
+    let _alone = alone();
+    let directory = common::open_directory();
+    let path = directory.path().join("history");
+    let alone = format!("history: {{state: '{}', total_bytes: 16777216}}\n", path.display());
+    let cluster = format!("{alone}cluster: {{redis: [\"127.0.0.1:1\"], buffer: 1048576}}\n");
+    let (batches, none) = (list_of(COUNT, &[1, 0, 0]), &[0][..]);
+    let one_ingest = [&[1, 1, 1, 0, 0][..], &list_of(COUNT, &[0, 0])].concat();
+    let (ingests, dropped) = (list_of(COUNT, &[0; 5]), list_of(COUNT, &[0; 4]));
+    let (large, missing) = ("its part for the cluster is too large", "more missing batches than are remembered");
+    for (what, lists, said) in [
+        ("waiting", [&batches[..], none, none, none], [large, large]),
+        ("kept", [none, &batches, none, none], [large, "took up 0 channels"]),
+        ("seen", [none, none, &ingests, none], [large, "took up 0 channels"]),
+        ("missing", [none, none, &one_ingest, none], [missing, "took up 0 channels"]),
+        ("dropped", [none, none, none, &dropped], [large, "took up 0 channels"]),
+    ] {
+        let bytes = saved_stream(lists);
+        for (config, said) in [&cluster, &alone].into_iter().zip(said) {
+            put(&path, &bytes);
+            let monitor = Monitor::start(config);
+            monitor.wait_log(said);
+            let peak = monitor.peak_kib();
+            assert!(peak < 64 * 1024, "{what}, {said}: {peak} KiB");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{pair, state, takes_over, takes_over_at};
 use crate::alone;
 use crate::common::{Event, Manager, Viewer, until};
+use crate::saved_history::{list_of, saved_stream};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use recodex_monitor::internals::peer::Peer;
 use recodex_monitor::internals::snapshot::state::{Lifecycle, Run, Stage, State, Viewer as Left};
@@ -77,6 +78,8 @@ fn a_hostile_state_takes_little_memory() {
         origin: None,
     };
     let runs = (0..1_600_000).map(draining).collect();
+    // 3 bytes each take 56 in memory.
+    let waiting = saved_stream([&list_of(4_000_000, &[1, 0, 0]), &[0], &[0], &[0]]);
     let nobody = Left { cookie: 1, peer: Peer::Unix, stage: Stage::Naming, received: b"".into(), unsent: b"".into() };
     let of = |runs, viewers: Vec<Left<'_>>| {
         let (links, viewers) = (Cow::default(), viewers.into());
@@ -99,6 +102,7 @@ fn a_hostile_state_takes_little_memory() {
         (&[][..], of(runs, Vec::new()), "took over 0 viewers, 0 brokers and 0 channels"),
         (&[&server], of(Vec::new(), vec![nobody; 1_600_000]), "more connections than came with it"),
         (&[&server], of(Vec::new(), vec![long]), "more of a viewer than can wait"),
+        (&[], waiting, "its part for the cluster is too large"),
     ] {
         let (line, monitor) = takes_over(sockets, &bytes);
         assert!(line.contains(said), "{line}");
