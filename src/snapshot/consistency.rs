@@ -1,6 +1,7 @@
 //! The checks of a state that was decoded: it must not contradict itself.
 
 use crate::snapshot::state::{Lifecycle, Run, Stage, State, Viewer};
+use crate::snapshot::stream::{ReadFrom, StreamState};
 use crate::wire::message::MAX_CHANNEL_ID;
 use crate::wire::ws_frame::checked_frame_length;
 use crate::wire::zmtp;
@@ -38,6 +39,21 @@ impl State<'_> {
         if self.viewers.iter().any(too_long) {
             return Err("more of a viewer than can wait");
         }
+        self.stream.as_ref().map_or(Ok(()), StreamState::check)
+    }
+}
+
+impl StreamState<'_> {
+    /// Checks the numbers of batches: they are counted on from.
+    fn check(&self) -> Result<(), &'static str> {
+        if !(1..=u64::MAX / 2).contains(&self.next) {
+            return Err("a number of the next batch that cannot be");
+        }
+        let is_possible =
+            |read: &ReadFrom| read.missing.iter().all(|(first, last)| (1..=*last).contains(first) && *last < read.last);
+        if !self.seen.iter().all(is_possible) {
+            return Err("missing batches that cannot be");
+        }
         Ok(())
     }
 }
@@ -68,5 +84,43 @@ impl Run<'_> {
             boundary = self.start + at as u64;
         }
         offsets.next().map_or(Ok(()), |_| Err("a viewer in the middle of a frame"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::stream::EntryId;
+
+    #[test]
+    fn numbers_of_batches_that_cannot_be_counted_on_from_are_refused() {
+        let state = |next, last, missing: &[(u64, u64)]| StreamState {
+            name: "recodex".into(),
+            ingest: 7,
+            next,
+            waiting: vec![],
+            kept: vec![],
+            seen: vec![ReadFrom { ingest: 8, last, at: EntryId::default(), missing: missing.to_vec() }],
+            position: EntryId::default(),
+            safe: EntryId::default(),
+            epoch: None,
+            dropped: vec![],
+        };
+        for good in [
+            state(1, 1, &[]),
+            state(u64::MAX / 2, 9, &[(1, 8), (4, 4)]),
+            // Somebody else has written this number to the stream.
+            state(1, u64::MAX, &[(2, u64::MAX - 1)]),
+        ] {
+            assert_eq!(good.check(), Ok(()), "{good:?}");
+        }
+        for next in [0, u64::MAX / 2 + 1, u64::MAX] {
+            assert_eq!(state(next, 1, &[]).check(), Err("a number of the next batch that cannot be"), "{next}");
+        }
+        for range in [(0, 3), (0, u64::MAX), (4, 3), (3, 9), (10, 11), (1, u64::MAX)] {
+            let state = state(1, 9, &[(1, 1), range]);
+            assert_eq!(state.check(), Err("missing batches that cannot be"), "{range:?}");
+        }
+        assert!(state(1, u64::MAX, &[(2, u64::MAX)]).check().is_err());
     }
 }

@@ -16,7 +16,7 @@ impl state::StreamState<'_> {
     }
 
     /// Drops batches that do not belong to this ingest.
-    fn check(&mut self) {
+    fn drop_damaged(&mut self) {
         let (ingest, next) = (self.ingest, self.next);
         let is_own = |batch: &state::Batch<'_>| {
             batch.number < next
@@ -49,7 +49,7 @@ impl MessageStream {
             );
             return;
         }
-        saved.check();
+        saved.drop_damaged();
         let mut seen = Seen::default();
         seen.restore(std::mem::take(&mut saved.seen));
         let (position, safe) = (saved.position, saved.safe);

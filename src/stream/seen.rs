@@ -66,8 +66,9 @@ impl Seen {
             numbers.last = number;
         } else if let Some(i) = numbers.missing.iter().position(|(first, last)| (*first..=*last).contains(&number)) {
             let (first, last) = numbers.missing.remove(i);
-            let rest = [(first, number - 1), (number + 1, last)];
-            numbers.missing.splice(i..i, rest.into_iter().filter(|(first, last)| first <= last));
+            let before = (first < number).then(|| (first, number - 1));
+            let after = (number < last).then(|| (number + 1, last));
+            numbers.missing.splice(i..i, before.into_iter().chain(after));
         }
     }
 
@@ -146,6 +147,27 @@ mod tests {
             (next.judge(2, 1), next.judge(1, 4), next.judge(10, 1)),
             (Verdict::New, Verdict::New, Verdict::Known)
         );
+    }
+
+    #[test]
+    fn the_largest_numbers_are_numbers_like_others() {
+        let mut seen = Seen::default();
+        seen.note(1, 1, at(1));
+        assert_eq!(seen.judge(1, u64::MAX), Verdict::Gap(u64::MAX - 2));
+        seen.note(1, u64::MAX, at(2));
+        for number in [2, u64::MAX - 1, 1000] {
+            assert_eq!(seen.judge(1, number), Verdict::New);
+            seen.note(1, number, at(3));
+            assert_eq!(seen.judge(1, number), Verdict::Known);
+        }
+        // A range up to the ends, as no process hands it over.
+        let saved = ReadFrom { ingest: 2, last: u64::MAX, at: at(1), missing: vec![(0, u64::MAX)] };
+        seen.restore(vec![saved]);
+        for number in [u64::MAX, 0, 5] {
+            seen.note(2, number, at(3));
+            assert_eq!(seen.judge(2, number), Verdict::Known);
+        }
+        assert_eq!(seen.judge(2, 6), Verdict::New);
     }
 
     /// A stream with the batches of two ingests, as a reader meets it.

@@ -440,6 +440,18 @@ fn a_hostile_state_of_the_stream_takes_no_more_memory_than_cluster_buffer_may() 
 }
 
 #[test]
+fn a_state_of_the_stream_with_impossible_numbers_is_refused() {
+    let _alone = alone();
+    let directory = common::open_directory();
+    let path = directory.path().join("history");
+    let config = format!("history: {{state: '{}'}}\ncluster: {{redis: [\"127.0.0.1:1\"]}}\n", path.display());
+    let numbers = [&[1, 5, 9, 0, 0][..], &list_of(1, &[0, 3])].concat();
+    put(&path, &saved_stream([&[0], &[0], &numbers, &[0]]));
+    let monitor = Monitor::start(&config);
+    monitor.wait_logged(&["WARNING", "is not taken up", "missing batches that cannot be"]);
+}
+
+#[test]
 fn a_successor_with_less_room_for_history_lets_the_oldest_go() {
     let _alone = alone();
     let manager = Manager::new();

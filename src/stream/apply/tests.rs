@@ -41,6 +41,20 @@ fn a_batch_after_a_gap_is_applied_only_when_the_gap_is_given_up() {
 }
 
 #[test]
+fn a_batch_with_the_largest_number_is_applied_like_others() {
+    let stream = node(1);
+    let apply = |id, number, command| stream.apply(entry(id), &batch(&stream, number, command), now(), true);
+    for (id, number, command) in
+        [(1, 1, "ONE"), (2, u64::MAX, "LAST"), (3, 2, "TWO"), (4, u64::MAX - 1, "LAST BUT ONE"), (5, u64::MAX, "LAST")]
+    {
+        assert_eq!(apply(id, number, command), Applied::Done);
+    }
+    assert_eq!(stream.history(), ["ONE", "LAST", "TWO", "LAST BUT ONE"]);
+    // This node's own next batch is not the one that another program has written.
+    assert_eq!(stream.ingest().last(), 0);
+}
+
+#[test]
 fn an_entry_of_the_past_does_first_what_was_due_before_it() {
     let begun = Instant::now();
     // FINISHED is kept for 300 s. After that, a message begins a new run; before, it is dropped.
