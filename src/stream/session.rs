@@ -226,23 +226,14 @@ mod tests {
     use crate::stream::testing::{Redis, batch, batch_of_another, entry, node};
 
     /// Reads, writes and watches until `is_done`. The watch is ahead of the others.
-    async fn run(stream: &MessageStream, redis: &Redis, mut is_done: impl FnMut() -> bool) {
+    async fn run(stream: &MessageStream, redis: &Redis, is_done: impl FnMut() -> bool) {
         stream.lose(&Trouble::OtherHistory);
         redis.state().watch_is_first = true;
-        let done = async {
-            loop {
-                let more = stream.progress.notified();
-                if is_done() {
-                    return;
-                }
-                more.await;
-            }
-        };
         let mut known = None;
         let ended = async {
             tokio::select! {
                 Err(trouble) = Box::pin(session(stream, &mut known)) => Some(trouble),
-                () = done => None,
+                () = stream.until(is_done) => None,
             }
         };
         let trouble = timeout(Duration::from_secs(60), ended).await.expect("it is done by then");

@@ -89,6 +89,17 @@ impl MessageStream {
         })
     }
 
+    /// Waits until `is_done` after a change.
+    pub(super) async fn until(&self, mut is_done: impl FnMut() -> bool) {
+        loop {
+            let more = self.progress.notified();
+            if is_done() {
+                return;
+            }
+            more.await;
+        }
+    }
+
     pub(super) async fn connected(&self) -> Connection {
         self.redis.connect(&self.redis.servers()[0], Duration::from_secs(10)).await.unwrap()
     }

@@ -12,22 +12,13 @@ use crate::wire::message::Kind;
 const PROMPT: Duration = Duration::from_secs(60);
 
 /// Reads and writes until something fails, or `is_done` after a change.
-async fn run(stream: &MessageStream, mut is_done: impl FnMut() -> bool) -> Option<Trouble> {
+async fn run(stream: &MessageStream, is_done: impl FnMut() -> bool) -> Option<Trouble> {
     let (reader, writer) = (stream.connected().await, stream.connected().await);
-    let done = async {
-        loop {
-            let more = stream.progress.notified();
-            if is_done() {
-                return;
-            }
-            more.await;
-        }
-    };
     let ended = async {
         tokio::select! {
             Err(trouble) = read(stream, reader) => Some(trouble),
             Err(trouble) = writer::write(stream, writer) => Some(trouble),
-            () = done => None,
+            () = stream.until(is_done) => None,
         }
     };
     timeout(PROMPT, ended).await.expect("it is done by then")
